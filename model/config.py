@@ -1,0 +1,78 @@
+"""The configuration of a speech language model checkpoint. Knows no weights and no files."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig, WhisperConfig
+from transformers.configuration_utils import SubConfigSpec
+
+MEL_HOP_SAMPLES = 160
+SAMPLE_RATE = 16_000
+ENCODER_FRAME_SECONDS = 0.02
+"""One Whisper encoder frame: two mel frames of 10 ms."""
+
+
+@strict
+class SpeechLanguageConfig(PreTrainedConfig):
+    """What a checkpoint is made of: encoder, adapter, language model, partial LoRA, emotion head.
+
+    Attributes:
+        speech_config: the Whisper whose encoder listens.
+        text_config: any causal language model of transformers.
+        adapter_kernel_sizes: one entry a strided convolution (stride 2); empty: no adapter yet, and
+            speech reaches the language model as the words of its transcript.
+        adapter_inner_size: width of the adapter's residual bottleneck.
+        lora_rank: 0 for none. `lora_alpha`, `lora_dropout`, `lora_targets` (names of the language
+            model's linear layers) as in LoRA (arXiv 2106.09685).
+        lora_scope: where LoRA acts: "audio" on speech positions, "text" on the other prompt
+            positions, "global" everywhere.
+        emotion_source: what the emotion head averages: "adapter" frames, "encoder" frames with
+            prosody features beside them, or "none".
+        emotion_layers: encoder layers whose mean feeds the head (0: the embeddings, -1: the output).
+        emotion_threshold: confidence below which a reading is labelled "unsure".
+        emotion_frame_group: encoder frames summed into one row of contributions.
+        path: how replies are conditioned: on the "speech" frames or on the "transcript".
+        window: what the encoder sees: "full" 30 s, or "trimmed", the utterance plus 2 s of silence.
+    """
+
+    model_type = "blsp_emo"
+    sub_configs_defaults = {  # noqa: RUF012 (transformers' own class-level registry)
+        "speech_config": SubConfigSpec(config_class=WhisperConfig),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2"),
+    }
+
+    speech_config: dict[str, Any] | PreTrainedConfig | None = None
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    adapter_kernel_sizes: list[int] | None = None
+    adapter_inner_size: int = 512
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.05
+    lora_targets: list[str] | None = None
+    lora_scope: Literal["audio", "text", "global"] = "audio"
+    emotion_source: Literal["adapter", "encoder", "none"] = "adapter"
+    emotion_layers: list[int] | None = None
+    emotion_threshold: float = 0.0
+    emotion_frame_group: int = 1
+    path: Literal["speech", "transcript"] = "speech"
+    window: Literal["full", "trimmed"] = "full"
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Fill the defaults of the original where a list is left out."""
+        if self.adapter_kernel_sizes is None:
+            self.adapter_kernel_sizes = [5, 5, 5]
+        if self.lora_targets is None:
+            self.lora_targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+        if self.emotion_layers is None:
+            self.emotion_layers = [-1]
+        super().__post_init__(**kwargs)
+
+    @property
+    def frame_seconds(self) -> float:
+        """The time that one frame of the reading covers."""
+        if self.emotion_source == "encoder":
+            return ENCODER_FRAME_SECONDS * self.emotion_frame_group
+        return ENCODER_FRAME_SECONDS * 2 ** len(self.adapter_kernel_sizes or [])

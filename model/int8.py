@@ -1,0 +1,79 @@
+"""Linear layers in 8-bit integers for CPUs.
+
+Weights carry one scale an output row, activations one scale a position, both symmetric; products
+accumulate exactly in 32-bit integers. Because every position has a scale of its own, a row's result
+does not depend on what it is batched with: a prefill of many positions and a step of one agree.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def quantize_rows(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Symmetric int8 with one scale a row: values ~ q * scale.
+
+    Args:
+        values: float [M, K].
+
+    Returns:
+        q int8 [M, K] and scale float32 [M, 1]; an all-zero row has scale 0.
+    """
+    scale = values.abs().amax(dim=-1, keepdim=True) / 127
+    return (values / scale.clamp(min=1e-20)).round_().to(torch.int8), scale
+
+
+class Int8Linear(nn.Module):
+    """y = x W^T + b with W and x in int8. `rows` of several layers can be joined to run as one."""
+
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.register_buffer("weight", weight)
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", bias)
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> Int8Linear:
+        """Quantise a linear layer."""
+        weight, scale = quantize_rows(linear.weight.detach().float())
+        bias = None if linear.bias is None else linear.bias.detach().float()
+        return cls(weight, scale[:, 0], bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., in] -> [..., out], float32."""
+        rows, scale = quantize_rows(hidden.reshape(-1, self.in_features).float())
+        output = torch._int_mm(rows, self.weight.t()).float().mul_(scale).mul_(self.scale)
+        if self.bias is not None:
+            output = output.add_(self.bias)
+        return output.view(*hidden.shape[:-1], self.out_features)
+
+
+def join(layers: list[nn.Module]) -> nn.Module:
+    """One layer computing the concatenated outputs of several over the same input.
+
+    The parts keep working and become views of the joined weights, so nothing is stored twice.
+    """
+    weight = torch.cat([layer.weight.data for layer in layers])
+    biases = [layer.bias for layer in layers]
+    bias = None if biases[0] is None else torch.cat([one.data for one in biases])
+    if isinstance(layers[0], Int8Linear):
+        joined: nn.Module = Int8Linear(weight, torch.cat([layer.scale for layer in layers]), bias)
+    else:
+        joined = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+        joined.weight = nn.Parameter(weight, requires_grad=False)
+        joined.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    start = 0
+    for layer in layers:
+        layer.weight.data = weight[start : start + layer.out_features]
+        start += layer.out_features
+    return joined
+
+
+def quantize_int8(module: nn.Module) -> None:
+    """Replace every linear layer below `module` by its int8 form, in place."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(parent, name, Int8Linear.of(child))

@@ -1,0 +1,56 @@
+"""The chat prompt as token ids, with speech standing where the user's words would.
+
+The structure comes from the tokenizer's chat template, the content is encoded apart from it: special
+tokens that a user or a transcript happens to contain stay plain text.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerFast
+
+_CONTENT = "\ue000"  # a private-use character: marks the places of content in the rendered template
+
+Content = str | list[int]
+"""Text, or ids ready for the language model (those of speech frames are negative)."""
+
+
+def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Token ids of plain text: NFC-normalised, special tokens not interpreted."""
+    text = unicodedata.normalize("NFC", text)
+    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+
+def chat_ids(
+    tokenizer: PreTrainedTokenizerFast, system: str, turns: Sequence[tuple[Content, str]], user: Content | None
+) -> list[int]:
+    """Ids of a conversation.
+
+    Args:
+        tokenizer: with a chat template.
+        system: the system prompt.
+        turns: past (user content, reply) pairs.
+        user: the new message, and the prompt ends where the reply begins; None: the prompt ends where
+            the next message would begin.
+    """
+    contents: list[Content] = [system]
+    roles = ["system"]
+    for said, reply in turns:
+        contents += [said, reply]
+        roles += ["user", "assistant"]
+    if user is not None:
+        contents.append(user)
+    roles.append("user")
+    rendered = tokenizer.apply_chat_template(
+        [{"role": role, "content": _CONTENT} for role in roles],
+        tokenize=False,
+        add_generation_prompt=user is not None,
+    )
+    pieces = rendered.split(_CONTENT)
+    ids = tokenizer.encode(pieces[0], add_special_tokens=False)
+    for content, piece in zip(contents, pieces[1:], strict=user is not None):
+        ids += encode_text(tokenizer, content) if isinstance(content, str) else content
+        ids += tokenizer.encode(piece, add_special_tokens=False)
+    return ids

@@ -1,0 +1,1 @@
+"""Files the program ships: manifests, samples, the mini model's trained parts and their cards."""

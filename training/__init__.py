@@ -1,0 +1,1 @@
+"""Building corpora and fitting the model on the user's own machine."""
