@@ -46,9 +46,7 @@ class ConvAdapter(nn.Module):
             lengths = (lengths - 1) // 2 + 1
         return lengths
 
-    def forward(
-        self, encoded: Tensor, lengths: Tensor, *, legacy_batching: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, encoded: Tensor, lengths: Tensor, *, legacy_batching: bool = False) -> tuple[Tensor, Tensor]:
         """Adapt a padded batch.
 
         Args:

@@ -34,6 +34,10 @@ class SpeechLanguageConfig(PreTrainedConfig):
         emotion_threshold: confidence below which a reading is labelled "unsure".
         emotion_frame_group: encoder frames summed into one row of contributions.
         path: how replies are conditioned: on the "speech" frames or on the "transcript".
+        system_prompt, empathy_prompt: the system message, and what is added to it with empathy on.
+        examples: (user, reply) pairs that stand before every conversation.
+        tone_template: with the path "transcript", how the model is told of the voice: a format string
+            over {tone} and {words}; the plain words when the reading is unsure.
         window: what the encoder sees: "full" 30 s, or "trimmed", the utterance plus 2 s of silence.
     """
 
@@ -58,6 +62,12 @@ class SpeechLanguageConfig(PreTrainedConfig):
     emotion_frame_group: int = 1
     path: Literal["speech", "transcript"] = "speech"
     window: Literal["full", "trimmed"] = "full"
+    system_prompt: str = "You are a helpful assistant."
+    empathy_prompt: str = (
+        " Your response should fulfill requests with empathy toward user's emotion tone."  # the original's words
+    )
+    examples: list[list[str]] | None = None
+    tone_template: str = "[{tone} voice] {words}"
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -72,7 +82,7 @@ class SpeechLanguageConfig(PreTrainedConfig):
 
     @property
     def frame_seconds(self) -> float:
-        """The time that one frame of the reading covers."""
+        """The time that one frame before the emotion head covers."""
         if self.emotion_source == "encoder":
-            return ENCODER_FRAME_SECONDS * self.emotion_frame_group
+            return ENCODER_FRAME_SECONDS
         return ENCODER_FRAME_SECONDS * 2 ** len(self.adapter_kernel_sizes or [])

@@ -38,23 +38,25 @@ def read_ct2(path: Path) -> dict[str, Array]:
     Raises:
         WeightsMissing: the file ends early, or is another version or kind of model.
     """
-    data = np.memmap(path, np.uint8, mode="r")
     position = 0
 
-    def number(code: str) -> int:
+    def take(length: int) -> Array:
         nonlocal position
-        (value,) = struct.unpack_from("<" + code, data, position)
-        position += struct.calcsize("<" + code)
+        position += length
+        if position > len(data):
+            raise ValueError("the file ends early")
+        return data[position - length : position]
+
+    def number(code: str) -> int:
+        (value,) = struct.unpack("<" + code, take(struct.calcsize("<" + code)).tobytes())
         return int(value)
 
     def string() -> str:
-        nonlocal position
-        length = number("H")
-        position += length
-        return bytes(data[position - length : position - 1]).decode()
+        return take(number("H"))[:-1].tobytes().decode()
 
     variables: dict[str, Array] = {}
     try:
+        data = np.memmap(path, np.uint8, mode="r")
         version, kind, _revision = number("I"), string(), number("I")
         if (version, kind) != (BINARY_VERSION, "WhisperSpec"):
             raise WeightsMissing(f"{path.name} is {kind} version {version}, not a Whisper model; fetch it again.")
@@ -62,12 +64,11 @@ def read_ct2(path: Path) -> dict[str, Array]:
             name = string()
             shape = [number("I") for _ in range(number("B"))]
             dtype, size = DTYPES[number("B")], number("I")
-            variables[name] = data[position : position + size].view(dtype).reshape(shape)
-            position += size
+            variables[name] = take(size).view(dtype).reshape(shape)
         for _ in range(number("I")):
             alias, original = string(), string()
             variables[alias] = variables[original]
-    except (struct.error, ValueError, KeyError) as error:
+    except (ValueError, KeyError) as error:
         raise WeightsMissing(f"{path.name} ends early or is damaged; fetch it again.") from error
     return variables
 
@@ -108,9 +109,7 @@ def _pair(ct2: dict[str, Array], source: str, target: str, norm: bool = False) -
     yield f"{target}.bias", ct2[f"{source}/{bias}"]
 
 
-def _attention(
-    ct2: dict[str, Array], source: str, target: str, fused: tuple[str, ...]
-) -> Iterator[tuple[str, Array]]:
+def _attention(ct2: dict[str, Array], source: str, target: str, fused: tuple[str, ...]) -> Iterator[tuple[str, Array]]:
     yield from _pair(ct2, f"{source}/layer_norm", f"{target}_layer_norm", norm=True)
     for index, letters in enumerate(fused):
         weight, bias = ct2[f"{source}/linear_{index}/weight"], ct2[f"{source}/linear_{index}/bias"]
@@ -138,11 +137,11 @@ def convert_whisper(raw: Path, out: Path, moved: Moved) -> None:
     tokenizer, ids = whisper_tokenizer(json.loads((raw / "tokenizer.json").read_text("utf-8")))
     settings = json.loads((raw / "config.json").read_text("utf-8"))
     files = {
-        "config.json": _config(ct2, ids),
+        "config.json": _config(ct2, settings, ids),
         "generation_config.json": _generation_config(settings, ids),
         "preprocessor_config.json": _preprocessor_config(ct2),
         "tokenizer.json": tokenizer,
-        "tokenizer_config.json": _tokenizer_config(),
+        "tokenizer_config.json": _tokenizer_config(ids),
     }
     for file, content in files.items():
         write_json(out / file, content)
@@ -175,7 +174,7 @@ def _added(text: str, index: int, special: bool) -> dict[str, Any]:
     return {"id": index, "content": text, **flags, "normalized": not special, "special": special}
 
 
-def _config(ct2: dict[str, Array], ids: dict[str, int]) -> dict[str, Any]:
+def _config(ct2: dict[str, Array], settings: dict[str, Any], ids: dict[str, int]) -> dict[str, Any]:
     vocabulary, width = ct2["decoder/embeddings/weight"].shape
     config: dict[str, Any] = {
         "architectures": ["WhisperForConditionalGeneration"],
@@ -187,6 +186,8 @@ def _config(ct2: dict[str, Array], ids: dict[str, int]) -> dict[str, Any]:
         "max_source_positions": len(ct2["encoder/position_encodings/encodings"]),
         "max_target_positions": len(ct2["decoder/position_encodings/encodings"]),
         "scale_embedding": bool(ct2["decoder/scale_embeddings"]),
+        # Not left to the class, whose default is that of the English-only models.
+        "begin_suppress_tokens": settings["suppress_ids_begin"],
         "tie_word_embeddings": True,
         "dtype": "float16",
     }
@@ -246,7 +247,7 @@ def _preprocessor_config(ct2: dict[str, Array]) -> dict[str, Any]:
     }
 
 
-def _tokenizer_config() -> dict[str, Any]:
+def _tokenizer_config(ids: dict[str, int]) -> dict[str, Any]:
     end = "<|endoftext|>"
     return {
         "tokenizer_class": "WhisperTokenizer",
@@ -256,6 +257,8 @@ def _tokenizer_config() -> dict[str, Any]:
         "eos_token": end,
         "pad_token": end,
         "unk_token": end,
+        # In the order of their ids: decoding takes the last one for the neighbour of the first timestamp.
+        "additional_special_tokens": sorted(ids, key=ids.__getitem__)[1:],
         "model_max_length": 1024,
         "clean_up_tokenization_spaces": False,
     }

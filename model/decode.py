@@ -7,6 +7,7 @@ own forward over the same cache. Both are compared with transformers' `generate`
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -16,7 +17,7 @@ from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
 from model.int8 import join
-from model.lora import PartialLoraLinear
+from model.lora import LoraScope, PartialLoraLinear
 
 LLAMA_LAYOUT = frozenset({"llama", "qwen2", "mistral"})
 """Model types whose decoder layer is norm, q k v o with rotary positions, norm, gate up down."""
@@ -47,9 +48,7 @@ class _Layer(CacheLayerMixin):
         self.lazy_initialization(keys, values)
         self.keys[:, :, :old], self.values[:, :, :old] = keys[:, :, :old], values[:, :, :old]
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.capacity = max(self.capacity, key_states.shape[2])
             self.lazy_initialization(key_states, value_states)
@@ -83,12 +82,17 @@ class KeyValueCache(Cache):
 
 
 class Decoder:
-    """Steps a language model one token at a time over a `KeyValueCache`."""
+    """Steps a language model one token at a time over a `KeyValueCache`.
 
-    def __init__(self, language_model: PreTrainedModel, scope: str = "audio") -> None:
+    Args:
+        language_model: any causal language model of transformers.
+        everywhere: the LoRA scope, when generated tokens carry LoRA too; the lean loop runs plain weights.
+    """
+
+    def __init__(self, language_model: PreTrainedModel, everywhere: LoraScope | None = None) -> None:
         self.language_model = language_model
-        # With LoRA everywhere a generated token carries it too; the lean loop runs the plain weights.
-        lean = language_model.config.model_type in LLAMA_LAYOUT and scope == "audio"
+        self._everywhere = everywhere
+        lean = language_model.config.model_type in LLAMA_LAYOUT and everywhere is None
         on_cpu = language_model.device.type == "cpu"
         sliding = getattr(language_model.config, "use_sliding_window", False)
         self.lean = _LeanLlama(language_model) if lean and on_cpu and not sliding else None
@@ -99,7 +103,8 @@ class Decoder:
         if self.lean is not None:
             return self.lean.step(token, cache)
         ids = torch.tensor([[token]], device=self.language_model.device)
-        output = self.language_model(input_ids=ids, past_key_values=cache, use_cache=True)
+        with nullcontext() if self._everywhere is None else self._everywhere.on(ids >= 0):
+            output = self.language_model(input_ids=ids, past_key_values=cache, use_cache=True)
         return cast(Tensor, output.logits[0, -1].float())
 
 

@@ -25,7 +25,7 @@ def quantize_rows(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Int8Linear(nn.Module):
-    """y = x W^T + b with W and x in int8. `rows` of several layers can be joined to run as one."""
+    """y = x W^T + b with W and x in int8; at least two inputs (torch._int_mm misreads a single column)."""
 
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         super().__init__()

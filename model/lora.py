@@ -39,9 +39,7 @@ class LoraScope:
 class PartialLoraLinear(nn.Module):
     """A linear layer with LoRA on the positions that its scope's mask names. `base` may be quantised."""
 
-    def __init__(
-        self, base: nn.Linear, rank: int, alpha: float, dropout: float, scope: LoraScope
-    ) -> None:
+    def __init__(self, base: nn.Linear, rank: int, alpha: float, dropout: float, scope: LoraScope) -> None:
         super().__init__()
         self.base = base
         self.lora_a = nn.Parameter(torch.empty(rank, base.in_features))
@@ -61,9 +59,7 @@ class PartialLoraLinear(nn.Module):
         return output + (mask * self.scaling * nn.functional.linear(low, self.lora_b)).to(output.dtype)
 
 
-def add_lora(
-    module: nn.Module, targets: Iterable[str], rank: int, alpha: float, dropout: float
-) -> LoraScope:
+def add_lora(module: nn.Module, targets: Iterable[str], rank: int, alpha: float, dropout: float) -> LoraScope:
     """Wrap every linear layer of `module` whose name ends in one of `targets`; returns their shared scope."""
     scope, wanted = LoraScope(), set(targets)
     for parent in list(module.modules()):

@@ -24,7 +24,10 @@ def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
 
 def chat_ids(
-    tokenizer: PreTrainedTokenizerFast, system: str, turns: Sequence[tuple[Content, str]], user: Content | None
+    tokenizer: PreTrainedTokenizerFast,
+    system: str,
+    turns: Sequence[tuple[Content, str]],
+    user: Content | None,
 ) -> list[int]:
     """Ids of a conversation.
 

@@ -54,9 +54,7 @@ class SpeechLanguageModel(PreTrainedModel):
         speech_size = config.speech_config.d_model
         text_size = self.language_model.get_input_embeddings().embedding_dim
         kernels = config.adapter_kernel_sizes
-        self.adapter = (
-            ConvAdapter(speech_size, text_size, config.adapter_inner_size, kernels) if kernels else None
-        )
+        self.adapter = ConvAdapter(speech_size, text_size, config.adapter_inner_size, kernels) if kernels else None
         self.lora_scope = LoraScope()
         if config.lora_rank:
             self.lora_scope = add_lora(

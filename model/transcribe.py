@@ -14,9 +14,14 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
+from assistant.events import Samples
+from model.audio import split_at_pauses
+from model.config import SAMPLE_RATE
+from model.features import LONGEST_SECONDS, encode, log_mel
 from model.int8 import quantize_int8
 
 _TOKENS_PER_SECOND = 10  # fast speech has five words a second; more tokens are a decoder running in circles
+_TIMES_ROUND = 4  # a phrase said this often in a row is the decoder's doing
 _NO_SPEECH = 0.6  # thresholds of the Whisper paper (arXiv 2212.04356, section 4.5)
 _LEAST_MEAN_LOG_PROBABILITY = -1.0
 
@@ -70,6 +75,15 @@ class Transcriber:
         )
 
     @torch.inference_mode()
+    def encode(self, samples: Samples) -> list[tuple[Tensor, float]]:
+        """Encoder output and seconds of each piece (at most 30 s) of a recording at 16 kHz."""
+        pieces = [samples[piece] for piece in split_at_pauses(samples, SAMPLE_RATE, LONGEST_SECONDS)]
+        return [
+            (encode(self.encoder, log_mel(self.extractor, piece, trimmed=True))[-1], len(piece) / SAMPLE_RATE)
+            for piece in pieces
+        ]
+
+    @torch.inference_mode()
     def transcribe(self, encoded: Tensor, seconds: float, language: str | None = None) -> Transcript:
         """Write down one utterance.
 
@@ -94,9 +108,13 @@ class Transcriber:
             scores = logits.log_softmax(-1)
             token = int(scores.argmax())
             total += float(scores[token])
-            if token == self._end or _runs_in_circles(ids):
+            if token == self._end:
                 break
             ids.append(token)
+            circle = _circle(ids)
+            if circle:
+                del ids[-circle * (_TIMES_ROUND - 1) :]
+                break
             logits = self._step([token], encoded, cache)
         if no_speech > _NO_SPEECH and total / (len(ids) + 1) < _LEAST_MEAN_LOG_PROBABILITY:
             ids = []
@@ -116,8 +134,9 @@ class Transcriber:
         return tokens[int(logits[tokens].argmax())]
 
 
-def _runs_in_circles(ids: list[int], times: int = 4) -> bool:
-    """Whether the last few tokens are one short phrase repeated `times` times over."""
-    return any(
-        len(ids) >= size * times and ids[-size * times :] == ids[-size:] * times for size in range(1, 9)
-    )
+def _circle(ids: list[int]) -> int:
+    """Length of the phrase that the last tokens repeat `_TIMES_ROUND` times over; 0 if none."""
+    for size in range(1, 9):
+        if len(ids) >= size * _TIMES_ROUND and ids[-size * _TIMES_ROUND :] == ids[-size:] * _TIMES_ROUND:
+            return size
+    return 0

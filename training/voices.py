@@ -140,11 +140,14 @@ def human_sources(prompts: int) -> list[Source]:
             found.append(("librivox", name, words, LIBRIVOX / f"{name}.wav"))
     if ALLISON.is_dir() and ALLISON_TEXTS.is_file():
         pairs = (p for p in gzip.decompress(ALLISON_TEXTS.read_bytes()).decode().splitlines() if ": " in p)
-        spoken = [(n, t) for n, t in (p.split(": ", 1) for p in pairs) if "[" not in t and 3 <= len(t.split()) <= 14]
+        spoken = [
+            (n, t) for n, t in (p.split(": ", 1) for p in pairs) if "[" not in t and 3 <= len(t.split()) <= 14
+        ]
         step = max(1, len(spoken) // prompts)
         found += [("allison", n, t, ALLISON / f"{n}.g722") for n, t in spoken[::step][:prompts]]
     return [
-        Source(f"human-{voice}-{name}", "human", voice, "human", text, str(path)) for voice, name, text, path in found
+        Source(f"human-{voice}-{name}".replace("/", "-"), "human", voice, "human", text, str(path))
+        for voice, name, text, path in found
     ]
 
 
@@ -172,7 +175,11 @@ def _espeak_speak(source: Source, random: np.random.Generator) -> Samples:
     library, blocks, _ = _espeak()
     blocks.clear()
     library.espeak_SetVoiceByName(source.voice.encode())
-    for parameter, value in ((1, random.integers(135, 185)), (3, random.integers(30, 70)), (4, random.integers(35, 75))):
+    for parameter, value in (
+        (1, random.integers(135, 185)),
+        (3, random.integers(30, 70)),
+        (4, random.integers(35, 75)),
+    ):
         library.espeak_SetParameter(parameter, int(value), 0)  # 1 words per minute, 3 pitch, 4 pitch range
     text = source.text.encode() + b"\0"
     library.espeak_Synth(text, ctypes.c_size_t(len(text)), 0, 1, 0, 1, None, None)
@@ -192,11 +199,38 @@ def _phonemes(text: str, voice: str) -> str:
 
 
 # Kokoro's symbol table (kokoro-onnx config, MIT): the ids of the symbols that espeak-ng's English can produce.
-_KOKORO_IDS = {c: i for i, c in enumerate(";:,.!?", 1)} | {c: i for i, c in enumerate("abcdefghijklmnopqrstuvwxyz", 43)}
+_KOKORO_IDS = {c: i for i, c in enumerate(";:,.!?", 1)} | {
+    c: i for i, c in enumerate("abcdefghijklmnopqrstuvwxyz", 43)
+}
 _KOKORO_IDS |= dict(
     zip(
         " ɑɐɒæɔðʤəɚɛɜɡɪŋɹɾʃʧʊʌʒʔˈˌːᵻθ",
-        (16, 69, 70, 71, 72, 76, 81, 82, 83, 85, 86, 87, 92, 102, 112, 123, 125, 131, 133, 135, 138, 147, 148, 156)
+        (
+            16,
+            69,
+            70,
+            71,
+            72,
+            76,
+            81,
+            82,
+            83,
+            85,
+            86,
+            87,
+            92,
+            102,
+            112,
+            123,
+            125,
+            131,
+            133,
+            135,
+            138,
+            147,
+            148,
+            156,
+        )
         + (157, 158, 177, 119),
         strict=True,
     )
@@ -207,7 +241,9 @@ _KOKORO_IDS |= dict(
 def _kokoro(folder: Path) -> Any:
     models = sorted(folder.glob("*.onnx"))
     if not models:
-        raise BadInput(f"no Kokoro model (*.onnx, voices/*.bin) in {folder}: pass --kokoro DIR, or --engines espeak,flite")
+        raise BadInput(
+            f"no Kokoro model (*.onnx, voices/*.bin) in {folder}: pass --kokoro DIR, or --engines espeak,flite"
+        )
     onnxruntime = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -243,8 +279,23 @@ def _read(path: Path) -> Samples:
     if path.suffix == ".g722":
         if not shutil.which("ffmpeg"):
             raise BadInput(f"{path.name}: G.722 needs ffmpeg (apt-get install ffmpeg)")
-        command = ["ffmpeg", "-v", "error", "-f", "g722", "-i", str(path), "-f", "f32le", "-ar", str(RATE), "-"]
-        return np.frombuffer(subprocess.run(command, check=True, capture_output=True).stdout, np.float32).copy()
+        command = [
+            "ffmpeg",
+            "-v",
+            "error",
+            "-f",
+            "g722",
+            "-i",
+            str(path),
+            "-f",
+            "f32le",
+            "-ar",
+            str(RATE),
+            "-",
+        ]
+        return np.frombuffer(
+            subprocess.run(command, check=True, capture_output=True).stdout, np.float32
+        ).copy()
     audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
     return soxr.resample(audio.mean(axis=1), rate, RATE)
 

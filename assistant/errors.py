@@ -1,0 +1,9 @@
+"""The errors of this package. Every message says in one line what to do."""
+
+
+class AssistantError(Exception):
+    """Base of everything that `assistant` raises on purpose."""
+
+
+class SpeechUnavailable(AssistantError):
+    """No voice can be had, or the synthesiser failed."""

@@ -1,0 +1,300 @@
+"""Undertone: a private voice assistant that hears how you say it. This file wires the parts together.
+
+Every import of the project happens inside a function: a child process re-imports this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from rich.progress import TaskID
+
+    from assistant.events import EmotionReading, Exchange, Message
+    from model.checkpoint import Checkpoint
+    from model.engine import Engine
+    from model.fetch import Progress
+
+EXAMPLES = """\
+examples:
+  undertone ask question.wav                        transcript, reading and reply of a recording
+  undertone ask question.wav --speak reply.wav      ... and the reply spoken into a file
+  undertone ask a.flac --text "And tomorrow?"       several inputs are one conversation, in order
+  undertone ask *.wav --json                        one JSON object a line
+  undertone doctor                                  what this machine has and what is missing
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="undertone",
+        description="A private voice assistant that hears how you say it. Nothing leaves this machine.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    ask = commands.add_parser(
+        "ask",
+        help="answer recordings or typed messages",
+        description="Hear recordings (WAV, FLAC, OGG, MP3), read their emotion, and answer them in order.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    ask.add_argument("files", nargs="*", metavar="FILE", help="recordings; - is not read")
+    ask.add_argument("--text", action="append", default=[], help="a typed message (repeatable)")
+    ask.add_argument("--speak", type=Path, metavar="OUT.wav", help="speak the replies into this WAV file")
+    ask.add_argument("--json", action="store_true", help="print one JSON object per input, nothing else")
+    ask.add_argument("--model", default="mini", help="mini, mini-0.5b, or a checkpoint folder")
+    ask.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    ask.add_argument("--quantize", choices=("auto", "none", "int8", "nf4"), default="auto")
+    ask.add_argument(
+        "--empathy",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="ask the model to answer the emotion as well as the words",
+    )
+    doctor = commands.add_parser("doctor", help="what this machine has, and what is missing")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object")
+    return top
+
+
+def inputs_in_order(arguments: Sequence[str], files: Sequence[str]) -> list[str | Path]:
+    """The inputs of `ask` as they stood on the command line: typed messages as str, recordings as Path."""
+    left, inputs = list(files), list[str | Path]()
+    words = iter(arguments)
+    for word in words:
+        if word == "--text":
+            inputs.append(next(words))
+        elif word.startswith("--text="):
+            inputs.append(word.removeprefix("--text="))
+        elif word in left:
+            left.remove(word)
+            inputs.append(Path(word))
+    return inputs
+
+
+def ask(options: argparse.Namespace, inputs: Sequence[str | Path]) -> int:
+    """Answer each input as one turn of a conversation; see DESIGN: one bad input does not stop the others."""
+    from assistant.events import Exchange
+    from model import checkpoint
+    from model.engine import Engine
+    from model.errors import BadInput
+
+    if not inputs:
+        raise BadInput("Nothing to answer: name a recording, or give a message with --text.")
+    quiet_libraries()
+    started = time.perf_counter()
+    with downloads() as progress:
+        loaded = checkpoint.load(options.model, device=options.device, quantize=options.quantize, progress=progress)
+    engine = Engine(loaded)
+    load_ms = (time.perf_counter() - started) * 1e3
+    history: list[Exchange] = []
+    replies: list[tuple[str, EmotionReading | None]] = []
+    worst = 0
+    for given in inputs:
+        result = blank_result(given, loaded)
+        try:
+            message = read_message(given, result)
+            result["timings_ms"]["load"] = load_ms
+            reply = answer(engine, history, message, options, result)
+        except BadInput as error:
+            worst, result["error"] = 2, str(error)
+            print(error, file=sys.stderr)
+        else:
+            history.append(Exchange(message, reply))
+            replies.append((reply, engine.hear(message).reading if isinstance(given, Path) else None))
+        if options.json:
+            print(json.dumps(result, ensure_ascii=False), flush=True)
+    if options.speak and replies:
+        speak(replies, options.speak, quiet=options.json)
+    return worst
+
+
+def blank_result(given: str | Path, loaded: Checkpoint) -> dict[str, Any]:
+    """One JSON line of `ask`, before anything is known."""
+    return {
+        "file": str(given) if isinstance(given, Path) else None,
+        "duration_seconds": None,
+        "transcript": None if isinstance(given, Path) else given,
+        "reading": None,
+        "reply": None,
+        "path": loaded.model.config.path,
+        "model": loaded.name,
+        "device": loaded.device,
+        "quantize": loaded.quantize,
+        "timings_ms": dict.fromkeys(("load", "encode", "prefill", "first_token", "reply")),
+        "error": None,
+    }
+
+
+def read_message(given: str | Path, result: dict[str, Any]) -> Message:
+    """The message behind one input.
+
+    Raises:
+        BadInput: the recording cannot be used, or the text is empty.
+    """
+    from assistant.events import Spoken, Typed
+    from model.audio import read_audio
+    from model.config import SAMPLE_RATE
+    from model.errors import BadInput
+
+    if isinstance(given, Path):
+        samples = read_audio(given)
+        result["duration_seconds"] = round(len(samples) / SAMPLE_RATE, 3)
+        return Spoken(samples)
+    if not given.strip():
+        raise BadInput("The message after --text is empty: type what you want to say.")
+    return Typed(given.strip())
+
+
+def answer(
+    engine: Engine,
+    history: Sequence[Exchange],
+    message: Message,
+    options: argparse.Namespace,
+    result: dict[str, Any],
+) -> str:
+    """Hear and answer one message, filling `result` and printing as things become known."""
+    from assistant.events import Spoken
+
+    timings = result["timings_ms"]
+    show = (lambda *_, **__: None) if options.json else print
+    if isinstance(message, Spoken):
+        began = time.perf_counter()
+        hearing = engine.hear(message)
+        # The transcript comes before the reply only where the reply is conditioned on the words.
+        words = engine.transcript(message) if result["path"] == "transcript" else None
+        timings["encode"] = (time.perf_counter() - began) * 1e3
+        show(f"\n{result['file']}  ({result['duration_seconds']:.1f} s)")
+        if words is not None:
+            show(f"  You said   {words.text}")
+        show(f"  Voice      {describe(hearing.reading)}")
+    else:
+        show(f"\n  You typed  {message.text}")
+    show("  Reply      ", end="")
+    reply = ""
+    for piece in engine.reply(history, message, empathy=options.empathy):
+        reply += piece
+        show(piece.replace("\n", "\n             "), end="", flush=True)
+    show()
+    figures = engine.figures
+    timings["prefill"] = figures.prefill_ms
+    timings["first_token"] = figures.first_token_ms
+    timings["reply"] = figures.reply_ms
+    if isinstance(message, Spoken):
+        result["reading"] = hearing.reading.as_dict() if hearing.reading else None
+        words = engine.transcript(message)
+        result["transcript"] = words.text if words else None
+        if words is not None and result["path"] == "speech":
+            show(f"  You said   {words.text}")
+    result["reply"] = reply.strip()
+    return reply.strip()
+
+
+def describe(reading: EmotionReading | None) -> str:
+    """The reading in words."""
+    from assistant.events import UNSURE
+
+    if reading is None:
+        return "no reading: this checkpoint has no emotion head"
+    if reading.label == UNSURE:
+        return f"unsure (closest: {reading.strongest}, {reading.confidence:.0%}; a prosody estimate)"
+    return f"sounds {reading.label}, {reading.confidence:.0%} (a prosody estimate)"
+
+
+def speak(replies: Sequence[tuple[str, EmotionReading | None]], target: Path, *, quiet: bool) -> None:
+    """Speak the replies, in order, into one WAV file; the voice follows each reading gently."""
+    from assistant.speakable import sentences
+    from assistant.speech import Pyttsx3Synthesizer, mood_of, write_wav
+
+    with Pyttsx3Synthesizer() as synthesizer:
+        spoken = [
+            synthesizer.speak(sentence, mood_of(reading)) for reply, reading in replies for sentence in sentences(reply)
+        ]
+    write_wav(target, spoken)
+    if not quiet:
+        seconds = sum(len(one.samples) / one.rate for one in spoken)
+        print(f"\nSpoken into {target} ({seconds:.1f} s)")
+
+
+@contextmanager
+def downloads() -> Iterator[Callable[[Progress], None]]:
+    """A progress bar on stderr for the fetching of weights, shown only when something is fetched."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(step: Progress) -> None:
+            if step.what not in tasks:
+                tasks[step.what] = bars.add_task(step.what, total=step.total)
+            bars.update(tasks[step.what], completed=step.done, total=step.total)
+
+        yield show
+
+
+def quiet_libraries() -> None:
+    """Keep transformers' own progress bars and advice out of the command line's output."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def report_bug() -> int:
+    """Write the current exception to the log file; one line tells where. Returns exit code 1."""
+    import traceback
+
+    from model.fetch import home
+
+    folder = home() / "logs"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (folder / "undertone.log").open("a", encoding="utf-8") as log:
+        log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{traceback.format_exc()}\n")
+    print(f"This is a bug in Undertone, sorry. The details are in {log.name}", file=sys.stderr)
+    return 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns its exit code: 0 done, 1 a bug, 2 bad input, 3 something is missing."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # Two compute threads that spin while they wait starve each other and the sound.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    options, rest = parser().parse_known_args(arguments)
+    unknown = [word for word in rest if options.command != "ask" or word.startswith("-")]
+    if unknown:
+        parser().error(f"unrecognized arguments: {' '.join(unknown)}")
+    from assistant.errors import AssistantError
+    from model.errors import BadInput, ModelError
+
+    try:
+        if options.command == "doctor":
+            return doctor(as_json=options.json)
+        return ask(options, inputs_in_order(arguments, [*options.files, *rest]))
+    except BadInput as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (ModelError, AssistantError) as error:
+        print(error, file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        return 130
+    except Exception:  # noqa: BLE001 (the last resort: a bug is logged, the user gets one line)
+        return report_bug()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,282 @@
+"""The engine: hears messages, keeps the conversation's KV cache, streams replies.
+
+Every reply gets the whole history; the engine builds its canonical ids and reuses the longest prefix
+that the cache already holds, so only what is new is prefilled. The caches can be dropped at any time
+without changing a reply. One thread uses an engine; `cancelled` may be set from another.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+
+import torch
+from tokenizers.decoders import DecodeStream
+from torch import Tensor
+
+from assistant.events import UNSURE, EmotionReading, Exchange, Message, Samples, Spoken, Typed
+from model.audio import split_at_pauses
+from model.checkpoint import Checkpoint
+from model.config import SAMPLE_RATE
+from model.decode import Decoder, KeyValueCache
+from model.errors import BadInput
+from model.features import LONGEST_SECONDS, encoder_frames, log_mel
+from model.prompt import Content, chat_ids
+from model.prosody import prosody_frames
+from model.sampling import next_token
+from model.speech_llm import SPEECH_ID, Heard
+from model.transcribe import Transcript
+
+_KEPT_HEARINGS = 256
+_FRAMES_PER_HEARING = 1 << 20  # each hearing's frames get ids of their own, below every token id
+_PREFILL_POSITIONS = 256  # a long prompt is run in pieces, so that a cancel waits for one piece at most
+_SENTENCE_END = re.compile(r"[.!?…。！？]['\"”’)]*\s*$")
+
+
+@dataclass(slots=True, eq=False)
+class Hearing:
+    """What the engine keeps of one utterance.
+
+    Attributes:
+        reading: the emotion read from it, or None where the checkpoint has no emotion head.
+        encode_ms: time from samples to reading.
+        frames: [n, E] adapter frames, or None without an adapter.
+    """
+
+    serial: int
+    reading: EmotionReading | None
+    encode_ms: float
+    frames: Tensor | None
+    pieces: list[tuple[Tensor, float]] = field(repr=False)  # encoder output and seconds of each piece
+    transcript: Transcript | None = None
+
+
+@dataclass(slots=True)
+class ReplyFigures:
+    """What one reply took. Times in milliseconds since `reply` was called.
+
+    Attributes:
+        reused: prompt positions taken from the cache; `prefilled`: positions computed anew.
+        tokens: tokens generated.
+    """
+
+    reused: int = 0
+    prefilled: int = 0
+    tokens: int = 0
+    prefill_ms: float = 0.0
+    first_token_ms: float = 0.0
+    reply_ms: float = 0.0
+
+
+class Engine:
+    """Hears and answers with one checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.model = checkpoint.model
+        self.tokenizer = checkpoint.tokenizer
+        self.figures = ReplyFigures()
+        everywhere = self.model.config.lora_rank and self.model.config.lora_scope == "global"
+        self._decoder = Decoder(self.model.language_model, self.model.lora_scope if everywhere else None)
+        self._cache = KeyValueCache(self.model.language_model.config.num_hidden_layers)
+        self._cached_ids: list[int] = []
+        self._hearings: OrderedDict[bytes, Hearing] = OrderedDict()
+        self._serials = 0
+        settings = checkpoint.generation
+        ends = settings.eos_token_id
+        self._ends = frozenset(ends if isinstance(ends, list) else [ends])
+        limit = getattr(self.model.language_model.config, "max_position_embeddings", 2048)
+        self._longest_prompt = min(limit, checkpoint.context) - 2 * settings.max_new_tokens
+
+    # ---- hearing
+
+    @torch.inference_mode()
+    def hear(self, spoken: Spoken) -> Hearing:
+        """Encode an utterance and read its emotion; a recording heard before costs nothing.
+
+        Raises:
+            BadInput: it holds no samples.
+        """
+        known = self._hearings.get(spoken.key)
+        if known is not None:
+            self._hearings.move_to_end(spoken.key)
+            return known
+        if not len(spoken.samples):
+            raise BadInput("The recording is empty: record again.")
+        started = time.perf_counter()
+        frames, emotion, pieces = [], [], []
+        for piece in split_at_pauses(spoken.samples, SAMPLE_RATE, LONGEST_SECONDS):
+            samples = spoken.samples[piece]
+            heard = self._hear_piece(samples)
+            pieces.append((heard.encoded, len(samples) / SAMPLE_RATE))
+            if heard.frames is not None:
+                frames.append(heard.frames[0])
+            if heard.emotion_frames is not None:
+                emotion.append(heard.emotion_frames[0])
+        head = self.model.emotion_head
+        hearing = Hearing(
+            serial=self._serials,
+            reading=head.read(torch.cat(emotion)) if head is not None else None,
+            encode_ms=(time.perf_counter() - started) * 1e3,
+            frames=torch.cat(frames) if frames else None,
+            pieces=pieces,
+        )
+        self._serials += 1
+        self._hearings[spoken.key] = hearing
+        if len(self._hearings) > _KEPT_HEARINGS:
+            self._hearings.popitem(last=False)
+        return hearing
+
+    def _hear_piece(self, samples: Samples) -> Heard:
+        config = self.model.config
+        features = log_mel(self.checkpoint.extractor, samples, trimmed=config.window == "trimmed")
+        prosody = None
+        if config.emotion_source == "encoder":
+            prosody = torch.from_numpy(prosody_frames(samples))[None].to(self.model.device)
+        lengths = torch.tensor([encoder_frames(len(samples))], device=self.model.device)
+        return self.model.hear(features.to(self.model.device), lengths, prosody)
+
+    @torch.inference_mode()
+    def transcript(self, spoken: Spoken) -> Transcript | None:
+        """The words of an utterance, or None where no recogniser is at hand."""
+        transcriber = self.checkpoint.transcriber
+        hearing = self.hear(spoken)
+        if hearing.transcript is None and transcriber is not None:
+            texts, language = [], None
+            pieces = hearing.pieces
+            if transcriber.encoder is not self.model.encoder:
+                pieces = transcriber.encode(spoken.samples)
+            for encoded, seconds in pieces:
+                piece = transcriber.transcribe(encoded, seconds, language)
+                language = language or piece.language
+                texts.append(piece.text)
+            hearing.transcript = Transcript(" ".join(filter(None, texts)), language or "en")
+            hearing.pieces = []
+        return hearing.transcript
+
+    # ---- replying
+
+    @torch.inference_mode()
+    def reply(
+        self,
+        history: Sequence[Exchange],
+        message: Message,
+        *,
+        empathy: bool = True,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[str]:
+        """Stream the reply to `message` as pieces of text.
+
+        Args:
+            history: past turns, oldest first, with what was heard of each reply. The oldest turns are
+                left out, whole, when the prompt would not fit.
+            message: the new message.
+            empathy: add the empathetic part to the system prompt.
+            cancelled: asked before every token; true ends the reply there.
+        """
+        started = time.perf_counter()
+        self.figures = figures = ReplyFigures()
+
+        def since() -> float:
+            return (time.perf_counter() - started) * 1e3
+
+        settings = self.checkpoint.generation
+        ids, frames = self._prompt(history, message, empathy)
+        logits = self._prefill(ids, frames, cancelled)
+        figures.prefill_ms = since()
+        stream = DecodeStream(skip_special_tokens=True)
+        written, generated = "", list[int]()
+        while logits is not None and not cancelled():
+            token = next_token(logits, generated, settings)
+            if token in self._ends:
+                break
+            generated.append(token)
+            figures.tokens = len(generated)
+            figures.first_token_ms = figures.first_token_ms or since()
+            text = stream.step(self.tokenizer._tokenizer, token)
+            if text:
+                written += text
+                yield text
+            # Past the limit the reply ends with its sentence, at the latest after as many tokens again.
+            over = len(generated) - settings.max_new_tokens
+            if over >= settings.max_new_tokens or (over >= 0 and _SENTENCE_END.search(written)):
+                break
+            logits = self._decoder.step(token, self._cache)
+            self._cached_ids.append(token)
+        figures.reply_ms = since()
+
+    @torch.inference_mode()
+    def prepare(self, history: Sequence[Exchange], *, empathy: bool = True) -> None:
+        """Prefill the history ahead of the next message, at best while the last reply is being spoken."""
+        self.figures = ReplyFigures()
+        ids, frames = self._prompt(history, None, empathy)
+        self._prefill(ids, frames, lambda: False)
+
+    def forget(self) -> None:
+        """Drop every cache; replies stay the same, the next one takes longer."""
+        self._cache.keep(0)
+        self._cached_ids.clear()
+        self._hearings.clear()
+
+    def _prompt(
+        self, history: Sequence[Exchange], message: Message | None, empathy: bool
+    ) -> tuple[list[int], dict[int, Tensor]]:
+        """Ids of the conversation, and the frames that its negative ids stand for."""
+        config = self.model.config
+        system = config.system_prompt + (config.empathy_prompt if empathy else "")
+        examples = [(user, reply) for user, reply in config.examples or ()]
+        frames: dict[int, Tensor] = {}
+        said = [self._content(past.message, frames) for past in history]
+        user = None if message is None else self._content(message, frames)
+        for start in range(len(history) + 1):
+            turns = [(content, past.heard) for content, past in zip(said, history, strict=True)][start:]
+            ids = chat_ids(self.tokenizer, system, examples + turns, user)
+            if len(ids) <= self._longest_prompt:
+                return ids, frames
+        raise BadInput("The message is too long for the model: say it in shorter parts.")
+
+    def _content(self, message: Message, frames: dict[int, Tensor]) -> Content:
+        if isinstance(message, Typed):
+            return message.text
+        hearing = self.hear(message)
+        if self.model.config.path == "speech" and hearing.frames is not None:
+            first = -2 - hearing.serial * _FRAMES_PER_HEARING
+            ids = [first - index for index in range(len(hearing.frames))]
+            frames.update(zip(ids, hearing.frames, strict=True))
+            return ids
+        words = self.transcript(message)
+        text = words.text if words is not None else ""
+        tone = hearing.reading.label if hearing.reading is not None else UNSURE
+        return text if tone == UNSURE else self.model.config.tone_template.format(tone=tone, words=text)
+
+    def _prefill(self, ids: list[int], frames: dict[int, Tensor], cancelled: Callable[[], bool]) -> Tensor | None:
+        """Bring the cache to `ids`; returns the last position's logits, or None when cancelled."""
+        reused = 0
+        # LoRA on text acts on a prompt's tokens but not on generated ones: the two never share a cache.
+        if self.model.config.lora_scope != "text" or not self.model.config.lora_rank:
+            pairs = zip(ids[:-1], self._cached_ids, strict=False)
+            reused = next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(ids) - 1, len(self._cached_ids)))
+        self._cache.keep(reused)
+        del self._cached_ids[reused:]
+        self.figures.reused = reused
+        logits = None
+        for start in range(reused, len(ids), _PREFILL_POSITIONS):
+            if cancelled():
+                return None
+            part = ids[start : start + _PREFILL_POSITIONS]
+            speech = [frames[id_] for id_ in part if id_ < 0]
+            output = self.model(
+                torch.tensor([[max(id_, SPEECH_ID) for id_ in part]], device=self.model.device),
+                speech=torch.stack(speech) if speech else None,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            logits = output.logits[0, -1].float()
+            self._cached_ids += part
+            self.figures.prefilled += len(part)
+        return logits

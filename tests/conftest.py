@@ -1,0 +1,12 @@
+"""What every test runs under: one compute thread (tiny models lose time to more) and a cache of its own."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+
+import torch
+
+torch.set_num_threads(1)

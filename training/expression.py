@@ -1,0 +1,264 @@
+"""Emotional prosody by rule: WORLD analysis, bounded changes, resynthesis, then room, noise and gain.
+
+The directions of the cues follow Scherer (2003, Speech Communication 40, table 2) and Juslin & Laukka (2003,
+Psychological Bulletin 129, table 11); surprise (wide range, final rise) is not in the latter's table and follows
+the descriptions in Scherer. Their sizes are this project's own choice. The vocoder is WORLD (Morise et al. 2016).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from assistant.events import EMOTIONS, Samples
+from model.errors import BadInput
+
+from .voices import RATE
+
+CUES: dict[str, tuple[tuple[float, float], dict[str, tuple[float, float]]]] = {
+    # cue: ((lowest, highest) ever used, {emotion: (mean, standard deviation)})
+    "f0_shift_semitones": (
+        (-6.0, 6.0),
+        {"neutral": (0, 0.7), "happy": (3, 1), "angry": (1.5, 1), "sad": (-2, 0.8), "surprise": (3.5, 1.1)},
+    ),
+    "f0_range_factor": (
+        (0.4, 2.2),
+        {
+            "neutral": (1, 0.1),
+            "happy": (1.5, 0.2),
+            "angry": (1.3, 0.2),
+            "sad": (0.6, 0.1),
+            "surprise": (1.7, 0.25),
+        },
+    ),
+    "rate_factor": (
+        (0.75, 1.3),
+        {
+            "neutral": (1, 0.05),
+            "happy": (1.1, 0.06),
+            "angry": (1.18, 0.06),
+            "sad": (0.82, 0.05),
+            "surprise": (1, 0.08),
+        },
+    ),
+    "tilt_db_per_octave": (
+        (-4.0, 4.0),
+        {
+            "neutral": (0, 0.4),
+            "happy": (0.8, 0.5),
+            "angry": (2.5, 0.7),
+            "sad": (-2.2, 0.7),
+            "surprise": (0.4, 0.6),
+        },
+    ),
+    "energy_db": (
+        (-9.0, 9.0),
+        {"neutral": (0, 1.5), "happy": (3, 2), "angry": (6, 2), "sad": (-5, 2), "surprise": (2, 2)},
+    ),
+    "energy_range_factor": (
+        (0.7, 1.5),
+        {
+            "neutral": (1, 0.05),
+            "happy": (1.1, 0.08),
+            "angry": (1.25, 0.1),
+            "sad": (0.85, 0.06),
+            "surprise": (1.1, 0.08),
+        },
+    ),
+    "final_rise_semitones": (
+        (-4.0, 6.0),
+        {
+            "neutral": (0, 0.5),
+            "happy": (1, 0.8),
+            "angry": (-0.7, 0.8),
+            "sad": (-1.5, 0.7),
+            "surprise": (4.5, 1.2),
+        },
+    ),
+    "jitter_percent": (
+        (0.0, 3.0),
+        {
+            "neutral": (0.2, 0.1),
+            "happy": (0.3, 0.1),
+            "angry": (1.4, 0.5),
+            "sad": (0.7, 0.3),
+            "surprise": (0.3, 0.15),
+        },
+    ),
+    "breathiness": (
+        (-0.4, 0.4),
+        {
+            "neutral": (0, 0.05),
+            "happy": (0, 0.05),
+            "angry": (-0.15, 0.08),
+            "sad": (0.2, 0.08),
+            "surprise": (0, 0.08),
+        },
+    ),
+    "pause_factor": (
+        (0.6, 2.2),
+        {
+            "neutral": (1, 0.1),
+            "happy": (0.9, 0.1),
+            "angry": (0.8, 0.1),
+            "sad": (1.6, 0.2),
+            "surprise": (1, 0.15),
+        },
+    ),
+    "formant_factor": (
+        (0.94, 1.06),
+        {
+            "neutral": (1, 0.01),
+            "happy": (1.03, 0.01),
+            "angry": (1, 0.01),
+            "sad": (0.98, 0.01),
+            "surprise": (1, 0.01),
+        },
+    ),
+}
+"""The published ranges: each cue of a clip is a normal draw, cut to its bounds; neighbours overlap a little."""
+
+
+def draw_cues(emotion: str, random: np.random.Generator) -> dict[str, float]:
+    """One clip's cues. Its emotion may be weak or strong: all deviations from neutral share a factor 0.6 to 1.3."""
+    strength = random.uniform(0.6, 1.3)
+    cues = {}
+    for name, ((low, high), table) in CUES.items():
+        neutral, (mean, spread) = table["neutral"][0], table[emotion]
+        cues[name] = float(
+            np.clip(neutral + strength * (mean - neutral) + spread * random.normal(), low, high)
+        )
+    return cues
+
+
+def draw_speaker(random: np.random.Generator) -> dict[str, float]:
+    """A made-up speaker: the same change for all emotions of a training sentence, so voices outnumber engines."""
+    return {
+        "f0_shift_semitones": float(random.uniform(-3, 3)),
+        "f0_range_factor": float(random.uniform(0.7, 1.35)),
+        "rate_factor": float(random.uniform(0.88, 1.12)),
+        "tilt_db_per_octave": float(random.normal(0, 0.8)),
+        "formant_factor": float(random.uniform(0.9, 1.12)),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Voiceprint:
+    """WORLD's analysis of a clip, one row per 5 ms: f0 [n] Hz, envelope and aperiodicity [n, bins]."""
+
+    f0: NDArray[np.float64]
+    envelope: NDArray[np.float64]
+    aperiodicity: NDArray[np.float64]
+
+
+def _world() -> Any:
+    try:
+        import pyworld
+    except ImportError as error:
+        raise BadInput("the WORLD vocoder is missing: pip install 'undertone[train]'") from error
+    return pyworld
+
+
+def analyse(samples: Samples) -> Voiceprint:
+    """WORLD analysis of float32 [n] at 16 kHz.
+
+    Raises:
+        BadInput: the extra `train` is not installed, or under 0.25 s are voiced.
+    """
+    world = _world()
+    wave = samples.astype(np.float64)
+    rough, times = world.dio(wave, RATE, f0_floor=60, f0_ceil=500)
+    f0 = world.stonemask(wave, rough, times, RATE)
+    if np.count_nonzero(f0) < 50:
+        raise BadInput("under 0.25 s of voiced speech")
+    return Voiceprint(f0, world.cheaptrick(wave, f0, times, RATE), world.d4c(wave, f0, times, RATE))
+
+
+def _warp_time(voice: Voiceprint, rate: float, pause: float) -> Voiceprint:
+    """Every 5 ms step lasts 1 / rate; steps 30 dB below the loud ones last `pause` times longer still."""
+    level = 10 * np.log10(voice.envelope.mean(axis=1) + 1e-12)
+    lengths = np.where(level < np.percentile(level, 95) - 30, pause, 1.0) / rate
+    ends = np.cumsum(lengths)
+    rows = np.searchsorted(ends, np.arange(0.5, ends[-1])).clip(0, len(ends) - 1)
+    return Voiceprint(voice.f0[rows], voice.envelope[rows], voice.aperiodicity[rows])
+
+
+def _intone(
+    f0: NDArray[np.float64], cues: dict[str, float], random: np.random.Generator
+) -> NDArray[np.float64]:
+    """The pitch contour in semitones: range about its mean, shift, a rise over the last third, jitter."""
+    voiced = f0 > 0
+    pitch = 12 * np.log2(f0[voiced])
+    position = np.flatnonzero(voiced) / len(f0)
+    last = np.flatnonzero(voiced)[-1] / len(f0)
+    rise = np.clip((position / last - 0.67) / 0.33, 0, 1) ** 1.5
+    centre = pitch.mean()
+    pitch = centre + cues["f0_shift_semitones"] + cues.get("f0_range_factor", 1) * (pitch - centre)
+    pitch += cues.get("final_rise_semitones", 0) * rise
+    pitch += cues.get("jitter_percent", 0) / 100 * 12 / np.log(2) * random.normal(size=len(pitch))
+    changed = np.zeros_like(f0)
+    changed[voiced] = np.clip(2 ** (pitch / 12), 55, 700)
+    return changed
+
+
+def express(voice: Voiceprint, cues: dict[str, float], random: np.random.Generator) -> Samples:
+    """Speak the analysed clip with `cues` (see `CUES`; a missing cue is left alone): float32 at 16 kHz, peak free."""
+    voice = _warp_time(voice, cues.get("rate_factor", 1), cues.get("pause_factor", 1))
+    bins = voice.envelope.shape[1]
+    hertz = np.linspace(0, RATE / 2, bins)
+    level = 10 * np.log10(voice.envelope.mean(axis=1) + 1e-12)
+    loud = np.percentile(level, 90)
+    gain = (cues.get("energy_range_factor", 1) - 1) * np.maximum(level - loud, -30) + cues.get("energy_db", 0)
+    octaves = np.log2(np.clip(hertz, 250, 6000) / 250)
+    slope = cues.get("tilt_db_per_octave", 0) * (octaves - 1.5)
+    source = np.clip(np.arange(bins) / cues.get("formant_factor", 1), 0, bins - 1)
+    low = source.astype(int)
+    part = source - low
+    log = np.log(voice.envelope + 1e-16)
+    log = log[:, low] * (1 - part) + log[:, np.minimum(low + 1, bins - 1)] * part
+    envelope = np.exp(log + (gain[:, None] + slope) * np.log(10) / 10)
+    breath = cues.get("breathiness", 0) * np.clip(hertz / 4000, 0, 1)
+    noisy = np.clip(voice.aperiodicity + breath, 0.001, 1.0)
+    f0 = _intone(voice.f0, cues, random)
+    wave = _world().synthesize(f0, np.ascontiguousarray(envelope), np.ascontiguousarray(noisy), RATE)
+    return wave.astype(np.float32)
+
+
+def record(samples: Samples, random: np.random.Generator) -> Samples:
+    """The clip as a microphone might give it: in half the cases a room, noise at 15 to 45 dB, any gain, no clipping."""
+    samples = samples / np.abs(samples).max()
+    if random.random() < 0.5:
+        seconds = random.uniform(0.15, 0.5)
+        tail = random.normal(size=int(seconds * RATE)) * np.exp(-6.9 * np.linspace(0, 1, int(seconds * RATE)))
+        response = np.concatenate([[1.0], random.uniform(0.02, 0.08) * tail])
+        size = 1 << (len(samples) + len(response)).bit_length()
+        wet = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(response, size), size)
+        samples = wet[: len(samples) + RATE // 10].astype(np.float32)
+    noise = np.fft.rfft(random.normal(size=len(samples)))
+    noise /= np.maximum(np.arange(len(noise)), 20) ** random.uniform(0, 0.7)  # white to nearly pink
+    hiss = np.fft.irfft(noise, len(samples))
+    power = float(np.mean(samples**2)) / 10 ** (random.uniform(15, 45) / 10)
+    noisy = samples + hiss * np.sqrt(power / np.mean(hiss**2))
+    return (noisy / np.abs(noisy).max() * 10 ** (random.uniform(-20, -1) / 20)).astype(np.float32)
+
+
+def renditions(samples: Samples, source_split: str, random: np.random.Generator) -> dict[str, Samples]:
+    """A sentence's clips: "untouched" (the recording itself), "copy" (through the vocoder) and one per emotion.
+
+    "untouched", "copy" and "neutral" are all neutral, so the vocoder's sound is no cue. In the split "train" a
+    made-up speaker replaces the voice, the same for all clips but the untouched one.
+    """
+    voice = analyse(samples)
+    if source_split == "train":
+        samples_of = express(voice, draw_speaker(random), random)
+        voice = analyse(samples_of)
+    clips = {"untouched": samples, "copy": express(voice, {"f0_shift_semitones": 0.0}, random)}
+    for emotion in EMOTIONS:
+        clips[emotion] = express(voice, draw_cues(emotion, random), random)
+    return {
+        name: clip if source_split == "human" and name == "untouched" else record(clip, random)
+        for name, clip in clips.items()
+    }
