@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from assistant.events import EmotionReading, Exchange, Message
     from model.checkpoint import Checkpoint
+    from model.doctor import Finding
     from model.engine import Engine
     from model.fetch import Progress
 
@@ -85,7 +86,7 @@ def inputs_in_order(arguments: Sequence[str], files: Sequence[str]) -> list[str 
 
 def ask(options: argparse.Namespace, inputs: Sequence[str | Path]) -> int:
     """Answer each input as one turn of a conversation; see DESIGN: one bad input does not stop the others."""
-    from assistant.events import Exchange
+    from assistant.events import Exchange, Spoken
     from model import checkpoint
     from model.engine import Engine
     from model.errors import BadInput
@@ -112,7 +113,7 @@ def ask(options: argparse.Namespace, inputs: Sequence[str | Path]) -> int:
             print(error, file=sys.stderr)
         else:
             history.append(Exchange(message, reply))
-            replies.append((reply, engine.hear(message).reading if isinstance(given, Path) else None))
+            replies.append((reply, engine.hear(message).reading if isinstance(message, Spoken) else None))
         if options.json:
             print(json.dumps(result, ensure_ascii=False), flush=True)
     if options.speak and replies:
@@ -215,16 +216,59 @@ def describe(reading: EmotionReading | None) -> str:
 def speak(replies: Sequence[tuple[str, EmotionReading | None]], target: Path, *, quiet: bool) -> None:
     """Speak the replies, in order, into one WAV file; the voice follows each reading gently."""
     from assistant.speakable import sentences
-    from assistant.speech import Pyttsx3Synthesizer, mood_of, write_wav
+    from assistant.speech import Pyttsx3Synthesizer, VoiceSettings, mood_of, write_wav
 
     with Pyttsx3Synthesizer() as synthesizer:
         spoken = [
-            synthesizer.speak(sentence, mood_of(reading)) for reply, reading in replies for sentence in sentences(reply)
+            synthesizer.speak(sentence, VoiceSettings(), mood_of(reading))
+            for reply, reading in replies
+            for sentence in sentences(reply)
         ]
     write_wav(target, spoken)
     if not quiet:
         seconds = sum(len(one.samples) / one.rate for one in spoken)
         print(f"\nSpoken into {target} ({seconds:.1f} s)")
+
+
+def doctor(*, as_json: bool) -> int:
+    """Print what this machine has, what is missing and how to get it. Returns 3 when mini cannot run."""
+    from assistant.errors import AssistantError
+    from assistant.speech import Pyttsx3Synthesizer
+    from model.doctor import Finding, findings
+
+    report = findings()
+    try:
+        with Pyttsx3Synthesizer() as synthesizer:
+            report.append(Finding("voices", f"{len(synthesizer.voices())} of the system"))
+    except AssistantError as error:
+        report.append(Finding("voices", "none", str(error)))
+    report.append(sound_devices())
+    if as_json:
+        print(json.dumps({one.name: {"value": one.value, "remedy": one.remedy} for one in report}))
+    else:
+        width = max(len(one.name) for one in report)
+        for one in report:
+            print(f"{'!' if one.remedy else ' '} {one.name:{width}}  {one.value}")
+            if one.remedy:
+                print(f"  {'':{width}}  -> {one.remedy}")
+    return 3 if any(one.essential for one in report) else 0
+
+
+def sound_devices() -> Finding:
+    """Microphones and speakers, or why there are none."""
+    from model.doctor import Finding
+
+    try:
+        import sounddevice
+
+        devices = sounddevice.query_devices()
+    except OSError:
+        return Finding("sound", "no PortAudio", "Install libportaudio2 to talk; recordings work without it.")
+    inputs = sum(device["max_input_channels"] > 0 for device in devices)
+    outputs = sum(device["max_output_channels"] > 0 for device in devices)
+    missing = not (inputs and outputs)
+    remedy = "Plug in a microphone and a speaker to talk; recordings work without." if missing else None
+    return Finding("sound", f"{inputs} microphones, {outputs} speakers", remedy)
 
 
 @contextmanager

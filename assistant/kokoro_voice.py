@@ -97,8 +97,10 @@ class Kokoro:
                 },
             )
             ends = np.cumsum(durations.reshape(-1)) * self.FRAME
-            words += [(start, end, first + int(ends[i])) for start, end, i in starts if i < len(ids)]
-            parts.append(audio.reshape(-1))
+            # The model begins with a third of a second of silence: a twentieth is enough.
+            skipped = max(int(ends[0]) - self.RATE // 20, 0)
+            words += [(start, end, first + int(ends[i]) - skipped) for start, end, i in starts if i < len(ids)]
+            parts.append(audio.reshape(-1)[skipped:])
             first += len(parts[-1])
         return self._finish(np.concatenate(parts or [np.zeros(0, np.float32)]), words, pitch)
 

@@ -6,9 +6,9 @@ import contextlib
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +18,9 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from assistant.errors import SpeechUnavailable
 from assistant.events import EMOTIONS, UNSURE, EmotionReading, Samples
 from assistant.speakable import Sentence
-
-
-class SpeechError(Exception):
-    """Speech could not be made. The message says in one line what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +133,7 @@ class Voice:
 
 
 class Synthesizer(Protocol):
-    """Turns sentences into speech. `speak` raises `SpeechError`."""
+    """Turns sentences into speech. `speak` raises `SpeechUnavailable`."""
 
     def speak(self, sentence: Sentence, settings: VoiceSettings = VoiceSettings(), mood: Mood = Mood()) -> Speech: ...
 
@@ -164,32 +161,35 @@ class _Child:
         """The child's answer: its header and samples.
 
         Raises:
-            SpeechError: the child reports an error, or fails or hangs twice.
+            SpeechUnavailable: the child reports an error, or fails or hangs twice.
         """
         with self._lock:
             answer = self._attempt(request) or self._attempt(request)
             if self._fresh:
                 self._stop()
         if answer is None:
-            raise SpeechError(
+            raise SpeechUnavailable(
                 "the voice stopped working twice in a row: choose another voice in the settings, "
                 "or run `doctor` to see what is missing"
             )
         if "error" in answer[0]:
-            raise SpeechError(answer[0]["error"])
+            raise SpeechUnavailable(answer[0]["error"])
         return answer
 
     def _attempt(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes] | None:
+        """The child's answer; None when it died or hangs. An unanswered child is never asked again."""
         process = self._process or self._start()
         assert process.stdin is not None
+        answer = None
         try:
             process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()
             answer = self._answers.get(timeout=self._timeout_seconds)
-        except (OSError, queue.Empty):  # it died before, or it hangs
-            answer = None
-        if answer is None:
-            self._stop()
+        except (OSError, queue.Empty):
+            pass
+        finally:
+            if answer is None:
+                self._stop()
         return answer
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -201,6 +201,7 @@ class _Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": path},
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
         self._process, self._answers = process, queue.Queue()
         threading.Thread(target=_read_answers, args=(process, self._answers), daemon=True).start()
@@ -261,7 +262,7 @@ class _ChildSynthesizer:
         """The voices to choose from.
 
         Raises:
-            SpeechError: the synthesiser is missing or broken.
+            SpeechUnavailable: the synthesiser is missing or broken.
         """
         header, _ = self._child.request({"op": "voices"})
         return [Voice(**voice) for voice in header["voices"]]
@@ -270,7 +271,7 @@ class _ChildSynthesizer:
         """Speak one sentence.
 
         Raises:
-            SpeechError: the voice is unknown, or the synthesiser is missing, broken or hangs.
+            SpeechUnavailable: the voice is unknown, or the synthesiser is missing, broken or hangs.
         """
         if not settings.follow_mood:
             mood = Mood()
@@ -295,11 +296,16 @@ def _words(sentence: Sentence, marks: Sequence[tuple[int, int, int]]) -> tuple[W
     """Word events in the spoken text as words of the source text, merged where they share a source."""
     words: list[Word] = []
     for start, end, sample in marks:
-        source = sentence.source(start, end)
-        if words and source[0] < words[-1].text_end:
+        text_start, text_end = sentence.source(start, end)
+        if words and text_start < words[-1].text_end:
             continue
-        words.append(Word(*source, sample))
+        # espeak reports the first part of "well-known" alone.
+        rest = _REST_OF_WORD.match(sentence.text, text_end)
+        words.append(Word(text_start, rest.end() if rest else text_end, sample))
     return tuple(words)
+
+
+_REST_OF_WORD = re.compile(r"(?:[-'’]\w+)+")
 
 
 class Pyttsx3Synthesizer(_ChildSynthesizer):
@@ -354,7 +360,7 @@ def write_wav(path: Path, speeches: Sequence[Speech]) -> None:
     The file appears complete or not at all. Without speeches it is a valid, empty WAV.
 
     Raises:
-        SpeechError: the file cannot be written.
+        SpeechUnavailable: the file cannot be written.
     """
     import soundfile
     import soxr
@@ -364,14 +370,11 @@ def write_wav(path: Path, speeches: Sequence[Speech]) -> None:
         s.samples if s.rate == rate else soxr.resample(s.samples, s.rate, rate).astype(np.float32) for s in speeches
     ]
     samples = np.concatenate(parts or [np.zeros(0, np.float32)])
-    partial = None
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-            partial = Path(file.name)
-            soundfile.write(file, np.clip(samples, -1, 1), rate, subtype="PCM_16", format="WAV")
+        soundfile.write(partial, np.clip(samples, -1, 1), rate, subtype="PCM_16", format="WAV")
         partial.replace(path)
-    except OSError as error:
-        raise SpeechError(f"cannot write {path} ({error.strerror}): choose another file or folder") from error
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise SpeechUnavailable(f"cannot write {path} ({error}): choose another file or folder") from error
     finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)

@@ -131,19 +131,28 @@ class Reader:
         """What is said for `source`, and the origin of its words."""
         text = source.translate(_plain_digits())
         spoken = _Spoken()
-        at = 0
-        for found in self._any.finditer(text):
-            pattern, say = self._rules[int(str(found.lastgroup).removeprefix("rule"))]
-            match = pattern.match(text, found.start())
-            words = say(match) if match else None
-            if words is None:
-                continue
-            spoken.add(text[at : found.start()], at, found.start(), True)
-            spoken.add(words, found.start(), found.end(), False)
-            at = found.end()
+        at = search = 0
+        while found := self._any.search(text, search):
+            applied = self._apply(text, found)
+            search = max(found.start() + 1, at)
+            if applied is not None:
+                words, end = applied
+                spoken.add(text[at : found.start()], at, found.start(), True)
+                spoken.add(words, found.start(), end, False)
+                at, search = end, max(end, search)
         spoken.add(text[at:], at, len(text), True)
         said = spoken.finish(self._stop)
         return said, tuple(spoken.marks) if said else ()
+
+    def _apply(self, text: str, found: re.Match[str]) -> tuple[str, int] | None:
+        """What the first willing rule says where `found` begins, and where its match ends."""
+        first = int(str(found.lastgroup).removeprefix("rule"))
+        for pattern, say in self._rules[first:]:
+            match = pattern.match(text, found.start())
+            words = say(match) if match else None
+            if match and words is not None:
+                return words, match.end()
+        return None
 
 
 def silent(match: re.Match[str]) -> str:

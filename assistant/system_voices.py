@@ -218,5 +218,6 @@ def _tag(language: str) -> str:
 def _estimated(text: str, samples: int) -> list[Mark]:
     """Word times in proportion to the number of letters, for drivers that report none."""
     return [
-        (match.start(), match.end(), round(samples * match.start() / len(text))) for match in re.finditer(r"\S+", text)
+        (match.start(), match.end(), round(samples * match.start() / len(text)))
+        for match in re.finditer(r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+", text)
     ]

@@ -86,7 +86,7 @@ def split_at_pauses(samples: Samples, rate: int = 16_000, longest_seconds: float
     level = _smooth_level(samples, hop)
     cuts = [0]
     while len(samples) - cuts[-1] > longest:
-        earliest = cuts[-1] + longest // 2
+        earliest = cuts[-1] + max(1, longest // 2)
         latest = min(cuts[-1] + longest, len(samples) - longest // 6)
         places = np.arange(-(-earliest // hop), latest // hop + 1)[::-1]  # of equally quiet ones the last
         cuts.append(int(places[level[places].argmin()]) * hop if len(places) else latest)
@@ -96,7 +96,8 @@ def split_at_pauses(samples: Samples, rate: int = 16_000, longest_seconds: float
 def _smooth_level(samples: Samples, hop: int) -> NDArray[np.float64]:
     """The level in dB around every `hop`-th sample [samples // hop + 1], averaged over three widths."""
     padded = np.pad(samples, (hop // 2, 2 * hop), mode="edge")[: (len(samples) // hop + 1) * hop]
-    power = np.square(padded.reshape(-1, hop), dtype=np.float64).mean(1)
+    frames = padded.reshape(-1, hop)
+    power = np.einsum("ij,ij->i", frames, frames).astype(np.float64)
     # 60 dB below the loudest moment everything is equally silent: then length decides, not depth.
     decibels = 10 * np.log10(power + max(power.max() * 1e-6, np.finfo(np.float64).tiny))
     total = np.zeros_like(decibels)

@@ -18,7 +18,6 @@ from transformers import (
     BitsAndBytesConfig,
     GenerationConfig,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
     WhisperFeatureExtractor,
 )
 
@@ -48,7 +47,7 @@ class Checkpoint:
 
     name: str
     model: SpeechLanguageModel
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: Any
     extractor: WhisperFeatureExtractor
     generation: GenerationConfig
     transcriber: Transcriber | None
@@ -104,6 +103,10 @@ def _device(wanted: str) -> str:
     return wanted
 
 
+def _move(model: torch.nn.Module, device: str) -> None:
+    model.to(device)
+
+
 def _dtype(device: str) -> torch.dtype:
     return torch.bfloat16 if device == "cuda" else torch.float32
 
@@ -146,7 +149,7 @@ def _compose(
     if model.emotion_head is not None:
         model.emotion_head.load_state_dict(load_file(head / "head.safetensors"))
     if quantize != "nf4":
-        model.to(device)
+        _move(model, device)
     generation = GenerationConfig.from_pretrained(text)
     generation.update(**preset["generation"])
     return Checkpoint(
@@ -189,7 +192,7 @@ def _from_folder(
         device_map=device if quantize == "nf4" else None,
     )
     if quantize != "nf4":
-        model.to(device)
+        _move(model, device)
     return Checkpoint(
         name=str(folder),
         model=model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -10,6 +11,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 MEL_HOP_SAMPLES = 160
 SAMPLE_RATE = 16_000
+LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ENCODER_FRAME_SECONDS = 0.02
 """One Whisper encoder frame: two mel frames of 10 ms."""
 
@@ -47,17 +49,18 @@ class SpeechLanguageConfig(PreTrainedConfig):
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2"),
     }
 
-    speech_config: dict[str, Any] | PreTrainedConfig | None = None
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
-    adapter_kernel_sizes: list[int] | None = None
+    # PreTrainedConfig once built; dictionaries and None are accepted and made into one.
+    speech_config: Any = None
+    text_config: Any = None
+    adapter_kernel_sizes: list[int] = field(default_factory=lambda: [5, 5, 5])
     adapter_inner_size: int = 512
     lora_rank: int = 0
     lora_alpha: float = 16.0
     lora_dropout: float = 0.05
-    lora_targets: list[str] | None = None
+    lora_targets: list[str] = field(default_factory=lambda: list(LINEAR_LAYERS))
     lora_scope: Literal["audio", "text", "global"] = "audio"
     emotion_source: Literal["adapter", "encoder", "none"] = "adapter"
-    emotion_layers: list[int] | None = None
+    emotion_layers: list[int] = field(default_factory=lambda: [-1])
     emotion_threshold: float = 0.0
     emotion_frame_group: int = 1
     path: Literal["speech", "transcript"] = "speech"
@@ -66,23 +69,13 @@ class SpeechLanguageConfig(PreTrainedConfig):
     empathy_prompt: str = (
         " Your response should fulfill requests with empathy toward user's emotion tone."  # the original's words
     )
-    examples: list[list[str]] | None = None
+    examples: list[list[str]] = field(default_factory=list)
     tone_template: str = "[{tone} voice] {words}"
     tie_word_embeddings: bool = False
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        """Fill the defaults of the original where a list is left out."""
-        if self.adapter_kernel_sizes is None:
-            self.adapter_kernel_sizes = [5, 5, 5]
-        if self.lora_targets is None:
-            self.lora_targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-        if self.emotion_layers is None:
-            self.emotion_layers = [-1]
-        super().__post_init__(**kwargs)
 
     @property
     def frame_seconds(self) -> float:
         """The time that one frame before the emotion head covers."""
         if self.emotion_source == "encoder":
             return ENCODER_FRAME_SECONDS
-        return ENCODER_FRAME_SECONDS * 2 ** len(self.adapter_kernel_sizes or [])
+        return ENCODER_FRAME_SECONDS * 2 ** len(self.adapter_kernel_sizes)

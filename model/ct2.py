@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from tokenizers import Tokenizer
 
+from model.artifacts import Moved, write_json, write_tensors
 from model.errors import WeightsMissing
 
 Array = NDArray[Any]
-Moved = Callable[[int], None]
-
 BINARY_VERSION = 6
 DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 """Data type numbers of the binary format; 5 (bfloat16) has no numpy counterpart and is not needed here."""
@@ -133,40 +132,40 @@ def convert_whisper(raw: Path, out: Path, moved: Moved) -> None:
     for name, array in whisper_tensors(ct2):
         tensors[name] = np.ascontiguousarray(array)
         moved(array.nbytes)
-    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(out / "model.safetensors", tensors)
     tokenizer, ids = whisper_tokenizer(json.loads((raw / "tokenizer.json").read_text("utf-8")))
     settings = json.loads((raw / "config.json").read_text("utf-8"))
     files = {
         "config.json": _config(ct2, settings, ids),
         "generation_config.json": _generation_config(settings, ids),
         "preprocessor_config.json": _preprocessor_config(ct2),
-        "tokenizer.json": tokenizer,
         "tokenizer_config.json": _tokenizer_config(ids),
     }
     for file, content in files.items():
         write_json(out / file, content)
+    tokenizer.save(str(out / "tokenizer.json"), pretty=True)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` in the way Hugging Face folders have it: UTF-8, indented, keys in the given order."""
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", "utf-8")
+def whisper_tokenizer(source: dict[str, Any]) -> tuple[Tokenizer, dict[str, int]]:
+    """Complete a tokenizer.json with what an older export left out; also return the ids of its special tokens.
 
-
-def whisper_tokenizer(source: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
-    """Complete a tokenizer.json with the timestamp tokens; also return the ids of the special tokens.
-
-    The packages differ in form (merges as pairs or as text, timestamps listed or not, the end-of-text
-    token inside the vocabulary or not); the result has one form for all of them.
+    Exports differ: merges as pairs or as text, the very first merge lost, timestamps listed or not, the
+    name of the token for silence. The result is the same for all of them.
     """
     special = {token["content"]: token["id"] for token in source["added_tokens"] if token["special"]}
+    if "<|nocaptions|>" in special:
+        special["<|nospeech|>"] = special.pop("<|nocaptions|>")
+    special = dict(sorted(special.items(), key=lambda item: item[1]))
     model = source["model"]
     vocabulary = {text: index for text, index in model["vocab"].items() if text not in special}
     merges = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+    if "Ġt" in vocabulary and ["Ġ", "t"] not in merges:
+        merges.insert(0, ["Ġ", "t"])
     first = special["<|notimestamps|>"] + 1
     stamps = {f"<|{step * 0.02:.2f}|>": first + step for step in range(TIMESTAMPS)}
     added = [_added(text, index, text in special) for text, index in (special | stamps).items()]
     completed = source | {"added_tokens": added, "model": model | {"vocab": vocabulary, "merges": merges}}
-    return completed, special
+    return Tokenizer.from_str(json.dumps(completed)), special
 
 
 def _added(text: str, index: int, special: bool) -> dict[str, Any]:
@@ -211,7 +210,8 @@ def _ends(ids: dict[str, int]) -> dict[str, int]:
 def _generation_config(settings: dict[str, Any], ids: dict[str, int]) -> dict[str, Any]:
     names = {index: text for text, index in ids.items()}
     languages = {names[index]: index for index in settings["lang_ids"]}
-    multilingual = len(languages) > 1
+    # The list of an English-only model holds every language but English, which needs no token there.
+    multilingual = "<|en|>" in languages
     config: dict[str, Any] = _ends(ids) | {
         "alignment_heads": settings["alignment_heads"],
         "begin_suppress_tokens": settings["suppress_ids_begin"],
@@ -258,7 +258,7 @@ def _tokenizer_config(ids: dict[str, int]) -> dict[str, Any]:
         "pad_token": end,
         "unk_token": end,
         # In the order of their ids: decoding takes the last one for the neighbour of the first timestamp.
-        "additional_special_tokens": sorted(ids, key=ids.__getitem__)[1:],
+        "additional_special_tokens": [*ids][1:],
         "model_max_length": 1024,
         "clean_up_tokenization_spaces": False,
     }

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
@@ -27,6 +27,8 @@ class _Layer(CacheLayerMixin):
     """Keys and values of one layer in buffers that grow by doubling: [B, heads, capacity, size]."""
 
     is_croppable = True
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, initial_capacity: int = 512) -> None:
         super().__init__()
@@ -73,11 +75,12 @@ class KeyValueCache(Cache):
     """transformers' cache interface over growing buffers; `keep` crops it without copying."""
 
     def __init__(self, layers: int) -> None:
-        super().__init__(layers=[_Layer() for _ in range(layers)])
+        self.kept = [_Layer() for _ in range(layers)]
+        super().__init__(layers=list(self.kept))
 
     def keep(self, length: int) -> None:
         """Forget every position from `length` on."""
-        for layer in self.layers:
+        for layer in self.kept:
             layer.length = min(layer.length, length)
 
 
@@ -108,14 +111,14 @@ class Decoder:
         return cast(Tensor, output.logits[0, -1].float())
 
 
-def _plain(layer: nn.Module) -> nn.Module:
+def _plain(layer: Any) -> Any:
     return layer.base if isinstance(layer, PartialLoraLinear) else layer
 
 
 class _LeanLlama:
     """One decode step of a Llama-layout model, batch 1, with q k v and gate up joined."""
 
-    def __init__(self, language_model: PreTrainedModel) -> None:
+    def __init__(self, language_model: Any) -> None:
         config = language_model.config
         self.heads = config.num_attention_heads
         self.key_heads = config.num_key_value_heads
@@ -157,7 +160,7 @@ class _LeanLlama:
         hidden = self.embedding.weight[token : token + 1].float()
         width = (hidden.shape[1],)
         for (norm, qkv_layer, out_layer, mlp_norm, up_layer, down_layer), kept in zip(
-            self.layers, cache.layers, strict=True
+            self.layers, cache.kept, strict=True
         ):
             qkv = qkv_layer(rms_norm(hidden, width, norm, self.eps))
             qk = qkv[:, :rotated].view(-1, self.size)

@@ -31,9 +31,7 @@ class EmotionHead(nn.Module):
     offset: Tensor
     temperature: Tensor
 
-    def __init__(
-        self, size: int, *, threshold: float = 0.0, frame_seconds: float = 0.02, group: int = 1
-    ) -> None:
+    def __init__(self, size: int, *, threshold: float = 0.0, frame_seconds: float = 0.02, group: int = 1) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(len(EMOTIONS), size))
         self.register_buffer("centre", torch.zeros(size))

@@ -13,8 +13,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-
 import torch
+from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
@@ -79,6 +79,7 @@ class Engine:
         self.checkpoint = checkpoint
         self.model = checkpoint.model
         self.tokenizer = checkpoint.tokenizer
+        self._backend: Tokenizer = self.tokenizer.backend_tokenizer
         self.figures = ReplyFigures()
         everywhere = self.model.config.lora_rank and self.model.config.lora_scope == "global"
         self._decoder = Decoder(self.model.language_model, self.model.lora_scope if everywhere else None)
@@ -191,13 +192,13 @@ class Engine:
         stream = DecodeStream(skip_special_tokens=True)
         written, generated = "", list[int]()
         while logits is not None and not cancelled():
-            token = next_token(logits, generated, settings)
+            token = next_token(logits, ids + generated, settings)
             if token in self._ends:
                 break
             generated.append(token)
             figures.tokens = len(generated)
             figures.first_token_ms = figures.first_token_ms or since()
-            text = stream.step(self.tokenizer._tokenizer, token)
+            text = stream.step(self._backend, token)
             if text:
                 written += text
                 yield text
@@ -228,7 +229,7 @@ class Engine:
         """Ids of the conversation, and the frames that its negative ids stand for."""
         config = self.model.config
         system = config.system_prompt + (config.empathy_prompt if empathy else "")
-        examples = [(user, reply) for user, reply in config.examples or ()]
+        examples = [(user, reply) for user, reply in config.examples]
         frames: dict[int, Tensor] = {}
         said = [self._content(past.message, frames) for past in history]
         user = None if message is None else self._content(message, frames)

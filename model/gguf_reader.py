@@ -5,7 +5,6 @@ Knows nothing of torch: the `gguf` package reads and dequantises with numpy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,10 @@ import numpy as np
 from gguf import GGUFReader
 from gguf.quants import dequantize
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from model.ct2 import write_json
+from model.artifacts import Moved, write_json, write_tensors
 from model.errors import WeightsMissing
-
-Moved = Callable[[int], None]
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
@@ -77,7 +73,7 @@ def convert_causal_lm(raw: Path, out: Path, moved: Moved) -> None:
         tensors[name] = array.astype(np.float16)
         if not np.isfinite(tensors[name]).all():
             raise WeightsMissing(f"{tensor.name} does not fit into float16; use the weights of another source.")
-    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(out / "model.safetensors", tensors)
     write_json(out / "config.json", config)
     write_json(out / "generation_config.json", _generation_config(fields))
     write_json(out / "tokenizer_config.json", _tokenizer_config(fields))

@@ -7,6 +7,8 @@ does not depend on what it is batched with: a prefill of many positions and a st
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +28,10 @@ def quantize_rows(values: Tensor) -> tuple[Tensor, Tensor]:
 
 class Int8Linear(nn.Module):
     """y = x W^T + b with W and x in int8; at least two inputs (torch._int_mm misreads a single column)."""
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
 
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -50,20 +56,23 @@ class Int8Linear(nn.Module):
         return output.view(*hidden.shape[:-1], self.out_features)
 
 
-def join(layers: list[nn.Module]) -> nn.Module:
+def join(layers: Sequence[nn.Linear | Int8Linear]) -> nn.Linear | Int8Linear:
     """One layer computing the concatenated outputs of several over the same input.
 
     The parts keep working and become views of the joined weights, so nothing is stored twice.
     """
     weight = torch.cat([layer.weight.data for layer in layers])
-    biases = [layer.bias for layer in layers]
-    bias = None if biases[0] is None else torch.cat([one.data for one in biases])
-    if isinstance(layers[0], Int8Linear):
-        joined: nn.Module = Int8Linear(weight, torch.cat([layer.scale for layer in layers]), bias)
+    biases = [layer.bias.data for layer in layers if layer.bias is not None]
+    bias = torch.cat(biases) if biases else None
+    scales = [layer.scale for layer in layers if isinstance(layer, Int8Linear)]
+    joined: nn.Linear | Int8Linear
+    if scales:
+        joined = Int8Linear(weight, torch.cat(scales), bias)
     else:
         joined = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
         joined.weight = nn.Parameter(weight, requires_grad=False)
-        joined.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        if bias is not None:
+            joined.bias = nn.Parameter(bias, requires_grad=False)
     start = 0
     for layer in layers:
         layer.weight.data = weight[start : start + layer.out_features]

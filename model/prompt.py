@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from typing import cast
 
 from transformers import PreTrainedTokenizerFast
 
@@ -51,7 +52,7 @@ def chat_ids(
         tokenize=False,
         add_generation_prompt=user is not None,
     )
-    pieces = rendered.split(_CONTENT)
+    pieces = cast(str, rendered).split(_CONTENT)
     ids = tokenizer.encode(pieces[0], add_special_tokens=False)
     for content, piece in zip(contents, pieces[1:], strict=user is not None):
         ids += encode_text(tokenizer, content) if isinstance(content, str) else content

@@ -48,11 +48,11 @@ class SpeechLanguageModel(PreTrainedModel):
     ) -> None:
         super().__init__(config)
         self.encoder = WhisperEncoder(config.speech_config) if encoder is None else encoder
-        self.language_model = (
+        self.language_model: Any = (
             AutoModelForCausalLM.from_config(config.text_config) if language_model is None else language_model
         )
         speech_size = config.speech_config.d_model
-        text_size = self.language_model.get_input_embeddings().embedding_dim
+        text_size = int(self.get_input_embeddings().weight.shape[1])
         kernels = config.adapter_kernel_sizes
         self.adapter = ConvAdapter(speech_size, text_size, config.adapter_inner_size, kernels) if kernels else None
         self.lora_scope = LoraScope()
@@ -77,11 +77,11 @@ class SpeechLanguageModel(PreTrainedModel):
         if encoder is None and language_model is None:
             self.post_init()
 
-    def get_input_embeddings(self) -> torch.nn.Module:
+    def get_input_embeddings(self) -> Any:
         """The language model's token embeddings."""
         return self.language_model.get_input_embeddings()
 
-    def get_output_embeddings(self) -> torch.nn.Module:
+    def get_output_embeddings(self) -> Any:
         """The language model's output layer."""
         return self.language_model.get_output_embeddings()
 
@@ -107,7 +107,7 @@ class SpeechLanguageModel(PreTrainedModel):
         if self.adapter is not None:
             frames, mask = self.adapter(encoded, lengths, legacy_batching=legacy_batching)
         emotion_frames, emotion_mask = frames, mask
-        if self.config.emotion_source == "encoder":
+        if self.config.emotion_source == "encoder" and prosody is not None:
             emotion_frames = mean_of_layers(states, self.config.emotion_layers)[:, : encoded.shape[1]]
             emotion_frames = torch.cat([emotion_frames, prosody.to(emotion_frames)], dim=-1)
             emotion_mask = torch.arange(encoded.shape[1], device=lengths.device) < lengths[:, None]

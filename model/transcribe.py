@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ class Transcriber:
         self._decoder = whisper.model.decoder
         self._head = whisper.proj_out
         self._tokenizer = tokenizer
-        settings = whisper.generation_config
+        settings: Any = whisper.generation_config
         self._start = settings.decoder_start_token_id
         self._end = whisper.config.eos_token_id
         self._languages = dict(getattr(settings, "lang_to_id", None) or {})
@@ -118,7 +119,8 @@ class Transcriber:
             logits = self._step([token], encoded, cache)
         if no_speech > _NO_SPEECH and total / (len(ids) + 1) < _LEAST_MEAN_LOG_PROBABILITY:
             ids = []
-        return Transcript(self._tokenizer.decode(ids, skip_special_tokens=True).strip(), language or "en")
+        text = cast(str, self._tokenizer.decode(ids, skip_special_tokens=True))
+        return Transcript(text.strip(), language or "en")
 
     def _step(self, ids: list[int], encoded: Tensor, cache: EncoderDecoderCache) -> Tensor:
         output = self._decoder(

@@ -5,7 +5,9 @@ The files are written here from small random transformers models, so that the or
 
 from __future__ import annotations
 
+import errno
 import json
+import resource
 import struct
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,6 @@ from gguf.quants import quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -37,7 +38,7 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.utils import logging as transformers_logging
 
 from model import fetch, store
-from model.artifacts import convert
+from model.artifacts import convert, write_tensors
 from model.ct2 import read_ct2, whisper_tokenizer
 from model.errors import WeightsMissing
 from model.gguf_reader import QWEN2_WORDS, build_tokenizer, unpermute
@@ -112,12 +113,13 @@ def as_ct2(model: WhisperForConditionalGeneration) -> dict[str, Array]:
     return out
 
 
-def whisper_tokenizer_file(merges_as_text: bool = False, timestamps: bool = False) -> dict[str, Any]:
-    tasks = ["transcribe", "translate", "startoflm", "startofprev", "nospeech", "notimestamps"]
+def whisper_tokenizer_file(older: bool) -> dict[str, Any]:
+    silence = "nocaptions" if older else "nospeech"
+    tasks = ["transcribe", "translate", "startoflm", "startofprev", silence, "notimestamps"]
     names = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", *(f"<|{task}|>" for task in tasks)]
-    vocabulary = {chr(97 + index): index for index in range(20)} | {"ab": 20, "cd": 21}
+    vocabulary = {"abcdefghijklmnopqrt"[index]: index for index in range(19)} | {"ab": 19, "Ġ": 20, "Ġt": 21}
     added = [(22 + index, text, True) for index, text in enumerate(names)]
-    if timestamps:
+    if not older:
         added += [(32 + step, f"<|{step * 0.02:.2f}|>", False) for step in range(1501)]
     flags = {"single_word": False, "lstrip": False, "rstrip": False}
     return {
@@ -130,8 +132,8 @@ def whisper_tokenizer_file(merges_as_text: bool = False, timestamps: bool = Fals
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": {
             "type": "BPE",
-            "vocab": vocabulary | ({"<|endoftext|>": 22} if merges_as_text else {}),
-            "merges": ["a b", "c d"] if merges_as_text else [["a", "b"], ["c", "d"]],
+            "vocab": vocabulary | ({"<|endoftext|>": 22} if older else {}),
+            "merges": ["a b"] if older else [["Ġ", "t"], ["a", "b"]],
         },
     }
 
@@ -154,7 +156,7 @@ def ct2_folder(tmp_path: Path, whisper: WhisperForConditionalGeneration) -> Path
     raw.mkdir()
     alias = {"decoder/projection/weight": "decoder/embeddings/weight"}
     write_ct2(raw / "model.bin", as_ct2(whisper), alias)
-    (raw / "tokenizer.json").write_text(json.dumps(whisper_tokenizer_file(merges_as_text=True)), "utf-8")
+    (raw / "tokenizer.json").write_text(json.dumps(whisper_tokenizer_file(older=True)), "utf-8")
     settings = {"alignment_heads": [[0, 1]], "lang_ids": [24, 25], "suppress_ids": [3], "suppress_ids_begin": [1, 22]}
     (raw / "config.json").write_text(json.dumps(settings), "utf-8")
     return raw
@@ -195,8 +197,16 @@ def test_a_whisper_folder_holds_the_model_that_went_in(
     assert generation.task_to_id == {"transcribe": 26, "translate": 27}
     assert (generation.no_timestamps_token_id, generation.prev_sot_token_id) == (31, 29)
     tokenizer = AutoTokenizer.from_pretrained(out)
-    assert tokenizer.decode([32 + 106, 20, 21], decode_with_timestamps=True) == "<|2.12|>abcd"
+    assert tokenizer.decode([32 + 106, 19, 21], decode_with_timestamps=True) == "<|2.12|>ab t"
     assert tokenizer("<|en|>", add_special_tokens=False).input_ids == [24]
+
+
+def test_an_english_only_model_offers_no_languages(ct2_folder: Path) -> None:
+    settings = json.loads((ct2_folder / "config.json").read_text("utf-8"))
+    (ct2_folder / "config.json").write_text(json.dumps(settings | {"lang_ids": [25]}), "utf-8")
+    generation = GenerationConfig.from_pretrained(converted("whisper-ctranslate2", ct2_folder))
+    assert generation.is_multilingual is False
+    assert not hasattr(generation, "lang_to_id")
 
 
 def test_the_same_file_gives_the_same_bytes(ct2_folder: Path) -> None:
@@ -206,12 +216,13 @@ def test_the_same_file_gives_the_same_bytes(ct2_folder: Path) -> None:
         assert path.read_bytes() == (second / path.name).read_bytes(), path.name
 
 
-def test_both_forms_of_a_whisper_tokenizer_become_one() -> None:
-    bare, _ = whisper_tokenizer(whisper_tokenizer_file(merges_as_text=True))
-    full, special = whisper_tokenizer(whisper_tokenizer_file(timestamps=True))
-    assert bare == full
-    assert len(full["added_tokens"]) == 10 + 1501
-    assert Tokenizer.from_str(json.dumps(full)).token_to_id("<|30.00|>") == special["<|notimestamps|>"] + 1501
+def test_all_forms_of_a_whisper_tokenizer_become_one() -> None:
+    old, _ = whisper_tokenizer(whisper_tokenizer_file(older=True))
+    new, special = whisper_tokenizer(whisper_tokenizer_file(older=False))
+    assert old.to_str() == new.to_str()
+    assert new.token_to_id("<|30.00|>") == special["<|notimestamps|>"] + 1501
+    assert old.encode(" t").tokens == ["Ġt"]
+    assert "<|nospeech|>" in special
 
 
 @given(cut=st.integers(0, 2000))
@@ -285,6 +296,8 @@ def write_gguf(path: Path, model: PreTrainedModel, pre: str, output: bool = Fals
         "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
     }  # fmt: skip
     whole = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
+    if output:
+        writer.add_tensor("output.weight", model.state_dict()["lm_head.weight"].float().numpy())
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight":
             continue
@@ -304,8 +317,6 @@ def write_gguf(path: Path, model: PreTrainedModel, pre: str, output: bool = Fals
         if module == "mlp.up_proj":
             array, raw = quantize(array, GGMLQuantizationType.Q8_0), GGMLQuantizationType.Q8_0
         writer.add_tensor(f"blk.{block}.{modules[module]}.{kind}", array, raw_dtype=raw)
-    if output:
-        writer.add_tensor("output.weight", model.state_dict()["lm_head.weight"].float().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -412,6 +423,18 @@ def test_an_unknown_gguf_is_named_as_such(tmp_path: Path, change: dict[str, str]
     write_gguf(tmp_path / "raw" / "model.gguf", model, change.get("pre", "smollm"))
     with pytest.raises(WeightsMissing, match=next(iter(change.values()))):
         converted("causal-lm-gguf", tmp_path / "raw")
+
+
+def test_a_file_that_cannot_grow_is_an_os_error(tmp_path: Path) -> None:
+    """The library's own error names the cause in words only; a size limit stands in for a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as error:
+            write_tensors(tmp_path / "model.safetensors", {"a": np.zeros(4 << 20, np.float16)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert error.value.errno == errno.EFBIG
 
 
 # The real weights

@@ -53,9 +53,7 @@ def model():
     encoder = {k.removeprefix("whisper_model."): v for k, v in weights.items() if k.startswith("whisper_model.")}
     assert not model.encoder.load_state_dict(encoder, strict=True).missing_keys
     adapter = {
-        k.removeprefix("adapter.")
-        .replace("subsampler.conv_layers", "convolutions")
-        .replace("speech_ln", "norm"): v
+        k.removeprefix("adapter.").replace("subsampler.conv_layers", "convolutions").replace("speech_ln", "norm"): v
         for k, v in weights.items()
         if k.startswith("adapter.")
     }

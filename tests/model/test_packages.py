@@ -51,7 +51,7 @@ def real_wheel(folder: Path) -> Package:
 
 def test_pip_downloads_a_wheel_under_the_users_own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = real_wheel(tmp_path / "links")
-    settings = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "links"), "PIP_REQUIRE_VIRTUALENV": "1"}
+    settings = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "links")}
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "got").mkdir()
@@ -59,6 +59,18 @@ def test_pip_downloads_a_wheel_under_the_users_own_settings(tmp_path: Path, monk
     archive = download_package(package, tmp_path / "got", moved.append)
     assert sha256(archive.read_bytes()) == package.sha256
     assert all(0 <= done <= package.size for done in moved)
+
+
+def test_a_client_keeps_the_users_settings_but_those_of_installing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_REQUIRE_VIRTUALENV", "1")
+    monkeypatch.setenv("PIP_INDEX_URL", "file:///mirror")
+    script = (
+        "import os; print(*map(os.environ.get, ('TMPDIR', 'PIP_INDEX_URL', 'PIP_REQUIRE_VIRTUALENV')), os.getcwd())"
+    )
+    code, output = packages.run_watched([sys.executable, "-c", script], tmp_path, lambda _: None)
+    assert (code, output.split()) == (0, [str(tmp_path), "file:///mirror", "0", str(tmp_path)])
 
 
 def test_pip_without_a_network_is_a_failed_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

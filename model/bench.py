@@ -1,0 +1,233 @@
+"""`python -m model.bench [--model mini] [--json]`: what this machine makes of a checkpoint, in one run.
+
+Every ratio compares two sides measured here, with the same threads. Absolute times belong to the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from assistant.events import Exchange, Samples, Spoken
+from model import checkpoint
+from model.audio import read_audio
+from model.checkpoint import RESOURCES, Checkpoint
+from model.config import SAMPLE_RATE
+from model.decode import Decoder, KeyValueCache
+from model.engine import Engine
+from model.errors import ModelError
+from model.features import encode, log_mel
+from model.int8 import quantize_int8
+from model.prompt import chat_ids, encode_text
+
+TOKENS = 64
+REPEATS = 5
+TURNS = 8
+
+TEXT = """\
+On Monday the ferry was late because of the fog, so we sat in the harbour cafe and talked about the garden. \
+My aunt wants to plant beans along the wall, where the sun stays until the evening. I said that the soil there \
+is too dry, but she has already bought a barrel for the rain. When the boat finally came, the captain waved and \
+promised us hot tea. We reached the island at noon, walked past the old school, and found the door of the house \
+open. Nobody was in. On the table lay a letter, three apples and a key that fitted no lock we knew."""
+"""Written for this measurement: the fixed text whose likelihood tells what 8 bits cost."""
+
+
+def milliseconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
+    """Median duration of `work` after one warm-up."""
+    times = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        work()
+        times.append((time.perf_counter() - started) * 1e3)
+    return statistics.median(times[1:])
+
+
+def encoder_figures(loaded: Checkpoint, samples: Samples) -> dict[str, float]:
+    """The encoder over a 6 s clip: the full 30 s window against the utterance plus 2 s."""
+
+    def run(trimmed: bool) -> None:
+        features = log_mel(loaded.extractor, samples, trimmed=trimmed)
+        with torch.inference_mode():
+            encode(loaded.model.encoder, features.to(loaded.model.device))
+
+    padded, trimmed = milliseconds(lambda: run(False)), milliseconds(lambda: run(True))
+    return {
+        "encoder_padded_ms": padded,
+        "encoder_trimmed_ms": trimmed,
+        "encoder_ratio_padded_to_trimmed": padded / trimmed,
+    }
+
+
+def generate_speed(model: Any, prompt: list[int]) -> float:
+    """Tokens per second of transformers' `generate`, greedy, after the prompt's prefill."""
+    ids = torch.tensor([prompt], device=model.device)
+    mask = torch.ones_like(ids)
+    settings = {"do_sample": False, "repetition_penalty": 1.0, "pad_token_id": 0}
+
+    def run(tokens: int) -> None:
+        model.generate(ids, attention_mask=mask, min_new_tokens=tokens, max_new_tokens=tokens, **settings)
+
+    run(2)
+    speeds = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        run(1)
+        first = time.perf_counter()
+        run(TOKENS + 1)
+        speeds.append(TOKENS / ((time.perf_counter() - first) - (first - started)))
+    return statistics.median(speeds)
+
+
+def loop_speed(model: PreTrainedModel, prompt: list[int]) -> float:
+    """Tokens per second of our decode loop, greedy, after the prompt's prefill."""
+    decoder = Decoder(model)
+    speeds = []
+    for _ in range(REPEATS + 1):
+        cache = KeyValueCache(model.config.num_hidden_layers)
+        with torch.inference_mode():
+            output = model(torch.tensor([prompt], device=model.device), past_key_values=cache, logits_to_keep=1)
+        token = int(output.logits[0, -1].argmax())
+        started = time.perf_counter()
+        for _ in range(TOKENS):
+            token = int(decoder.step(token, cache).argmax())
+        speeds.append(TOKENS / (time.perf_counter() - started))
+    return statistics.median(speeds[1:])
+
+
+def bandwidth() -> float:
+    """Bytes per second that this machine reads from memory: a sum over a block larger than any cache."""
+    block = torch.ones(1 << 27)
+    return block.numel() * 4 / (milliseconds(block.sum) / 1e3)
+
+
+def likelihood(loaded: Checkpoint) -> float:
+    """Mean negative log-likelihood a token of the fixed text, in nats."""
+    ids = torch.tensor([encode_text(loaded.tokenizer, TEXT)], device=loaded.model.device)
+    with torch.inference_mode():
+        logits = loaded.model.language_model(ids).logits.float()
+    return float(torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:]))
+
+
+def decode_figures(loaded: Checkpoint) -> dict[str, float]:
+    """Decode speed of `generate` and of our loop in fp32 and int8, the memory bound, what int8 costs.
+
+    Leaves the language model in int8 (on a CPU).
+    """
+    model = loaded.model.language_model
+    prompt = chat_ids(loaded.tokenizer, loaded.model.config.system_prompt, [], "Tell me about the sea.")
+    read = [p for name, p in model.named_parameters() if "embed_tokens" not in name or model.config.tie_word_embeddings]
+    weights = sum(parameter.numel() for parameter in read)
+    speed = bandwidth()
+    figures = {
+        "generate_tokens_per_second": generate_speed(model, prompt),
+        "fp32_tokens_per_second": loop_speed(model, prompt),
+        "fp32_bound_tokens_per_second": speed / (4 * weights),
+        "fp32_nats_per_token": likelihood(loaded),
+    }
+    quantize_int8(model)
+    figures |= {
+        "decode_tokens_per_second": loop_speed(model, prompt),
+        "int8_bound_tokens_per_second": speed / weights,
+        "int8_nats_per_token": likelihood(loaded),
+        "memory_bandwidth_gb_per_second": speed / 1e9,
+    }
+    figures["fp32_ratio_to_generate"] = figures["fp32_tokens_per_second"] / figures["generate_tokens_per_second"]
+    figures["decode_ratio_to_generate"] = figures["decode_tokens_per_second"] / figures["generate_tokens_per_second"]
+    cost = figures["int8_nats_per_token"] / figures["fp32_nats_per_token"] - 1
+    return figures | {"int8_cost_percent": 100 * cost}
+
+
+def first_token_figures(loaded: Checkpoint, samples: Samples) -> dict[str, float]:
+    """Time from a 3 s clip to the first token at the first and at the eighth turn of a conversation.
+
+    Every turn hears the same words at a slightly different level, so that nothing but the length of the
+    history changes, and no turn is answered from a cache of its own clip.
+    """
+    engine = Engine(loaded)
+    clip = samples[: 3 * SAMPLE_RATE]
+    first, last = [], []
+    for run in range(REPEATS + 1):
+        history: list[Exchange] = []
+        engine.forget()
+        for turn in range(TURNS):
+            message = Spoken(clip * np.float32(1 - 0.001 * (turn + TURNS * run)))
+            started = time.perf_counter()
+            stream = engine.reply(history, message)
+            reply = next(stream, "")
+            elapsed = (time.perf_counter() - started) * 1e3
+            reply += "".join(stream)
+            history.append(Exchange(message, reply))
+            engine.prepare(history)
+            if turn == 0:
+                first.append(elapsed)
+        last.append(elapsed)
+    turn_1, turn_8 = statistics.median(first[1:]), statistics.median(last[1:])
+    return {
+        "first_token_turn_1_ms": turn_1,
+        "first_token_turn_8_ms": turn_8,
+        "first_token_ratio_turn_8_to_1": turn_8 / turn_1,
+    }
+
+
+def bench(source: str, device: str, recording: Path, threads: int) -> dict[str, float | str]:
+    """All figures of one checkpoint on one device."""
+    torch.set_num_threads(threads)
+    started = time.perf_counter()
+    loaded = checkpoint.load(source, device=device, quantize="none")
+    load_seconds = time.perf_counter() - started
+    samples = read_audio(recording)
+    six_seconds = np.resize(samples, 6 * SAMPLE_RATE)
+    figures: dict[str, float | str] = {
+        "model": source,
+        "device": loaded.device,
+        "threads": float(threads),
+        "load_seconds": load_seconds,
+    }
+    figures |= encoder_figures(loaded, six_seconds)
+    figures |= decode_figures(loaded)
+    figures |= first_token_figures(loaded, samples)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return figures | {"peak_memory_mib": peak / 1024}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; prints a table, or with --json one flat object."""
+    parser = argparse.ArgumentParser(prog="python -m model.bench", description=__doc__)
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--recording", type=Path, default=RESOURCES / "samples" / "dashwood.wav")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        figures = bench(options.model, options.device, options.recording, options.threads)
+    except ModelError as error:
+        print(error, file=sys.stderr)
+        return 3
+    if options.json:
+        print(json.dumps(figures))
+    else:
+        for name, value in figures.items():
+            print(f"{name:34} {value if isinstance(value, str) else f'{value:12.2f}'}")
+    return 0
+
+
+if __name__ == "__main__":
+    # Before torch starts its threads: two that spin while they wait starve each other.
+    sys.exit(main())

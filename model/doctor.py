@@ -1,0 +1,98 @@
+"""What this machine has for running the model, as plain findings."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib import metadata
+
+import psutil
+import torch
+
+from model.checkpoint import presets
+from model.packages import load_manifest
+from model.store import home
+
+VERSIONS = ("torch", "transformers", "bitsandbytes", "accelerate", "numpy", "PySide6-Essentials", "pyttsx3")
+_GIB = 1 << 30
+_LEAST_MEMORY = 2 * _GIB  # mini with its recogniser, loaded
+_LEAST_DISK = 1 * _GIB
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        name: what was looked at; a key in the JSON report.
+        value: what was found.
+        remedy: what to do about it; None where all is well.
+        essential: without it not even the mini model runs.
+    """
+
+    name: str
+    value: str
+    remedy: str | None = None
+    essential: bool = False
+
+
+def findings() -> list[Finding]:
+    """Versions, devices, memory, disk and weights."""
+    return [
+        Finding("python", platform.python_version()),
+        *(Finding(name, metadata.version(name)) for name in VERSIONS),
+        _cpu(),
+        _gpu(),
+        _memory(),
+        _disk(),
+        *_weights(),
+    ]
+
+
+def _cpu() -> Finding:
+    return Finding("cpu", f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}")
+
+
+def _gpu() -> Finding:
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return Finding("gpu", f"{torch.cuda.get_device_name()}, {free / _GIB:.1f} of {total / _GIB:.1f} GiB free")
+    if torch.version.cuda is None:
+        why = "this torch is built for the CPU only"
+    elif shutil.which("nvidia-smi") is None:
+        why = "no NVIDIA driver was found"
+    else:
+        why = "the NVIDIA driver does not answer (nvidia-smi tells more)"
+    return Finding("gpu", f"none: {why}", "The mini model needs none; the released BLSP-Emo wants one of 12 GB.")
+
+
+def _memory() -> Finding:
+    free = psutil.virtual_memory().available
+    short = free < _LEAST_MEMORY
+    remedy = "Close other programs: the mini model needs 2 GiB." if short else None
+    return Finding("memory", f"{free / _GIB:.1f} GiB free", remedy, essential=short)
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(home()).free
+    short = free < _LEAST_DISK
+    remedy = "Free 1 GiB there, or move it with the variable BLSP_HOME." if short else None
+    return Finding("disk", f"{free / _GIB:.1f} GiB free at {home()}", remedy, essential=short)
+
+
+def _weights() -> list[Finding]:
+    report = []
+    for name, preset in presets().items():
+        parts = [preset["speech"], preset["text"]]
+        missing = [part for part in parts if not (home() / "models" / part / "config.json").is_file()]
+        megabytes = sum(one.size for part in missing for one in load_manifest()[part].sources[0].packages) / 1e6
+        report.append(
+            Finding(
+                f"model {name}",
+                f"not fetched yet: {', '.join(missing)}" if missing else "ready",
+                f"The first `undertone ask --model {name}` fetches {megabytes:.0f} MB." if missing else None,
+            )
+        )
+    return report

@@ -1,0 +1,274 @@
+"""`python -m training fit-head`: the emotion head on frozen encoder frames and prosody, fitted and measured.
+
+Multinomial logistic regression on each clip's mean frame. Layers and L2 are chosen by cross-validation over voices of the
+split "train"; temperature and threshold are set on "calibrate"; the splits "test" (unseen voices), "engine"
+(unseen synthesiser) and "human" are looked at once, for the card.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import WhisperFeatureExtractor, WhisperModel
+
+from assistant.events import EMOTIONS
+from model.config import SAMPLE_RATE
+from model.emotion import EmotionHead
+from model.errors import BadInput, WeightsMissing
+from model.features import encode, encoder_frames, log_mel
+from model.prosody import PROSODY_FEATURES, prosody_frames
+
+from .card import write_card
+
+LAYER_CHOICES = ((1,), (2,), (3,), (4,), (6,), (1, 2, 3), (2, 3, 4))
+L2_CHOICES = (0.003, 0.01, 0.03, 0.1)
+"""Penalty of a standardised encoder feature's weights."""
+PROSODY_L2 = 0.003
+FRAME_GROUP = 4
+MOST_ERROR, LEAST_COVERAGE = 0.20, 0.50
+
+
+@dataclass(frozen=True, slots=True)
+class Clips:
+    """The corpus in mean frames: manifest rows, states [n, layers, D], prosody [n, F], labels [n]."""
+
+    rows: list[dict[str, Any]]
+    states: NDArray[np.float32]
+    prosody: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    def features(self, layers: tuple[int, ...]) -> Tensor:
+        """[n, D + F]: the mean of the named layers, then prosody."""
+        states = self.states[:, list(layers)].mean(1)
+        return torch.from_numpy(np.concatenate([states, self.prosody], 1))
+
+    def where(self, test: Callable[[dict[str, Any]], bool]) -> NDArray[np.bool_]:
+        """The rows that pass `test`, as a mask [n]."""
+        return np.array([test(row) for row in self.rows])
+
+
+def _manifest(corpus: Path) -> list[dict[str, Any]]:
+    path = corpus / "manifest.jsonl"
+    if not path.is_file():
+        raise BadInput(f"{corpus} has no manifest.jsonl: run python -m training corpus {corpus}")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for number, row in enumerate(rows, 1):
+        if row.get("emotion") not in EMOTIONS:
+            raise BadInput(f"{path}:{number}: unknown emotion {row.get('emotion')!r}: use {', '.join(EMOTIONS)}")
+    return sorted(rows, key=lambda row: str(row["audio"]))  # the order in which workers finished means nothing
+
+
+@torch.inference_mode()
+def mean_frames(corpus: Path, whisper: Path) -> Clips:
+    """Every clip's mean encoder frame per layer and mean prosody; kept in corpus/frames.npz for the next fit.
+
+    Raises:
+        BadInput: no manifest, or an unknown emotion in it.
+        WeightsMissing: no Whisper in `whisper`.
+    """
+    rows = _manifest(corpus)
+    if not (whisper / "config.json").is_file():
+        raise WeightsMissing(f"{whisper} holds no Whisper model: pass --whisper DIR")
+    cache = corpus / "frames.npz"
+    known: dict[str, tuple[Any, Any]] = {}
+    if cache.is_file():
+        with np.load(cache) as kept:
+            known = dict(zip(kept["audio"].tolist(), zip(kept["states"], kept["prosody"], strict=True), strict=True))
+    missing = [row["audio"] for row in rows if row["audio"] not in known]
+    if missing:
+        encoder = WhisperModel.from_pretrained(whisper, dtype=torch.float32).encoder.eval()
+        extractor = WhisperFeatureExtractor.from_pretrained(whisper)
+    for audio in track(missing, "frames", transient=True):
+        samples, rate = soundfile.read(corpus / audio, dtype="float32")
+        if rate != SAMPLE_RATE:
+            raise BadInput(f"{corpus / audio}: {rate} Hz, the corpus must be at {SAMPLE_RATE} Hz")
+        count = encoder_frames(len(samples))
+        states = encode(encoder, log_mel(extractor, samples, trimmed=True))
+        known[audio] = (torch.cat(states)[:, :count].mean(1).numpy(), prosody_frames(samples).mean(0))
+    pairs = [known[row["audio"]] for row in rows]
+    states, prosody = (np.stack(part).astype(np.float32) for part in zip(*pairs, strict=True))
+    if missing:
+        np.savez(cache, audio=[row["audio"] for row in rows], states=states, prosody=prosody)
+    return Clips(rows, states, prosody, np.array([EMOTIONS.index(row["emotion"]) for row in rows]))
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A fitted map from raw features: logits = (x - centre) weight.T + offset."""
+
+    weight: Tensor
+    centre: Tensor
+    offset: Tensor
+
+    def __call__(self, features: Tensor) -> Tensor:
+        return (features - self.centre) @ self.weight.T + self.offset
+
+
+def fit_logistic(features: Tensor, labels: Tensor, l2: Tensor, *, steps: int = 60) -> Fit:
+    """Multinomial logistic regression on standardised features by L-BFGS.
+
+    Args:
+        features: [n, D]; labels: int64 [n].
+        l2: [D], the penalty on each standardised feature's weights (mean loss + sum l2 w^2).
+    """
+    centre, scale = features.mean(0), features.std(0).clamp_min(1e-4)
+    inputs = (features - centre) / scale
+    weight = torch.zeros(len(EMOTIONS), inputs.shape[1], requires_grad=True)
+    offset = torch.zeros(len(EMOTIONS), requires_grad=True)
+    # neutral clips are thrice the others': they count half as much each, so neutral stays the likeliest class
+    balance = torch.ones(len(EMOTIONS))
+    balance[0] = 0.5
+    optimiser = torch.optim.LBFGS([weight, offset], max_iter=steps, history_size=20, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = torch.nn.functional.cross_entropy(inputs @ weight.T + offset, labels, balance)
+        loss = loss + (l2 * weight**2).sum()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    return Fit((weight / scale).detach(), centre, offset.detach())
+
+
+def _penalty(clips: Clips, l2: float) -> Tensor:
+    return torch.cat([torch.full((clips.states.shape[2],), l2), torch.full((len(PROSODY_FEATURES),), PROSODY_L2)])
+
+
+def _balanced(row: dict[str, Any]) -> bool:
+    return row["rendition"] in EMOTIONS
+
+
+def choose(clips: Clips) -> tuple[tuple[int, ...], float, dict[str, float]]:
+    """Layers and L2 with the best accuracy on voices left out of the fit (4 folds of the split "train")."""
+    train = clips.where(lambda row: row["split"] == "train")
+    voices = sorted({row["voice"] for row in clips.rows if row["split"] == "train"})
+    folds = np.array([voices.index(r["voice"]) % 4 if r["split"] == "train" else -1 for r in clips.rows])
+    judged = clips.where(_balanced)
+    labels = torch.from_numpy(clips.labels)
+    scores = {}
+    for layers in track(LAYER_CHOICES, "layers", transient=True):
+        features = clips.features(layers)
+        for l2 in L2_CHOICES:
+            right = []
+            for fold in range(4):
+                inside, outside = train & (folds != fold), (folds == fold) & judged
+                fit = fit_logistic(features[inside], labels[inside], _penalty(clips, l2), steps=40)
+                right.append(fit(features[outside]).argmax(1) == labels[outside])
+            scores[layers, l2] = float(torch.cat(right).float().mean())
+    best = max(scores, key=lambda key: scores[key])
+    named = {f"layers {'+'.join(map(str, layers))}, l2 {l2}": score for (layers, l2), score in scores.items()}
+    return *best, named
+
+
+def temperature_of(logits: Tensor, labels: Tensor) -> float:
+    """The temperature with the least negative log-likelihood (Guo et al. 2017), from a grid of 1 % steps."""
+    grid = torch.exp(torch.arange(-1.5, 1.5, 0.01))
+    losses = torch.stack([torch.nn.functional.cross_entropy(logits / t, labels) for t in grid])
+    return float(grid[losses.argmin()])
+
+
+def coverage_curve(probabilities: Tensor, labels: Tensor) -> list[tuple[float, float, float]]:
+    """(threshold, coverage, error among the covered) at every 5 % of coverage, from 5 to 100 %."""
+    confidence, guess = probabilities.max(1)
+    order = confidence.argsort(descending=True)
+    wrong = (guess != labels)[order].float().cumsum(0)
+    counts = [max(1, round(len(labels) * share / 100)) for share in range(5, 101, 5)]
+    return [(float(confidence[order[n - 1]]), n / len(labels), float(wrong[n - 1] / n)) for n in counts]
+
+
+def threshold_of(probabilities: Tensor, labels: Tensor) -> float:
+    """The confidence that covers most at an error of at most 20 %; if that is under 50 %, the one that covers 50 %."""
+    curve = coverage_curve(probabilities, labels)
+    good = [point for point in curve if point[2] <= MOST_ERROR and point[1] >= LEAST_COVERAGE]
+    return (good[-1] if good else next(p for p in curve if p[1] >= LEAST_COVERAGE - 1e-9))[0]
+
+
+def measure(probabilities: Tensor, labels: Tensor, threshold: float) -> dict[str, Any]:
+    """Accuracy with its 95 % interval, unweighted recall, confusion, calibration error, coverage and error."""
+    confidence, guess = probabilities.max(1)
+    right = (guess == labels).float()
+    confusion = torch.zeros(len(EMOTIONS), len(EMOTIONS), dtype=torch.int64)
+    confusion.index_put_((labels, guess), torch.ones_like(labels), accumulate=True)
+    present = confusion.sum(1) > 0
+    recall = (confusion.diagonal() / confusion.sum(1).clamp_min(1))[present]
+    bins = (confidence * 10).long().clamp(max=9)
+    gaps = [(confidence[bins == b].sum() - right[bins == b].sum()).abs() for b in range(10)]
+    covered = confidence >= threshold
+    accuracy, half = float(right.mean()), 1.96 * float(right.std(correction=0)) / len(right) ** 0.5
+    return {
+        "n": len(labels),
+        "accuracy": accuracy,
+        "interval_95": [max(0.0, accuracy - half), min(1.0, accuracy + half)],
+        "unweighted_recall": float(recall.mean()),
+        "calibration_error": float(torch.stack(gaps).sum() / len(labels)),
+        "coverage": float(covered.float().mean()),
+        "error_when_sure": float(1 - right[covered].mean()) if bool(covered.any()) else None,
+        "confusion": confusion.tolist(),
+    }
+
+
+def _neutral_speech(probabilities: Tensor, threshold: float) -> dict[str, Any]:
+    """What untouched, unacted speech is read as."""
+    confidence, guess = probabilities.max(1)
+    sure = confidence >= threshold
+    shares = {e: float((sure & (guess == i)).float().mean()) for i, e in enumerate(EMOTIONS)}
+    return {"n": len(guess), **shares, "unsure": float((~sure).float().mean())}
+
+
+def fit_head(corpus: Path, out: Path, *, whisper: Path) -> dict[str, Any]:
+    """Fit, calibrate, measure; write head.safetensors, reading.json and CARD.md to `out`; the figures.
+
+    Raises:
+        BadInput, WeightsMissing: see `mean_frames`; BadInput also when a split is empty.
+    """
+    clips = mean_frames(corpus, whisper)
+    for split in ("train", "calibrate", "test"):
+        if not clips.where(lambda row, split=split: row["split"] == split).any():  # type: ignore[misc]
+            raise BadInput(f"{corpus} has no clip in the split {split!r}: build it with more --clips")
+    layers, l2, scores = choose(clips)
+    features, labels = clips.features(layers), torch.from_numpy(clips.labels)
+    train = clips.where(lambda row: row["split"] == "train")
+    fit = fit_logistic(features[train], labels[train], _penalty(clips, l2), steps=200)
+    logits, judged = fit(features), clips.where(_balanced)
+    held = clips.where(lambda row: row["split"] == "calibrate") & judged
+    temperature = temperature_of(logits[held], labels[held])
+    probabilities = torch.softmax(logits / temperature, 1)
+    threshold = threshold_of(probabilities[held], labels[held])
+    figures: dict[str, Any] = {"layers": list(layers), "l2": l2, "temperature": temperature, "threshold": threshold}
+    for split in ("test", "engine", "human"):
+        part = clips.where(lambda row, split=split: row["split"] == split) & judged  # type: ignore[misc]
+        if part.any():
+            figures[split] = measure(probabilities[part], labels[part], threshold)
+            figures[split]["curve"] = coverage_curve(probabilities[part], labels[part])
+    for name, voice in (("librivox_untouched", "librivox"), ("allison_untouched", "allison")):
+        part = clips.where(lambda r, v=voice: r["voice"] == v and r["rendition"] == "untouched")  # type: ignore[misc]
+        if part.any():
+            figures[name] = _neutral_speech(probabilities[part], threshold)
+    out.mkdir(parents=True, exist_ok=True)
+    head = EmotionHead(features.shape[1])
+    head.load_state_dict(
+        {
+            "weight": fit.weight,
+            "centre": fit.centre,
+            "offset": fit.offset,
+            "temperature": torch.tensor(temperature),
+        }
+    )
+    save_file({name: tensor.contiguous() for name, tensor in head.state_dict().items()}, out / "head.safetensors")
+    reading = {"layers": list(layers), "features": list(PROSODY_FEATURES), "temperature": temperature}
+    reading |= {"threshold": threshold, "frame_group": FRAME_GROUP}
+    (out / "reading.json").write_text(json.dumps(reading, indent=2) + "\n")
+    write_card(out / "CARD.md", figures, scores, clips.rows)
+    return figures
