@@ -145,7 +145,7 @@ _SCAN = re.compile(
     r"|(?:https?://|www\.)[!-~]*[\w/])"
     r"|(?P<open>`+|\[|<(?=[A-Za-z/!]|\Z)|\\(?=[(\[]|\Z)|\$\$|\$\Z)"
     rf"|(?P<stop>[。！？]+[\"'”’」』）)\]*_~]*|[.!?…]+[\"'”’)\]*_~]*(?=\s|$|[{HAN}]))"
-    r"|(?P<pause>[，；：、,;:]*\s+|[，；：、]+)"
+    r"|(?P<pause>[，；：、,;:]{0,8}\s+|[，；：、]+)"
 )
 _OPEN_SPAN = 820  # an opener further back than this can no longer become an atom
 _NEXT = re.compile(r"[\W_]{0,40}(\w{1,12})")
@@ -296,7 +296,7 @@ def _ends(text: str, first: int, stop: re.Match[str], end: int, closed: bool) ->
 
 def _abbreviates(before: str, word: str) -> bool:
     """Whether the full stop behind `before` belongs to an abbreviation, the next word being `word`."""
-    if re.search(r"(?:^\s*|[.!?:;]\s+)\(?\d{1,2}$", before):
+    if re.search(r"(?:^|[:;])\s*\(?\d{1,2}$", before):
         return True  # the number of an item within a line
     last = re.split(r"[\s(\[\"“'*_]", before)[-1]
     name = last.lower()

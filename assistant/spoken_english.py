@@ -248,7 +248,7 @@ _RULES: list[Rule] = [
         r"(?:(?<!\w)(?:\+\d{1,3}[ -])?\d{3}[ -]|(?:\+\d{1,3})?\s?\(\d{3}\)\s?)\d{3}[ -]\d{4}(?!\d)",
         lambda m: f" {spell(m[0])}",
     ),
-    *markup(link="link", code="code", formula="a formula"),
+    *markup(link=" link ", code=" code ", formula=" a formula "),
     (r"(?i:\b[\w.+-]{1,64}@(?:[\w-]{1,60}\.){1,4}[a-z]{2,10}\b)", _domain),
     (r"(?i:\b(?:[a-z][\w-]{0,60}\.){1,3}(?:com|org|net|edu|gov|io|ai|dev|info|co|uk|de|fr|eu|cn|app)\b)", _domain),
     (rf"(?P<minus>{_MINUS})(?P<symbol>US\$|[$€£¥₹₩₽])\s?{_AMOUNT}", _money),
@@ -268,7 +268,7 @@ _RULES: list[Rule] = [
     (rf"{_BEGIN}(?:(?P<whole>\d+)\s)?(?P<top>\d\d?)/(?P<bottom>\d{{1,3}})(?![\d/])", _fraction),
     (r"(?<!\w)(?:'|(?<=\bthe ))(?P<digits>\d0)s\b|(?<!\w)(?P<year>[12]\d\d0)s\b", _decade),
     (rf"(?P<minus>{_MINUS}){_BEGIN}(?P<n>{_NUMBER})\s?(?P<unit>{_choice((*_UNITS, 'ft'))})(?![\w²³])", _quantity),
-    (rf"{_BEGIN}(?P<low>\d+(?:\.\d+)?)\s?[-–~]\s?(?P<high>\d+(?:\.\d+)?)(?![\d-]|\.\d)", _range),
+    (rf"{_BEGIN}(?<!\d-)(?P<low>\d+(?:\.\d+)?)\s?[-–~]\s?(?P<high>\d+(?:\.\d+)?)(?![\d-]|\.\d)", _range),
     (
         rf"{_BEGIN}(?P<n>\d{{1,3}}(?:,\d{{3}})*|\d{{1,15}})(?:st|nd|rd|th)\b",
         lambda m: ordinal(int(m["n"].replace(",", ""))),

@@ -170,7 +170,7 @@ def _code(word: str) -> Callable[[re.Match[str]], str]:
 
     def say(match: re.Match[str]) -> str:
         inside = match["inside"].strip()
-        return inside if re.fullmatch(r"[^\W\d_]+", inside) else f" {word} "
+        return inside if re.fullmatch(r"[^\W\d_]+", inside) else word
 
     return say
 
@@ -187,13 +187,13 @@ def markup(link: str, code: str, formula: str) -> list[Rule]:
     """The rules for markup; what is said for a link, for inline code and for a formula."""
     return [
         (r"(?<!`)(?P<ticks>`++)(?P<inside>[^\n]{1,300}?)(?<!`)(?P=ticks)(?!`)", _code(code)),
-        (r"\\\([^\n]{1,300}?\\\)|\\\[[^\n]{1,300}?\\\]|\$\$[^\n]{1,300}?\$\$", words(f" {formula} ")),
+        (r"\\\([^\n]{1,300}?\\\)|\\\[[^\n]{1,300}?\\\]|\$\$[^\n]{1,300}?\$\$", words(formula)),
         (r"<!--[^>\n]{0,300}>|</?[A-Za-z][^<>\n]{0,300}>", silent),
         (r"\]\([^()\n]{0,500}\)|\[\^?\d{1,3}\]|\[[ xX]\](?=\s)|!?\[", silent),
-        (URL, words(f" {link} ")),
+        (URL, words(link)),
         (r"&#?\w{1,10};", _entity),
         (r"(?<!\S)(?:[:;][-^']?[()DPpOo3*|\\/]|<3+|[xX]D|\^_+\^|¯\\_\(ツ\)_/¯)(?!\S)", silent),
-        (r"^\s*(?:>\s?)*(?:#{1,6}\s+|[-*+•]\s+)?(?:\|\s*)?", silent),
+        (r"^\s*(?:(?:>\s?)+(?:#{1,6}\s+|[-*+•]\s+)?|#{1,6}\s+|[-*+•]\s+|\|\s*)", silent),
         (r"\n\s*(?:>\s?)*", words(" ")),
         (r"\|\s*$", silent),
         (r"\s*\|\s*(?=\S)", words(", ")),

@@ -71,9 +71,6 @@ def _load_packaged_espeak() -> str | None:
     return data
 
 
-_DEFAULT_VOICES = {"en": "en-us", "zh": "cmn", "fr": "fr-fr"}  # else espeak's name is the language code
-
-
 class Espeak:
     """pyttsx3's espeak bindings in synchronous mode: samples and word events come back in the call."""
 
@@ -88,6 +85,7 @@ class Espeak:
         self._chunks: list[NDArray[np.int16]] = []
         self._words: list[Mark] = []
         _espeak.SetSynthCallback(self._receive)
+        self._voices = self.voices()
 
     def _receive(self, wav: Any, count: int, events: Any) -> int:
         if wav and count:
@@ -106,17 +104,17 @@ class Espeak:
         Raises:
             ValueError: espeak has no such voice.
         """
-        wanted = _DEFAULT_VOICES.get(language, language)
-        if name:
-            # A name may be a voice or a language of the list, with a variant behind it ("en-gb+f3").
-            known = {key: v["language"] for v in self.voices() for key in (v["name"], v["language"])}
-            spoken = known.get(name.split("+")[0])
-            if spoken is None:
-                raise ValueError(f"there is no voice {name!r}: choose one from the list of voices")
-            if spoken.split("-")[0] == language:
-                wanted = name.replace("zh", "cmn")
-        if self._api.SetVoiceByName(wanted.encode()) != self._api.EE_OK:
-            raise ValueError(f"espeak-ng has no voice for {wanted!r}")
+        languages = {voice["name"]: voice["language"] for voice in self._voices}
+        plain, _, variant = (name or "").partition("+")
+        if name and plain not in languages:
+            raise ValueError(f"there is no voice {name!r}: choose one from the list of voices")
+        if not name or languages[plain].split("-")[0] != language.split("-")[0]:
+            tag = "en-us" if language == "en" else language
+            fitting = [key for key, spoken in languages.items() if f"{spoken}-".startswith(f"{tag}-")]
+            if not fitting:
+                raise ValueError(f"espeak-ng has no voice for the language {language!r}")
+            plain, variant = min(fitting, key=lambda key: languages[key] != tag), ""
+        self._api.SetVoiceByName(f"{plain}+{variant}".rstrip("+").encode())
 
     def speak(self, request: Request) -> Result:
         self.use_voice(request["language"], request["voice"])
@@ -184,9 +182,11 @@ class Portable:
         )
         if name:
             engine.setProperty("voice", name)
+            self._settle()
         engine.setProperty("rate", round(WORDS_PER_MINUTE * request["rate"]))
         if str(engine) == "espeak":  # the other drivers know no pitch
             engine.setProperty("pitch", 50 + 50 * math.log2(max(request["pitch"], 0.1)))
+        self._settle()
         finished = threading.Event()
         engine.connect("finished-utterance", lambda name, completed: finished.set())
         with tempfile.TemporaryDirectory() as folder:
@@ -199,6 +199,14 @@ class Portable:
             samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
         mono = np.ascontiguousarray(samples[:, 0])
         return Result(samples=mono, rate=int(rate), words=_estimated(request["text"], len(mono)), exact=False)
+
+    def _settle(self) -> None:
+        """espeak sets parameters in a thread of its own, which races with a change of voice: let it finish."""
+        if str(self._engine) == "espeak":
+            from pyttsx3.drivers import _espeak
+
+            self._engine.runAndWait()
+            _espeak.Synchronize()
 
     def voices(self) -> list[dict[str, Any]]:
         return [

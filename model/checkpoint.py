@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ def load(
     *,
     device: str = "auto",
     quantize: str = "auto",
+    threads: int | None = None,
     progress: Callable[[fetch.Progress], None] | None = None,
 ) -> Checkpoint:
     """Load a preset (fetching its parts when they are not there yet) or a checkpoint folder.
@@ -74,12 +76,14 @@ def load(
         source: "mini", another preset, or the path of a folder with this project's config.json.
         device: "auto" (CUDA when there is one), "cpu" or "cuda".
         quantize: "auto" (NF4 on CUDA, int8 on a CPU), "none", "int8" (CPU) or "nf4".
+        threads: torch's compute threads in this process; None leaves one core to sound and window.
         progress: told how the fetching of parts goes.
 
     Raises:
         WeightsMissing: no such checkpoint, part, or device.
     """
     device = _device(device)
+    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) - 1))
     if quantize == "auto":
         quantize = "nf4" if device == "cuda" else "int8"
     if quantize == "int8" and device == "cuda":

@@ -39,7 +39,7 @@ class SpeechLanguageConfig(PreTrainedConfig):
         system_prompt, empathy_prompt: the system message, and what is added to it with empathy on.
         examples: (user, reply) pairs that stand before every conversation.
         tone_template: with the path "transcript", how the model is told of the voice: a format string
-            over {tone} and {words}; the plain words when the reading is unsure.
+            over {tone} and {words}; the plain words when the reading is neutral or unsure.
         window: what the encoder sees: "full" 30 s, or "trimmed", the utterance plus 2 s of silence.
     """
 
@@ -70,7 +70,7 @@ class SpeechLanguageConfig(PreTrainedConfig):
         " Your response should fulfill requests with empathy toward user's emotion tone."  # the original's words
     )
     examples: list[list[str]] = field(default_factory=list)
-    tone_template: str = "[{tone} voice] {words}"
+    tone_template: str = "{words} (I am {tone}.)"
     tie_word_embeddings: bool = False
 
     @property

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
-from assistant.events import UNSURE, EmotionReading, Exchange, Message, Samples, Spoken, Typed
+from assistant.events import EmotionReading, Exchange, Message, Samples, Spoken, Typed
 from model.audio import split_at_pauses
 from model.checkpoint import Checkpoint
 from model.config import SAMPLE_RATE
@@ -34,6 +34,7 @@ from model.transcribe import Transcript
 _KEPT_HEARINGS = 256
 _FRAMES_PER_HEARING = 1 << 20  # each hearing's frames get ids of their own, below every token id
 _PREFILL_POSITIONS = 256  # a long prompt is run in pieces, so that a cancel waits for one piece at most
+_FEELING = {"happy": "happy", "angry": "angry", "sad": "sad", "surprise": "surprised"}  # as an adjective
 _SENTENCE_END = re.compile(r"[.!?…。！？]['\"”’)]*\s*$")
 
 
@@ -251,8 +252,8 @@ class Engine:
             return ids
         words = self.transcript(message)
         text = words.text if words is not None else ""
-        tone = hearing.reading.label if hearing.reading is not None else UNSURE
-        return text if tone == UNSURE else self.model.config.tone_template.format(tone=tone, words=text)
+        tone = _FEELING.get(hearing.reading.label) if hearing.reading is not None else None
+        return text if tone is None else self.model.config.tone_template.format(tone=tone, words=text)
 
     def _prefill(self, ids: list[int], frames: dict[int, Tensor], cancelled: Callable[[], bool]) -> Tensor | None:
         """Bring the cache to `ids`; returns the last position's logits, or None when cancelled."""

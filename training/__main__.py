@@ -15,7 +15,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     corpus = commands.add_parser("corpus", help="build the corpus of synthetic prosody (resumable)")
     corpus.add_argument("out", type=Path)
-    corpus.add_argument("--clips", type=int, default=600, help="synthetic sentences, each in 7 renditions")
+    corpus.add_argument("--clips", type=int, default=600, help="synthetic sentences, each in 6 renditions")
     corpus.add_argument("--prompts", type=int, default=60, help="human Asterisk prompts, if installed")
     corpus.add_argument("--seed", type=int, default=0)
     corpus.add_argument("--engines", default="kokoro,espeak,flite,human")

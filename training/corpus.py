@@ -1,7 +1,6 @@
 """`python -m training corpus`: a corpus of synthetic emotional prosody, from engines and rules alone.
 
-OUT/manifest.jsonl has one line per clip (audio, text, emotion, voice, engine, split, rendition, cues are in the
-card), OUT/dropped.jsonl one per source that was left out and why, OUT/card.md the ranges and the counts. The same
+OUT/manifest.jsonl has one line per clip (audio, text, emotion, voice, engine, split, rendition), OUT/dropped.jsonl one per source that was left out and why, OUT/card.md the ranges and the counts. The same
 seed gives the same clips; a command that was interrupted goes on with the sources that are missing.
 """
 
@@ -88,7 +87,7 @@ def build_corpus(
     (out / "audio").mkdir(parents=True, exist_ok=True)
     manifest, dropped = out / "manifest.jsonl", out / "dropped.jsonl"
     rows = _read_lines(manifest)
-    whole = {s for s, n in Counter(row["source"] for row in rows).items() if n == len(EMOTIONS) + 2}
+    whole = {s for s, n in Counter(row["source"] for row in rows).items() if n == len(EMOTIONS) + 1}
     rows = [row for row in rows if row["source"] in whole]
     manifest.write_text("")
     _append(manifest, rows)
@@ -128,10 +127,12 @@ def _card(rows: list[dict[str, Any]], summary: dict[str, Any]) -> str:
     return f"""# Synthetic prosody corpus
 
 {summary["clips"]} clips ({summary["splits"]}), seed {summary["seed"]}; dropped: {summary["dropped"] or "none"}.
-No clip is a person's emotional speech. Every sentence comes in all five emotions by the rules below (WORLD vocoder,
-directions after Scherer 2003 and Juslin & Laukka 2003, sizes our own), in a vocoder copy and untouched, both neutral.
+No clip is a person's emotional speech. Every sentence comes in all five emotions by the rules below (WORLD
+vocoder, directions after Scherer 2003 and Juslin & Laukka 2003, sizes our own), and untouched, which counts as
+neutral like the vocoder's neutral copy.
 Training sentences are spoken by made-up speakers (pitch, range, rate, tilt and formants changed alike for all
-emotions). All clips but untouched human speech get a room (half of them), noise at 15 to 45 dB and any gain.
+emotions). All clips but untouched human speech get silence around them, a room (half of them), a colour, noise at 15 to 45 dB
+and any gain.
 flite and the human recordings (LibriVox through pocketsphinx-testdata, BSD; Asterisk prompts by Allison Smith,
 CC-BY-SA-3.0) are tested on only. Kokoro-82M: Apache-2.0. espeak-ng: GPL-3 (a separate process; its output is free).
 

@@ -18,113 +18,31 @@ from model.errors import BadInput
 
 from .voices import RATE
 
+# cue: (lowest, highest ever used), then mean and standard deviation in the order neutral, happy, angry, sad, surprise
+_RULES = """
+f0_shift_semitones    -6    6     0 0.7      4 0.8      2.8 0.8    -2.5 0.7    4.5 0.8
+f0_range_factor       0.4   2.4   1 0.1      1.6 0.15   1.35 0.15  0.5 0.08    1.9 0.2
+rate_factor           0.75  1.3   1 0.04     1.12 0.05  1.2 0.05   0.8 0.04    1 0.06
+tilt_db_per_octave    -4    4     0 0.4      0.8 0.4    3 0.6      -2.6 0.6    0.3 0.5
+energy_db             -9    9     0 1.5      3 2        6 2        -5 2        2 2
+energy_range_factor   0.7   1.5   1 0.05     1.1 0.08   1.3 0.1    0.85 0.06   1.1 0.08
+final_rise_semitones  -4    6     0 0.5      1 0.8      -1 0.8     -1.5 0.7    5 0.8
+jitter_percent        0     3     0.2 0.1    0.3 0.1    1.8 0.4    0.7 0.3     0.3 0.15
+breathiness           -0.4  0.4   0 0.05     0 0.05     -0.15 0.08 0.2 0.08    0 0.08
+pause_factor          0.6   2.2   1 0.1      0.9 0.1    0.8 0.1    1.7 0.2     1 0.15
+formant_factor        0.94  1.06  1 0.01     1.03 0.01  1 0.01     0.98 0.01   1 0.01
+"""
+_NUMBERS = {name: [float(n) for n in numbers] for name, *numbers in map(str.split, _RULES.strip().splitlines())}
 CUES: dict[str, tuple[tuple[float, float], dict[str, tuple[float, float]]]] = {
-    # cue: ((lowest, highest) ever used, {emotion: (mean, standard deviation)})
-    "f0_shift_semitones": (
-        (-6.0, 6.0),
-        {"neutral": (0, 0.7), "happy": (3, 1), "angry": (1.5, 1), "sad": (-2, 0.8), "surprise": (3.5, 1.1)},
-    ),
-    "f0_range_factor": (
-        (0.4, 2.2),
-        {
-            "neutral": (1, 0.1),
-            "happy": (1.5, 0.2),
-            "angry": (1.3, 0.2),
-            "sad": (0.6, 0.1),
-            "surprise": (1.7, 0.25),
-        },
-    ),
-    "rate_factor": (
-        (0.75, 1.3),
-        {
-            "neutral": (1, 0.05),
-            "happy": (1.1, 0.06),
-            "angry": (1.18, 0.06),
-            "sad": (0.82, 0.05),
-            "surprise": (1, 0.08),
-        },
-    ),
-    "tilt_db_per_octave": (
-        (-4.0, 4.0),
-        {
-            "neutral": (0, 0.4),
-            "happy": (0.8, 0.5),
-            "angry": (2.5, 0.7),
-            "sad": (-2.2, 0.7),
-            "surprise": (0.4, 0.6),
-        },
-    ),
-    "energy_db": (
-        (-9.0, 9.0),
-        {"neutral": (0, 1.5), "happy": (3, 2), "angry": (6, 2), "sad": (-5, 2), "surprise": (2, 2)},
-    ),
-    "energy_range_factor": (
-        (0.7, 1.5),
-        {
-            "neutral": (1, 0.05),
-            "happy": (1.1, 0.08),
-            "angry": (1.25, 0.1),
-            "sad": (0.85, 0.06),
-            "surprise": (1.1, 0.08),
-        },
-    ),
-    "final_rise_semitones": (
-        (-4.0, 6.0),
-        {
-            "neutral": (0, 0.5),
-            "happy": (1, 0.8),
-            "angry": (-0.7, 0.8),
-            "sad": (-1.5, 0.7),
-            "surprise": (4.5, 1.2),
-        },
-    ),
-    "jitter_percent": (
-        (0.0, 3.0),
-        {
-            "neutral": (0.2, 0.1),
-            "happy": (0.3, 0.1),
-            "angry": (1.4, 0.5),
-            "sad": (0.7, 0.3),
-            "surprise": (0.3, 0.15),
-        },
-    ),
-    "breathiness": (
-        (-0.4, 0.4),
-        {
-            "neutral": (0, 0.05),
-            "happy": (0, 0.05),
-            "angry": (-0.15, 0.08),
-            "sad": (0.2, 0.08),
-            "surprise": (0, 0.08),
-        },
-    ),
-    "pause_factor": (
-        (0.6, 2.2),
-        {
-            "neutral": (1, 0.1),
-            "happy": (0.9, 0.1),
-            "angry": (0.8, 0.1),
-            "sad": (1.6, 0.2),
-            "surprise": (1, 0.15),
-        },
-    ),
-    "formant_factor": (
-        (0.94, 1.06),
-        {
-            "neutral": (1, 0.01),
-            "happy": (1.03, 0.01),
-            "angry": (1, 0.01),
-            "sad": (0.98, 0.01),
-            "surprise": (1, 0.01),
-        },
-    ),
+    name: ((n[0], n[1]), {e: (n[2 + 2 * i], n[3 + 2 * i]) for i, e in enumerate(EMOTIONS)})
+    for name, n in _NUMBERS.items()
 }
 """The published ranges: each cue of a clip is a normal draw, cut to its bounds; neighbours overlap a little."""
 
 
 def draw_cues(emotion: str, random: np.random.Generator) -> dict[str, float]:
-    """One clip's cues. Its emotion may be weak or strong: all deviations from neutral share a factor 0.6 to 1.3."""
-    strength = random.uniform(0.6, 1.3)
+    """One clip's cues. Its emotion may be weak or strong: all deviations from neutral share a factor 0.7 to 1.25."""
+    strength = random.uniform(0.7, 1.25)
     cues = {}
     for name, ((low, high), table) in CUES.items():
         neutral, (mean, spread) = table["neutral"][0], table[emotion]
@@ -137,11 +55,12 @@ def draw_cues(emotion: str, random: np.random.Generator) -> dict[str, float]:
 def draw_speaker(random: np.random.Generator) -> dict[str, float]:
     """A made-up speaker: the same change for all emotions of a training sentence, so voices outnumber engines."""
     return {
-        "f0_shift_semitones": float(random.uniform(-3, 3)),
-        "f0_range_factor": float(random.uniform(0.7, 1.35)),
-        "rate_factor": float(random.uniform(0.88, 1.12)),
-        "tilt_db_per_octave": float(random.normal(0, 0.8)),
-        "formant_factor": float(random.uniform(0.9, 1.12)),
+        "f0_shift_semitones": float(random.uniform(-4, 4)),
+        "f0_range_factor": float(random.uniform(0.5, 1.4)),
+        "rate_factor": float(random.uniform(0.85, 1.15)),
+        "tilt_db_per_octave": float(random.normal(0, 1.0)),
+        "energy_range_factor": float(random.uniform(0.85, 1.15)),
+        "formant_factor": float(random.uniform(0.88, 1.14)),
     }
 
 
@@ -228,37 +147,37 @@ def express(voice: Voiceprint, cues: dict[str, float], random: np.random.Generat
 
 
 def record(samples: Samples, random: np.random.Generator) -> Samples:
-    """The clip as a microphone might give it: in half the cases a room, noise at 15 to 45 dB, any gain, no clipping."""
-    samples = samples / np.abs(samples).max()
+    """The clip as a detector and a microphone might give it, float32, never clipped.
+
+    Up to 0.6 s of silence around it, a room in half the cases, a colour of about 1 dB an octave, noise (white to
+    nearly pink) at 15 to 45 dB, any gain.
+    """
+    lead, tail = (int(random.uniform(0.05, 0.6) * RATE) for _ in range(2))
+    samples = np.pad(samples / np.abs(samples).max(), (lead, tail))
+    size = 1 << (len(samples) + RATE).bit_length()
+    spectrum = np.fft.rfft(samples, size)
+    octaves = np.log2(np.clip(np.fft.rfftfreq(size, 1 / RATE), 100, 7000) / 800)
+    spectrum *= 10 ** (random.normal(0, 1.0) * octaves / 20)
     if random.random() < 0.5:
-        seconds = random.uniform(0.15, 0.5)
-        tail = random.normal(size=int(seconds * RATE)) * np.exp(-6.9 * np.linspace(0, 1, int(seconds * RATE)))
-        response = np.concatenate([[1.0], random.uniform(0.02, 0.08) * tail])
-        size = 1 << (len(samples) + len(response)).bit_length()
-        wet = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(response, size), size)
-        samples = wet[: len(samples) + RATE // 10].astype(np.float32)
-    noise = np.fft.rfft(random.normal(size=len(samples)))
-    noise /= np.maximum(np.arange(len(noise)), 20) ** random.uniform(0, 0.7)  # white to nearly pink
-    hiss = np.fft.irfft(noise, len(samples))
-    power = float(np.mean(samples**2)) / 10 ** (random.uniform(15, 45) / 10)
-    noisy = samples + hiss * np.sqrt(power / np.mean(hiss**2))
+        count = int(random.uniform(0.15, 0.5) * RATE)
+        echo = random.uniform(0.02, 0.08) * random.normal(size=count) * np.exp(-6.9 * np.linspace(0, 1, count))
+        spectrum *= np.fft.rfft(np.concatenate([[1.0], echo]), size)
+    heard = np.fft.irfft(spectrum, size)[: len(samples)]
+    hiss = np.fft.rfft(random.normal(size=len(heard)))
+    hiss = np.fft.irfft(hiss / np.maximum(np.arange(len(hiss)), 20) ** random.uniform(0, 0.7), len(heard))
+    power = np.mean(heard[lead : len(heard) - tail] ** 2) / 10 ** (random.uniform(15, 45) / 10)
+    noisy = heard + hiss * np.sqrt(power / np.mean(hiss**2))
     return (noisy / np.abs(noisy).max() * 10 ** (random.uniform(-20, -1) / 20)).astype(np.float32)
 
 
 def renditions(samples: Samples, source_split: str, random: np.random.Generator) -> dict[str, Samples]:
-    """A sentence's clips: "untouched" (the recording itself), "copy" (through the vocoder) and one per emotion.
+    """A sentence's clips: "untouched" (the recording itself, neutral) and one per emotion.
 
-    "untouched", "copy" and "neutral" are all neutral, so the vocoder's sound is no cue. In the split "train" a
-    made-up speaker replaces the voice, the same for all clips but the untouched one.
+    "neutral" went through the vocoder too, so its sound is no cue. In the split "train" a made-up speaker replaces
+    the voice, the same for all clips but the untouched one; untouched human speech stays exactly as it was.
     """
     voice = analyse(samples)
     if source_split == "train":
-        samples_of = express(voice, draw_speaker(random), random)
-        voice = analyse(samples_of)
-    clips = {"untouched": samples, "copy": express(voice, {"f0_shift_semitones": 0.0}, random)}
-    for emotion in EMOTIONS:
-        clips[emotion] = express(voice, draw_cues(emotion, random), random)
-    return {
-        name: clip if source_split == "human" and name == "untouched" else record(clip, random)
-        for name, clip in clips.items()
-    }
+        voice = analyse(express(voice, draw_speaker(random), random))
+    clips = {emotion: record(express(voice, draw_cues(emotion, random), random), random) for emotion in EMOTIONS}
+    return clips | {"untouched": samples if source_split == "human" else record(samples, random)}

@@ -44,7 +44,7 @@ def test_a_final_rise_and_a_wide_range_are_seen():
 
 
 def test_a_brighter_voice_has_a_higher_tilt():
-    assert mean(voice(150, tilt=0.5))["tilt"] > mean(voice(150, tilt=2))["tilt"] + 1
+    assert mean(voice(150, harmonics=50, tilt=0.5))["tilt"] > mean(voice(150, harmonics=50, tilt=1.5))["tilt"] + 1
 
 
 def test_faster_syllables_are_counted():
