@@ -182,31 +182,25 @@ class Portable:
         )
         if name:
             engine.setProperty("voice", name)
-            self._settle()
         engine.setProperty("rate", round(WORDS_PER_MINUTE * request["rate"]))
         if str(engine) == "espeak":  # the other drivers know no pitch
             engine.setProperty("pitch", 50 + 50 * math.log2(max(request["pitch"], 0.1)))
-        self._settle()
         finished = threading.Event()
         engine.connect("finished-utterance", lambda name, completed: finished.set())
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / ("speech.aiff" if sys.platform == "darwin" else "speech.wav")
             engine.save_to_file(request["text"], str(path))
-            engine.runAndWait()
+            if str(engine) == "espeak":
+                # runAndWait begins by cancelling what espeak does, and with it a rate just set (1 in 40).
+                engine.startLoop()
+            else:
+                engine.runAndWait()
             finished.wait(5)
             while not path.exists():  # a driver may write late; the assistant bounds this wait
                 time.sleep(0.01)
             samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
         mono = np.ascontiguousarray(samples[:, 0])
         return Result(samples=mono, rate=int(rate), words=_estimated(request["text"], len(mono)), exact=False)
-
-    def _settle(self) -> None:
-        """espeak sets parameters in a thread of its own, which races with a change of voice: let it finish."""
-        if str(self._engine) == "espeak":
-            from pyttsx3.drivers import _espeak
-
-            self._engine.runAndWait()
-            _espeak.Synchronize()
 
     def voices(self) -> list[dict[str, Any]]:
         return [

@@ -95,6 +95,7 @@ def load(
         checkpoint = _from_folder(Path(source), device, quantize, progress)
     checkpoint.model.eval()
     if quantize == "int8":
+        quantize_int8(checkpoint.model.encoder)
         quantize_int8(checkpoint.model.language_model)
     return checkpoint
 

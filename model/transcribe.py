@@ -19,10 +19,10 @@ from assistant.events import Samples
 from model.audio import split_at_pauses
 from model.config import SAMPLE_RATE
 from model.features import LONGEST_SECONDS, encode, log_mel
-from model.int8 import quantize_int8
+from model.int8 import Int8Linear, quantize_int8
 
 _TOKENS_PER_SECOND = 10  # fast speech has five words a second; more tokens are a decoder running in circles
-_TIMES_ROUND = 4  # a phrase said this often in a row is the decoder's doing
+_LEAST_CIRCLE = 12  # tokens; a phrase said three times over and as long as this is the decoder's doing
 _NO_SPEECH = 0.6  # thresholds of the Whisper paper (arXiv 2212.04356, section 4.5)
 _LEAST_MEAN_LOG_PROBABILITY = -1.0
 
@@ -64,11 +64,12 @@ class Transcriber:
 
     @classmethod
     def load(cls, folder: Path, *, int8: bool = False) -> Transcriber:
-        """Load a transformers Whisper folder in fp32; `int8` quantises the decoder's linear layers."""
+        """Load a transformers Whisper folder in fp32; `int8` quantises the decoder."""
         whisper = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
         whisper.eval()
         if int8:
             quantize_int8(whisper.model.decoder)
+            whisper.proj_out = Int8Linear.of(whisper.proj_out)
         return cls(
             whisper,
             WhisperFeatureExtractor.from_pretrained(folder),
@@ -112,9 +113,9 @@ class Transcriber:
             if token == self._end:
                 break
             ids.append(token)
-            circle = _circle(ids)
-            if circle:
-                del ids[-circle * (_TIMES_ROUND - 1) :]
+            repeated = _repeated(ids)
+            if repeated:
+                del ids[-repeated:]
                 break
             logits = self._step([token], encoded, cache)
         if no_speech > _NO_SPEECH and total / (len(ids) + 1) < _LEAST_MEAN_LOG_PROBABILITY:
@@ -136,9 +137,10 @@ class Transcriber:
         return tokens[int(logits[tokens].argmax())]
 
 
-def _circle(ids: list[int]) -> int:
-    """Length of the phrase that the last tokens repeat `_TIMES_ROUND` times over; 0 if none."""
-    for size in range(1, 9):
-        if len(ids) >= size * _TIMES_ROUND and ids[-size * _TIMES_ROUND :] == ids[-size:] * _TIMES_ROUND:
-            return size
+def _repeated(ids: list[int]) -> int:
+    """How many of the last tokens only repeat the phrase before them; 0 unless it runs in circles."""
+    for size in range(1, len(ids) // 3 + 1):
+        times = max(3, -(-_LEAST_CIRCLE // size))
+        if len(ids) >= size * times and ids[-size * times :] == ids[-size:] * times:
+            return size * (times - 1)
     return 0

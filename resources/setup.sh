@@ -18,7 +18,7 @@ stop() { say "$*"; exit 3; }
 
 case ${1-} in
     '') target=$root ;;
-    test) target="$root[test]" ;;
+    test) target="${root}[test]" ;;
     *) printf 'usage: sh resources/setup.sh [test]\n' >&2; exit 2 ;;
 esac
 
@@ -71,13 +71,13 @@ system_packages() {
 # --- Python ---
 
 fits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1; }
-complete() { "$1" -c 'import ensurepip, venv' >/dev/null 2>&1; }
+has_venv() { "$1" -c 'import ensurepip, venv' >/dev/null 2>&1; }
 
-find_python() { # prints a Python that fits, a complete one if there is one
+find_python() { # prints a Python that fits, one that can make environments if there is one
     found=
     for candidate in python3.13 python3.12 python3.11 python3 /usr/bin/python3; do
         fits "$candidate" || continue
-        if complete "$candidate"; then printf '%s' "$candidate"; return; fi
+        if has_venv "$candidate"; then printf '%s' "$candidate"; return; fi
         found=${found:-$candidate}
     done
     printf '%s' "$found"
@@ -89,9 +89,10 @@ choose_python() {
         apt_install python3 python3-venv && python=$(find_python)
         [ -n "$python" ] || stop "no Python 3.11, 3.12 or 3.13 found: install one and repeat"
     fi
-    complete "$python" && return
+    has_venv "$python" && return
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-    apt_install "python$version-venv" && complete "$python" || stop "$python lacks venv and ensurepip"
+    apt_install "python$version-venv" || stop "$python lacks venv and ensurepip"
+    has_venv "$python" || stop "$python still lacks venv and ensurepip: repair or replace this Python"
 }
 
 # --- the environment ---
@@ -111,7 +112,7 @@ make_venv() {
 
 install_project() {
     wanted="$root $(cksum <"$root/pyproject.toml")"
-    for done_before in "$target" "$root[test]"; do # the test installation holds the other
+    for done_before in "$target" "${root}[test]"; do # the test installation holds the other
         stamp=$venv/.installed${done_before#"$root"}
         [ "$wanted" = "$(cat "$stamp" 2>/dev/null)" ] && return 0
     done

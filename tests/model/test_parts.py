@@ -14,6 +14,7 @@ from model.decode import Decoder, KeyValueCache
 from model.features import encode
 from model.int8 import Int8Linear, join, quantize_int8, quantize_rows
 from model.speech_llm import SPEECH_ID
+from model.transcribe import _repeated
 from tests.tiny import tiny_model
 
 SIZES = {
@@ -207,3 +208,19 @@ def test_a_checkpoint_survives_saving(tmp_path) -> None:
     for (name, one), (other_name, other) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
         assert name == other_name
         assert torch.equal(one, other), name
+
+
+@pytest.mark.parametrize(
+    ("ids", "repeated"),
+    [
+        ([], 0),
+        ([1, 2, 3], 0),
+        ([7] * 8, 0),
+        ([7] * 12, 11),
+        ([5, *[1, 2, 3, 4] * 3], 8),
+        ([5, *[1, 2, 3, 4] * 2], 0),
+        ([*range(9)] * 3, 18),
+    ],
+)
+def test_a_transcript_that_runs_in_circles_is_cut(ids: list[int], repeated: int) -> None:
+    assert _repeated(ids) == repeated
