@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from assistant.events import EmotionReading, Exchange, Message
+    from assistant.speech import KokoroSynthesizer, Pyttsx3Synthesizer
     from model.checkpoint import Checkpoint
     from model.doctor import Finding
     from model.engine import Engine
@@ -54,6 +55,18 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument("files", nargs="*", metavar="FILE", help="recordings; - is not read")
     ask.add_argument("--text", action="append", default=[], help="a typed message (repeatable)")
     ask.add_argument("--speak", type=Path, metavar="OUT.wav", help="speak the replies into this WAV file")
+    voice = ask.add_argument_group("voice, for --speak")
+    voice.add_argument(
+        "--voice", metavar="NAME", help="a voice of the system, kokoro, or kokoro:NAME (English, neural)"
+    )
+    for name, what in (("rate", "pace"), ("pitch", "pitch"), ("volume", "volume")):
+        voice.add_argument(f"--{name}", type=float, default=1.0, metavar="FACTOR", help=f"of the normal {what}")
+    voice.add_argument(
+        "--follow-mood",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let rate, pitch and volume follow the reading gently",
+    )
     ask.add_argument("--json", action="store_true", help="print one JSON object per input, nothing else")
     ask.add_argument("--model", default="mini", help="mini, mini-0.5b, or a checkpoint folder")
     ask.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -117,7 +130,7 @@ def ask(options: argparse.Namespace, inputs: Sequence[str | Path]) -> int:
         if options.json:
             print(json.dumps(result, ensure_ascii=False), flush=True)
     if options.speak and replies:
-        speak(replies, options.speak, quiet=options.json)
+        speak(replies, options)
     return worst
 
 
@@ -213,21 +226,41 @@ def describe(reading: EmotionReading | None) -> str:
     return f"sounds {reading.label}, {reading.confidence:.0%} (a prosody estimate)"
 
 
-def speak(replies: Sequence[tuple[str, EmotionReading | None]], target: Path, *, quiet: bool) -> None:
+def speak(replies: Sequence[tuple[str, EmotionReading | None]], options: argparse.Namespace) -> None:
     """Speak the replies, in order, into one WAV file; the voice follows each reading gently."""
     from assistant.speakable import sentences
-    from assistant.speech import Pyttsx3Synthesizer, VoiceSettings, mood_of, write_wav
+    from assistant.speech import VoiceSettings, mood_of, write_wav
 
-    with Pyttsx3Synthesizer() as synthesizer:
+    engine, _, name = (options.voice or "").rpartition(":")
+    if options.voice == "kokoro":
+        engine, name = "kokoro", ""
+    settings = VoiceSettings(
+        name=name or None,
+        rate=options.rate,
+        pitch=options.pitch,
+        volume=options.volume,
+        follow_mood=options.follow_mood,
+    )
+    with synthesiser(neural=engine == "kokoro") as voice:
         spoken = [
-            synthesizer.speak(sentence, VoiceSettings(), mood_of(reading))
+            voice.speak(sentence, settings, mood_of(reading))
             for reply, reading in replies
             for sentence in sentences(reply)
         ]
-    write_wav(target, spoken)
-    if not quiet:
-        seconds = sum(len(one.samples) / one.rate for one in spoken)
-        print(f"\nSpoken into {target} ({seconds:.1f} s)")
+    write_wav(options.speak, spoken)
+    if not options.json:
+        print(f"\nSpoken into {options.speak} ({sum(one.seconds for one in spoken):.1f} s)")
+
+
+def synthesiser(*, neural: bool) -> KokoroSynthesizer | Pyttsx3Synthesizer:
+    """The system's voices, or the neural one, fetched when it is first asked for."""
+    from assistant.speech import KokoroSynthesizer, Pyttsx3Synthesizer
+    from model.fetch import ensure
+
+    if not neural:
+        return Pyttsx3Synthesizer()
+    with downloads() as progress:
+        return KokoroSynthesizer(ensure("kokoro-82m", progress=progress))
 
 
 def doctor(*, as_json: bool) -> int:

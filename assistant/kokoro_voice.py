@@ -130,11 +130,10 @@ class Kokoro:
 
     def _words(self, clause: str, offset: int, british: bool) -> list[tuple[str, int, int]]:
         """(phonemes, start, end) per group of words: espeak joins some ("was a"), and spells out others."""
-        voice = "en-gb" if british else "en-us"
-        spoken = [self._sounds(word, british) for word in self._espeak.phonemes(clause, voice).split()]
+        spoken = [self._sounds(word, british) for word in self._espeak.phonemes(clause, british).split()]
         spoken = [word for word in spoken if word]
         text = list(re.finditer(r"\S+", clause))
-        alone = [len(self._espeak.phonemes(word[0], voice).replace(" ", "")) for word in text]
+        alone = [len(self._espeak.phonemes(word[0], british).replace(" ", "")) for word in text]
         return [
             (" ".join(spoken[j0:j1]), offset + text[i0].start(), offset + text[i1 - 1].end())
             for i0, i1, j0, j1 in align(alone, [len(word) for word in spoken])

@@ -38,16 +38,18 @@ _PIECES = re.compile(
 _KEPT = frozenset(_STOPS + _PAUSES + "'-’·")
 
 
+_JOINERS = frozenset("\u00ad\u200c\u200d\u2060")  # stand within words
+
+
 @lru_cache(4096)
 def _class_of(character: str) -> str:
     """keep, gap (becomes a space) or drop."""
     if character in _KEPT:
         return "keep"
-    kind = unicodedata.category(character)
     # Variation selectors and the keycap are marks by category, and parts of emoji; so is the letter "ℹ".
-    if kind[0] == "C" or character in "\u20e3ℹ" or "\ufe00" <= character <= "\ufe0f" or character > "\U000e0000":
-        return "gap" if character in "\n\t\r\f\v\x1c\x1d\x1e\x1f\x85" else "drop"
-    return "keep" if kind[0] in "LMN" else "gap"
+    if character in _JOINERS or character in "\u20e3ℹ" or "\ufe00" <= character <= "\ufe0f":
+        return "drop"
+    return "keep" if unicodedata.category(character)[0] in "LMN" and character < "\U000e0000" else "gap"
 
 
 @cache
@@ -191,6 +193,7 @@ def markup(link: str, code: str, formula: str) -> list[Rule]:
         (r"<!--[^>\n]{0,300}>|</?[A-Za-z][^<>\n]{0,300}>", silent),
         (r"\]\([^()\n]{0,500}\)|\[\^?\d{1,3}\]|\[[ xX]\](?=\s)|!?\[", silent),
         (URL, words(link)),
+        (r"\b(?i:www\.)", silent),
         (r"&#?\w{1,10};", _entity),
         (r"(?<!\S)(?:[:;][-^']?[()DPpOo3*|\\/]|<3+|[xX]D|\^_+\^|¯\\_\(ツ\)_/¯)(?!\S)", silent),
         (r"^\s*(?:(?:>\s?)+(?:#{1,6}\s+|[-*+•]\s+)?|#{1,6}\s+|[-*+•]\s+|\|\s*)", silent),

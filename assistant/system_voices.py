@@ -12,7 +12,6 @@ import os
 import re
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
@@ -71,6 +70,23 @@ def _load_packaged_espeak() -> str | None:
     return data
 
 
+def choose(voices: list[dict[str, Any]], language: str, name: str | None) -> str | None:
+    """The voice `name` if it speaks `language`, else that language's first; None if it has none.
+
+    Raises:
+        ValueError: there is no voice of that name. A variant may follow it ("gmw/en-US+f3").
+    """
+    languages = {voice["name"]: voice["language"] for voice in voices}
+    plain = (name or "").partition("+")[0]
+    if name and plain not in languages:
+        raise ValueError(f"there is no voice {name!r}: choose one from the list of voices")
+    if name and languages[plain].split("-")[0] == language:
+        return name
+    tag = "en-us" if language == "en" else language
+    fitting = [key for key, spoken in languages.items() if spoken.split("-")[0] == language]
+    return min(fitting, key=lambda key: languages[key] != tag, default=None)
+
+
 class Espeak:
     """pyttsx3's espeak bindings in synchronous mode: samples and word events come back in the call."""
 
@@ -102,29 +118,21 @@ class Espeak:
         """Select the voice `name` if it speaks `language`, else the language's default.
 
         Raises:
-            ValueError: espeak has no such voice.
+            ValueError: espeak has no such voice, or none for the language.
         """
-        languages = {voice["name"]: voice["language"] for voice in self._voices}
-        plain, _, variant = (name or "").partition("+")
-        if name and plain not in languages:
-            raise ValueError(f"there is no voice {name!r}: choose one from the list of voices")
-        if not name or languages[plain].split("-")[0] != language.split("-")[0]:
-            tag = "en-us" if language == "en" else language
-            fitting = [key for key, spoken in languages.items() if f"{spoken}-".startswith(f"{tag}-")]
-            if not fitting:
-                raise ValueError(f"espeak-ng has no voice for the language {language!r}")
-            plain, variant = min(fitting, key=lambda key: languages[key] != tag), ""
-        self._api.SetVoiceByName(f"{plain}+{variant}".rstrip("+").encode())
+        wanted = choose(self._voices, language, name)
+        if wanted is None:
+            raise ValueError(f"espeak-ng has no voice for the language {language!r}")
+        self._api.SetVoiceByName(wanted.encode())
 
     def speak(self, request: Request) -> Result:
         self.use_voice(request["language"], request["voice"])
         api = self._api
-        # espeak's pitch is logarithmic: 50 is the voice's own, 50 more is an octave.
-        pitch = 50 + 50 * math.log2(max(request["pitch"], 0.1))
         for parameter, value, low, high in (
             (api.RATE, WORDS_PER_MINUTE * request["rate"], 80, 450),
-            (api.PITCH, pitch, 0, 99),
-            (api.RANGE, 50 * request["liveliness"], 0, 100),
+            (api.PITCH, _octaves(request["pitch"]), 0, 99),
+            # The intonation's range in Hz grows with the pitch, as in a human voice.
+            (api.RANGE, _octaves(request["pitch"] * request["liveliness"]), 0, 99),
             (api.VOLUME, 100, 0, 100),
         ):
             api.SetParameter(parameter, round(min(max(value, low), high)), 0)
@@ -145,9 +153,9 @@ class Espeak:
             for voice in self._api.ListVoices(None)
         ]
 
-    def phonemes(self, text: str, voice: str) -> str:
-        """IPA of `text`, multi-letter sounds tied by "^", words apart by spaces."""
-        self.use_voice(voice)
+    def phonemes(self, text: str, british: bool) -> str:
+        """English IPA of `text`, multi-letter sounds tied by "^", words apart by spaces."""
+        self.use_voice("en", "gmw/en" if british else "gmw/en-US")
         translate = self._api.dll.espeak_TextToPhonemes
         translate.restype = ctypes.c_char_p
         translate.argtypes = [ctypes.POINTER(ctypes.c_void_p), ctypes.c_int, ctypes.c_int]
@@ -177,16 +185,12 @@ class Portable:
         import soundfile
 
         engine = self._engine
-        name = request["voice"] or next(
-            (v["name"] for v in self.voices() if v["language"].split("-")[0] == request["language"]), None
-        )
-        if name:
+        # Without a voice for the language the system's own is better than silence.
+        if name := choose(self.voices(), request["language"], request["voice"]):
             engine.setProperty("voice", name)
         engine.setProperty("rate", round(WORDS_PER_MINUTE * request["rate"]))
         if str(engine) == "espeak":  # the other drivers know no pitch
-            engine.setProperty("pitch", 50 + 50 * math.log2(max(request["pitch"], 0.1)))
-        finished = threading.Event()
-        engine.connect("finished-utterance", lambda name, completed: finished.set())
+            engine.setProperty("pitch", _octaves(request["pitch"]))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / ("speech.aiff" if sys.platform == "darwin" else "speech.wav")
             engine.save_to_file(request["text"], str(path))
@@ -195,7 +199,6 @@ class Portable:
                 engine.startLoop()
             else:
                 engine.runAndWait()
-            finished.wait(5)
             while not path.exists():  # a driver may write late; the assistant bounds this wait
                 time.sleep(0.01)
             samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
@@ -211,6 +214,11 @@ class Portable:
             }
             for voice in self._engine.getProperty("voices")
         ]
+
+
+def _octaves(factor: float) -> float:
+    """espeak's scale of pitch: 50 is the voice's own, 50 more is an octave."""
+    return 50 + 50 * math.log2(max(factor, 0.1))
 
 
 def _tag(language: str) -> str:

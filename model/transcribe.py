@@ -69,7 +69,7 @@ class Transcriber:
         whisper.eval()
         if int8:
             quantize_int8(whisper.model.decoder)
-            whisper.proj_out = Int8Linear.of(whisper.proj_out)
+            whisper.proj_out = Int8Linear.of(whisper.proj_out)  # type: ignore[assignment]  # same interface
         return cls(
             whisper,
             WhisperFeatureExtractor.from_pretrained(folder),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 
 import main
 from assistant.events import EMOTIONS, UNSURE, Exchange, Spoken, Typed
-from model import checkpoint, fetch
+from model import checkpoint
 from model.audio import read_audio
 from model.bench import likelihood
 from model.checkpoint import RESOURCES, Checkpoint
@@ -110,12 +111,15 @@ def test_ask_hears_reads_answers_and_speaks(tmp_path: Path) -> None:
     assert np.abs(samples).max() > 0.05
 
 
-def test_a_second_start_needs_no_network() -> None:
-    def no_network(*_: object) -> Path:
-        raise AssertionError("something was downloaded again")
+def test_a_second_start_opens_no_connection_and_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("a connection or a process was opened")
 
-    for part in ("whisper-base", "smollm2-135m-instruct"):
-        assert fetch.ensure(part, download=no_network).is_dir()
+    checkpoint.load("mini", device="cpu")
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    loaded = checkpoint.load("mini", device="cpu")
+    assert "".join(Engine(loaded).reply([], Typed("Good morning.")))
 
 
 def test_our_decode_loop_equals_generate(exact: Checkpoint) -> None:

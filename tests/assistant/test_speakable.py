@@ -172,6 +172,7 @@ TEXTS = st.one_of(st.text(max_size=2000), st.lists(MARKUP, max_size=120).map("".
 
 @given(TEXTS)
 @example("`" * 500)
+@example("www.\ud800你好")
 @example("[a](b)" * 200)
 @example("x" * 1300 + " y. Z")
 def test_any_text_is_read_safely(text):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from transformers import GPTNeoXConfig
 
 from assistant.events import Exchange, Spoken, Typed
 from model.engine import Engine
@@ -60,6 +61,24 @@ def test_the_reused_cache_changes_no_reply(scope: str, seed: int) -> None:
     else:
         assert few[0] == all_of_them[0]
         assert all(new < whole / 2 for new, whole in zip(few[2:], all_of_them[2:], strict=True))
+
+
+def test_any_causal_language_model_will_do() -> None:
+    other = GPTNeoXConfig(
+        vocab_size=300,
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=96,
+        max_position_embeddings=4096,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    engine = Engine(tiny_checkpoint(text_config=other, lora_targets=["query_key_value", "dense"]))
+    cached, _ = replies(engine, fresh=False)
+    scratch, _ = replies(engine, fresh=True)
+    assert cached == scratch
+    assert len(set(cached)) > 2
 
 
 def test_only_new_positions_are_prefilled() -> None:
