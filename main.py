@@ -106,6 +106,8 @@ def ask(options: argparse.Namespace, inputs: Sequence[str | Path]) -> int:
 
     if not inputs:
         raise BadInput("Nothing to answer: name a recording, or give a message with --text.")
+    if options.speak and not os.access(options.speak.resolve().parent, os.W_OK):
+        raise BadInput(f"{options.speak} cannot be written: choose a folder that exists and is yours.")
     quiet_libraries()
     started = time.perf_counter()
     with downloads() as progress:
@@ -272,7 +274,8 @@ def doctor(*, as_json: bool) -> int:
     report = findings()
     try:
         with Pyttsx3Synthesizer() as synthesizer:
-            report.append(Finding("voices", f"{len(synthesizer.voices())} of the system"))
+            names = [voice.name for voice in synthesizer.voices()]
+            report.append(Finding("voices", f"{len(names)} of the system: {', '.join(names)}"))
     except AssistantError as error:
         report.append(Finding("voices", "none", str(error)))
     report.append(sound_devices())

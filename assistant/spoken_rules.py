@@ -107,6 +107,7 @@ class _Spoken:
                 return
             self._length -= len(self._parts.pop())
         self._append(mark)
+        self._gap = True
 
     def finish(self, stop: str) -> str:
         """The text, closed by `stop` unless it has an end of its own; empty if nothing is left to say."""
@@ -193,7 +194,7 @@ def markup(link: str, code: str, formula: str) -> list[Rule]:
         (r"<!--[^>\n]{0,300}>|</?[A-Za-z][^<>\n]{0,300}>", silent),
         (r"\]\([^()\n]{0,500}\)|\[\^?\d{1,3}\]|\[[ xX]\](?=\s)|!?\[", silent),
         (URL, words(link)),
-        (r"\b(?i:www\.)", silent),
+        (r"(?i:(?<![a-z])www\.)", silent),
         (r"&#?\w{1,10};", _entity),
         (r"(?<!\S)(?:[:;][-^']?[()DPpOo3*|\\/]|<3+|[xX]D|\^_+\^|¯\\_\(ツ\)_/¯)(?!\S)", silent),
         (r"^\s*(?:(?:>\s?)+(?:#{1,6}\s+|[-*+•]\s+)?|#{1,6}\s+|[-*+•]\s+|\|\s*)", silent),

@@ -109,6 +109,13 @@ def test_the_reply_is_spoken_into_a_file(tiny: Path, capsys: pytest.CaptureFixtu
     assert np.abs(samples).max() > 0.05
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_answered(tiny: Path, capsys) -> None:
+    assert main.main(["ask", "--text", "hi", "--speak", str(tiny / "nowhere" / "out.wav")]) == 2
+    captured = capsys.readouterr()
+    assert "choose a folder" in captured.err
+    assert not captured.out
+
+
 def test_an_unknown_checkpoint_says_what_there_is(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("BLSP_HOME", str(tmp_path))
     assert main.main(["ask", "--text", "hi", "--model", str(tmp_path / "nowhere")]) == 3

@@ -181,7 +181,7 @@ def test_any_text_is_read_safely(text):
         assert end <= sentence.start < sentence.end <= len(text)
         assert text[sentence.start : sentence.end] == sentence.text
         end = sentence.end
-        assert not re.search(r"[*_`#|<>\[\]{}~\\]|://|www\.\w", sentence.spoken)
+        assert not re.search(r"[*_`#|<>\[\]{}~\\]|://|\bwww\.\w", sentence.spoken)
         kinds = {unicodedata.category(character) for character in sentence.spoken}
         assert not kinds & {"Cc", "Cf", "Cs", "Co", "Cn", "So", "Sk", "Sm", "Sc"}
         assert any(character.isalnum() for character in sentence.spoken)
