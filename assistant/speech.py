@@ -297,8 +297,10 @@ def _words(sentence: Sentence, marks: Sequence[tuple[int, int, int]]) -> tuple[W
     words: list[Word] = []
     for start, end, sample in marks:
         text_start, text_end = sentence.source(start, end)
-        if words and text_start < words[-1].text_end:
+        if text_start >= text_end or (words and text_start < words[-1].text_end):
             continue
+        # At high rates espeak's times can step back by a few milliseconds.
+        sample = max(sample, words[-1].sample if words else 0)
         # espeak reports the first part of "well-known" alone.
         rest = _REST_OF_WORD.match(sentence.text, text_end)
         words.append(Word(text_start, rest.end() if rest else text_end, sample))

@@ -145,6 +145,7 @@ _RULES: list[Rule] = [
         rf"{_BEGIN}(?P<hour>\d\d?)[:：](?P<minute>\d\d)(?:[:：](?P<second>\d\d))?(?![\d:：])",
         _time,
     ),
+    (rf"{_BEGIN}(?P<a>\d{{1,3}})[:：](?P<b>\d{{1,3}})(?![\d:：])", lambda m: f"{cardinal(m['a'])}比{cardinal(m['b'])}"),
     (rf"(?P<minus>{_MINUS}){_BEGIN}(?P<n>{_NUMBER})\s?(?P<sign>[%％‰])", _percent),
     (rf"{_BEGIN}(?P<top>\d{{1,3}})/(?P<bottom>[1-9]\d{{0,2}})(?![\d/])", _fraction),
     (rf"{_BEGIN}1[3-9]\d(?:[ -]?\d{{4}}){{2}}(?!\d)|(?<!\d)0\d{{2,3}}-\d{{7,8}}(?!\d)", lambda m: spell(m[0])),

@@ -182,8 +182,8 @@ def _quantity(match: re.Match[str]) -> str:
 
 def _fraction(match: re.Match[str]) -> str | None:
     top, bottom = int(match["top"]), int(match["bottom"])
-    if match[0] == "24/7":
-        return "twenty-four seven"
+    if match[0] == "24/7" or top == bottom:
+        return f"{cardinal(match['top'])} {cardinal(match['bottom'])}"
     if bottom < 2 or top == 0 or not (top < bottom <= 10 or bottom <= 4 or bottom in (12, 16, 20, 32, 64, 100)):
         return f"{cardinal(match['top'])} over {cardinal(match['bottom'])}" if not match["whole"] else None
     one, many = {2: ("half", "halves"), 4: ("quarter", "quarters")}.get(
@@ -267,6 +267,11 @@ _RULES: list[Rule] = [
     (rf"{_BEGIN}\d+(?:\.\d+){{2,}}", lambda m: _dotted(m[0])),
     (rf"{_BEGIN}(?:(?P<whole>\d+)\s)?(?P<top>\d\d?)/(?P<bottom>\d{{1,3}})(?![\d/])", _fraction),
     (r"(?<!\w)(?:'|(?<=\bthe ))(?P<digits>\d0)s\b|(?<!\w)(?P<year>[12]\d\d0)s\b", _decade),
+    (
+        rf"{_BEGIN}(?P<feet>\d)'(?P<inches>\d\d?)\"?(?!\w)",
+        lambda m: f"{cardinal(m['feet'])} foot {cardinal(m['inches'])}",
+    ),
+    (rf"{_BEGIN}(?P<n>{_NUMBER})\s?[x×](?!\w|\s?\d)", lambda m: cardinal(m["n"]) + " times"),
     (rf"(?P<minus>{_MINUS}){_BEGIN}(?P<n>{_NUMBER})\s?(?P<unit>{_choice((*_UNITS, 'ft'))})(?![\w²³])", _quantity),
     (rf"{_BEGIN}(?<!\d-)(?P<low>\d+(?:\.\d+)?)\s?[-–~]\s?(?P<high>\d+(?:\.\d+)?)(?![\d-]|\.\d)", _range),
     (

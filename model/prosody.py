@@ -20,9 +20,12 @@ PROSODY_FEATURES = (
     "pitch_distance",
     "pitch_distance_squared",
     "pitch_above",
+    "pitch_below",
     "pitch_contour",
     "pitch_end",
     "pitch_end_rise",
+    "pitch_end_slope",
+    "pitch_rises",
     "pitch_movement",
     "pitch_bend",
     "voicing",
@@ -165,15 +168,19 @@ def _pitch_columns(pitch: Column, voiced: NDArray[np.bool_]) -> list[Column]:
     bend = np.diff(step, prepend=step[:1])
     three = both & np.roll(both, 1)
     end, before = voiced & (order > 0.85), voiced & (order > 0.5) & (order <= 0.8)
+    late = voiced & (order > 0.6)
     rise = _fill(off, end) - _fill(off, before).mean()
     return [
         _fill(semitones, voiced, _TYPICAL_SEMITONES),
         _fill(np.abs(off), voiced),
         _fill(off**2 / 10, voiced),
         _fill(np.maximum(off - 1, 0), voiced),
+        _fill(np.maximum(-off - 1, 0), voiced),
         _fill(off * (order - 0.5), voiced),
         _fill(off, end),
         rise,
+        _fill(np.where(late, off * (order - 0.8) / 0.0133, 0), late),
+        _fill(np.clip(step, 0, 4), both),
         _fill(np.minimum(np.abs(step), 4), both),
         _fill(np.minimum(np.abs(bend), 4), three),
     ]

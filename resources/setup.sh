@@ -119,14 +119,14 @@ install_project() {
     stamp=$venv/.installed${target#"$root"}
     log=$venv/install.log
     say "installing the Python packages (the first time several minutes)"
-    # A pipe has the exit status of its end, so a failure is written into the log.
-    { PIP_USER=0 PYTHONUNBUFFERED=1 "$venv/bin/python" -m pip install --disable-pip-version-check -e "$target" 2>&1 ||
-        echo 'pip failed'; } </dev/null | tee "$log" | awk '
+    # A pipe has the exit status of its end, so success is what the log says.
+    { PIP_USER=0 PYTHONUNBUFFERED=1 "$venv/bin/python" -m pip install --disable-pip-version-check -e "$target" 2>&1 &&
+        echo 'pip finished'; } </dev/null | tee "$log" | awk '
         /^ *(Downloading|Using cached) / && !/\.metadata/ { sub(/^ */, ""); print "  " $0 }
         /^Installing collected packages/ { print "  installing them" }
         { fflush() }' >&2
-    if grep -q '^pip failed$' "$log"; then
-        grep -v '^pip failed$' "$log" | tail -n 15 >&2
+    if ! grep -q '^pip finished$' "$log"; then
+        tail -n 15 "$log" >&2
         stop "pip could not install the packages (all of it: $log): see to the message above and repeat"
     fi
     printf '%s\n' "$wanted" >"$stamp"

@@ -19,16 +19,12 @@ def _parser() -> argparse.ArgumentParser:
     corpus.add_argument("--prompts", type=int, default=60, help="human Asterisk prompts, if installed")
     corpus.add_argument("--seed", type=int, default=0)
     corpus.add_argument("--engines", default="kokoro,espeak,flite,human")
-    corpus.add_argument(
-        "--kokoro", type=Path, default=Path("kokoro"), help="folder with *.onnx and voices/*.bin"
-    )
+    corpus.add_argument("--kokoro", type=Path, default=Path("kokoro"), help="folder with *.onnx and voices/*.bin")
     corpus.add_argument("--workers", type=int, default=2)
     head = commands.add_parser("fit-head", help="fit and evaluate the emotion head on a corpus")
     head.add_argument("corpus", type=Path)
     head.add_argument("out", type=Path)
-    head.add_argument(
-        "--whisper", type=Path, required=True, help="folder of the Whisper model whose frames are read"
-    )
+    head.add_argument("--whisper", type=Path, required=True, help="folder of the Whisper model whose frames are read")
     for command in (corpus, head):
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return parser

@@ -1,7 +1,8 @@
 """`python -m training corpus`: a corpus of synthetic emotional prosody, from engines and rules alone.
 
-OUT/manifest.jsonl has one line per clip (audio, text, emotion, voice, engine, split, rendition), OUT/dropped.jsonl one per source that was left out and why, OUT/card.md the ranges and the counts. The same
-seed gives the same clips; a command that was interrupted goes on with the sources that are missing.
+OUT/manifest.jsonl has one line per clip (audio, text, emotion, voice, engine, split, rendition), OUT/dropped.jsonl
+one per source that was left out and why, OUT/card.md the ranges and the counts. The same seed gives the same
+clips; a command that was interrupted goes on with the sources that are missing.
 """
 
 from __future__ import annotations
@@ -117,9 +118,7 @@ def build_corpus(
 
 def _card(rows: list[dict[str, Any]], summary: dict[str, Any]) -> str:
     ranges = "\n".join(
-        f"| {cue} | {low} to {high} | "
-        + " | ".join(f"{m} ± {s}" for m, s in (table[e] for e in EMOTIONS))
-        + " |"
+        f"| {cue} | {low} to {high} | " + " | ".join(f"{m} ± {s}" for m, s in (table[e] for e in EMOTIONS)) + " |"
         for cue, ((low, high), table) in CUES.items()
     )
     voices = sorted({(row["split"], row["engine"], row["voice"]) for row in rows})
@@ -131,8 +130,8 @@ No clip is a person's emotional speech. Every sentence comes in all five emotion
 vocoder, directions after Scherer 2003 and Juslin & Laukka 2003, sizes our own), and untouched, which counts as
 neutral like the vocoder's neutral copy.
 Training sentences are spoken by made-up speakers (pitch, range, rate, tilt and formants changed alike for all
-emotions). All clips but untouched human speech get silence around them, a room (half of them), a colour, noise at 15 to 45 dB
-and any gain.
+emotions). All clips but untouched human speech get silence around them, a room (half of them), a colour,
+noise at 15 to 45 dB and any gain.
 flite and the human recordings (LibriVox through pocketsphinx-testdata, BSD; Asterisk prompts by Allison Smith,
 CC-BY-SA-3.0) are tested on only. Kokoro-82M: Apache-2.0. espeak-ng: GPL-3 (a separate process; its output is free).
 

@@ -46,9 +46,7 @@ def draw_cues(emotion: str, random: np.random.Generator) -> dict[str, float]:
     cues = {}
     for name, ((low, high), table) in CUES.items():
         neutral, (mean, spread) = table["neutral"][0], table[emotion]
-        cues[name] = float(
-            np.clip(neutral + strength * (mean - neutral) + spread * random.normal(), low, high)
-        )
+        cues[name] = float(np.clip(neutral + strength * (mean - neutral) + spread * random.normal(), low, high))
     return cues
 
 
@@ -105,9 +103,7 @@ def _warp_time(voice: Voiceprint, rate: float, pause: float) -> Voiceprint:
     return Voiceprint(voice.f0[rows], voice.envelope[rows], voice.aperiodicity[rows])
 
 
-def _intone(
-    f0: NDArray[np.float64], cues: dict[str, float], random: np.random.Generator
-) -> NDArray[np.float64]:
+def _intone(f0: NDArray[np.float64], cues: dict[str, float], random: np.random.Generator) -> NDArray[np.float64]:
     """The pitch contour in semitones: range about its mean, shift, a rise over the last third, jitter."""
     voiced = f0 > 0
     pitch = 12 * np.log2(f0[voiced])
@@ -163,8 +159,8 @@ def record(samples: Samples, random: np.random.Generator) -> Samples:
         echo = random.uniform(0.02, 0.08) * random.normal(size=count) * np.exp(-6.9 * np.linspace(0, 1, count))
         spectrum *= np.fft.rfft(np.concatenate([[1.0], echo]), size)
     heard = np.fft.irfft(spectrum, size)[: len(samples)]
-    hiss = np.fft.rfft(random.normal(size=len(heard)))
-    hiss = np.fft.irfft(hiss / np.maximum(np.arange(len(hiss)), 20) ** random.uniform(0, 0.7), len(heard))
+    colour = np.maximum(np.arange(len(heard) // 2 + 1), 20) ** random.uniform(0, 0.7)
+    hiss = np.fft.irfft(np.fft.rfft(random.normal(size=len(heard))) / colour, len(heard))
     power = np.mean(heard[lead : len(heard) - tail] ** 2) / 10 ** (random.uniform(15, 45) / 10)
     noisy = heard + hiss * np.sqrt(power / np.mean(hiss**2))
     return (noisy / np.abs(noisy).max() * 10 ** (random.uniform(-20, -1) / 20)).astype(np.float32)

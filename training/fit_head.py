@@ -1,7 +1,7 @@
 """`python -m training fit-head`: the emotion head on frozen encoder frames and prosody, fitted and measured.
 
-Multinomial logistic regression on each clip's mean frame. Layers and L2 are chosen by cross-validation over voices of the
-split "train"; temperature and threshold are set on "calibrate"; the splits "test" (unseen voices), "engine"
+Multinomial logistic regression on each clip's mean frame. Layers and L2 are chosen by cross-validation over voices
+of the split "train"; temperature and threshold are set on "calibrate"; the splits "test" (unseen voices), "engine"
 (unseen synthesiser) and "human" are looked at once, for the card.
 """
 
@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import WhisperFeatureExtractor, WhisperModel
 
-from assistant.events import EMOTIONS
+from assistant.events import EMOTIONS, Samples
 from model.config import SAMPLE_RATE
 from model.emotion import EmotionHead
 from model.errors import BadInput, WeightsMissing
@@ -69,38 +69,54 @@ def _manifest(corpus: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: str(row["audio"]))  # the order in which workers finished means nothing
 
 
+def _read_clip(path: Path) -> Samples:
+    samples, rate = soundfile.read(path, dtype="float32")
+    if rate != SAMPLE_RATE or samples.ndim != 1:
+        raise BadInput(f"{path}: the corpus must be mono at {SAMPLE_RATE} Hz: build it again")
+    return np.asarray(samples, np.float32)
+
+
 @torch.inference_mode()
-def mean_frames(corpus: Path, whisper: Path) -> Clips:
-    """Every clip's mean encoder frame per layer and mean prosody; kept in corpus/frames.npz for the next fit.
+def mean_states(corpus: Path, audio: list[str], whisper: Path) -> NDArray[np.float32]:
+    """The mean encoder frame of each clip and layer, [n, layers + 1, D]; kept in corpus/states.npz, every 500 clips.
 
     Raises:
-        BadInput: no manifest, or an unknown emotion in it.
+        WeightsMissing: no Whisper in `whisper`.
+    """
+    cache = corpus / "states.npz"
+    known: dict[str, NDArray[np.float32]] = {}
+    if cache.is_file():
+        with np.load(cache) as kept:
+            known = dict(zip(kept["audio"].tolist(), kept["states"], strict=True))
+    missing = [name for name in audio if name not in known]
+    if missing:
+        if not (whisper / "config.json").is_file():
+            raise WeightsMissing(f"{whisper} holds no Whisper model: pass --whisper DIR")
+        encoder = WhisperModel.from_pretrained(whisper, dtype=torch.float32).encoder.eval()
+        extractor = WhisperFeatureExtractor.from_pretrained(whisper)
+    for number, name in enumerate(track(missing, "frames", transient=True), 1):
+        samples = _read_clip(corpus / name)
+        states = encode(encoder, log_mel(extractor, samples, trimmed=True))
+        known[name] = torch.cat(states)[:, : encoder_frames(len(samples))].mean(1).numpy()
+        if number % 500 == 0 or number == len(missing):
+            part = corpus / "states.part.npz"
+            np.savez(part, audio=list(known), states=np.stack(list(known.values())))
+            part.replace(cache)
+    return np.stack([known[name] for name in audio])
+
+
+def read_corpus(corpus: Path, whisper: Path) -> Clips:
+    """The corpus in mean frames.
+
+    Raises:
+        BadInput: no manifest, an unknown emotion in it, or a clip that is not mono at 16 kHz.
         WeightsMissing: no Whisper in `whisper`.
     """
     rows = _manifest(corpus)
-    if not (whisper / "config.json").is_file():
-        raise WeightsMissing(f"{whisper} holds no Whisper model: pass --whisper DIR")
-    cache = corpus / "frames.npz"
-    known: dict[str, tuple[Any, Any]] = {}
-    if cache.is_file():
-        with np.load(cache) as kept:
-            known = dict(zip(kept["audio"].tolist(), zip(kept["states"], kept["prosody"], strict=True), strict=True))
-    missing = [row["audio"] for row in rows if row["audio"] not in known]
-    if missing:
-        encoder = WhisperModel.from_pretrained(whisper, dtype=torch.float32).encoder.eval()
-        extractor = WhisperFeatureExtractor.from_pretrained(whisper)
-    for audio in track(missing, "frames", transient=True):
-        samples, rate = soundfile.read(corpus / audio, dtype="float32")
-        if rate != SAMPLE_RATE:
-            raise BadInput(f"{corpus / audio}: {rate} Hz, the corpus must be at {SAMPLE_RATE} Hz")
-        count = encoder_frames(len(samples))
-        states = encode(encoder, log_mel(extractor, samples, trimmed=True))
-        known[audio] = (torch.cat(states)[:, :count].mean(1).numpy(), prosody_frames(samples).mean(0))
-    pairs = [known[row["audio"]] for row in rows]
-    states, prosody = (np.stack(part).astype(np.float32) for part in zip(*pairs, strict=True))
-    if missing:
-        np.savez(cache, audio=[row["audio"] for row in rows], states=states, prosody=prosody)
-    return Clips(rows, states, prosody, np.array([EMOTIONS.index(row["emotion"]) for row in rows]))
+    audio = [row["audio"] for row in rows]
+    states = mean_states(corpus, audio, whisper)
+    prosody = [prosody_frames(_read_clip(corpus / name)).mean(0) for name in track(audio, "prosody", transient=True)]
+    return Clips(rows, states, np.stack(prosody), np.array([EMOTIONS.index(row["emotion"]) for row in rows]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,9 +247,9 @@ def fit_head(corpus: Path, out: Path, *, whisper: Path) -> dict[str, Any]:
     """Fit, calibrate, measure; write head.safetensors, reading.json and CARD.md to `out`; the figures.
 
     Raises:
-        BadInput, WeightsMissing: see `mean_frames`; BadInput also when a split is empty.
+        BadInput, WeightsMissing: see `read_corpus`; BadInput also when a split is empty.
     """
-    clips = mean_frames(corpus, whisper)
+    clips = read_corpus(corpus, whisper)
     for split in ("train", "calibrate", "test"):
         if not clips.where(lambda row, split=split: row["split"] == split).any():  # type: ignore[misc]
             raise BadInput(f"{corpus} has no clip in the split {split!r}: build it with more --clips")

@@ -28,25 +28,30 @@ from model.errors import BadInput
 
 RATE = 16_000
 
-KOKORO = (
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(listed.split())
+
+
+KOKORO = _names(
     "af_alloy af_aoede af_bella af_heart af_jessica af_kore af_nicole af_nova af_river af_sarah af_sky am_adam "
     "am_echo am_eric am_fenrir am_liam am_michael am_onyx am_puck am_santa bf_alice bf_emma bf_isabella bf_lily "
     "bm_daniel bm_fable bm_george bm_lewis"
-).split()
+)
 # "accent+variant" as espeak-ng names them.
-ESPEAK = (
+ESPEAK = _names(
     "en-us+m1 en-gb+m2 en-us+m3 en-gb-scotland+m4 en-us+m5 en-gb+m6 en-us+m7 en-029+m8 en-us+f1 en-gb+f2 en-us+f3 "
     "en-gb-scotland+f4 en-us+f5 en-us+klatt2 en-gb+klatt4 en-us+Andy en-gb+Annie en-us+Alicia en-us+Michael "
     "en-gb+linda en-us+steph en-gb+edward en-us+Reed en-gb+caleb en-us+belinda en-gb+quincy"
-).split()
+)
 FLITE = ("slt", "rms", "awb", "kal16")
 
 # Voices that are never trained on: one group sets temperature and threshold, the other is only tested.
 CALIBRATION_VOICES = frozenset(
-    "af_kore af_aoede am_liam am_onyx bf_lily bm_fable en-us+m5 en-gb+f2 en-us+Alicia en-gb+caleb".split()
+    _names("af_kore af_aoede am_liam am_onyx bf_lily bm_fable en-us+m5 en-gb+f2 en-us+Alicia en-gb+caleb")
 )
 TEST_VOICES = frozenset(
-    "af_sarah af_sky am_puck am_eric bf_emma bm_george en-us+m3 en-gb-scotland+f4 en-gb+edward en-us+belinda".split()
+    _names("af_sarah af_sky am_puck am_eric bf_emma bm_george en-us+m3 en-gb-scotland+f4 en-gb+edward en-us+belinda")
 )
 
 ALLISON = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
@@ -141,9 +146,9 @@ def human_sources(prompts: int) -> list[Source]:
     if ALLISON.is_dir() and ALLISON_TEXTS.is_file():
         pairs = (p for p in gzip.decompress(ALLISON_TEXTS.read_bytes()).decode().splitlines() if ": " in p)
         spoken = [
-            (n, t) for n, t in (p.split(": ", 1) for p in pairs) if "[" not in t and 3 <= len(t.split()) <= 14
+            (n, t) for n, t in (p.split(": ", 1) for p in pairs) if not set("[(") & set(t) and 3 <= len(t.split()) <= 14
         ]
-        step = max(1, len(spoken) // prompts)
+        step = max(1, len(spoken) // max(1, prompts))
         found += [("allison", n, t, ALLISON / f"{n}.g722") for n, t in spoken[::step][:prompts]]
     return [
         Source(f"human-{voice}-{name}".replace("/", "-"), "human", voice, "human", text, str(path))
@@ -153,22 +158,22 @@ def human_sources(prompts: int) -> list[Source]:
 
 @functools.cache
 def _espeak() -> Any:
-    """libespeak-ng, initialised for synchronous retrieval; (library, list that its callback fills with int16 blocks)."""
+    """libespeak-ng in synchronous retrieval, and the list of blocks that its callback fills."""
     loader = importlib.import_module("espeakng_loader")
     library = ctypes.CDLL(loader.get_library_path())
     if library.espeak_Initialize(2, 0, loader.get_data_path().encode(), 0) != 22_050:
         raise BadInput("espeak-ng did not start: reinstall the package espeakng-loader")
     blocks: list[Samples] = []
 
-    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
     def collect(wav: Any, count: int, _events: int) -> int:
         if wav and count:
-            blocks.append(np.ctypeslib.as_array(wav, (count,)).astype(np.float32) / 32_768)
+            blocks.append(np.ctypeslib.as_array(wav, (count,)).astype(np.float32) / np.float32(32_768))
         return 0
 
-    library.espeak_SetSynthCallback(collect)
+    callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)(collect)
+    library.espeak_SetSynthCallback(callback)
     library.espeak_TextToPhonemes.restype = ctypes.c_char_p
-    return library, blocks, collect
+    return library, blocks, callback  # unreferenced, the callback would be collected
 
 
 def _espeak_speak(source: Source, random: np.random.Generator) -> Samples:
@@ -199,42 +204,11 @@ def _phonemes(text: str, voice: str) -> str:
 
 
 # Kokoro's symbol table (kokoro-onnx config, MIT): the ids of the symbols that espeak-ng's English can produce.
-_KOKORO_IDS = {c: i for i, c in enumerate(";:,.!?", 1)} | {
-    c: i for i, c in enumerate("abcdefghijklmnopqrstuvwxyz", 43)
-}
-_KOKORO_IDS |= dict(
-    zip(
-        " ɑɐɒæɔðʤəɚɛɜɡɪŋɹɾʃʧʊʌʒʔˈˌːᵻθ",
-        (
-            16,
-            69,
-            70,
-            71,
-            72,
-            76,
-            81,
-            82,
-            83,
-            85,
-            86,
-            87,
-            92,
-            102,
-            112,
-            123,
-            125,
-            131,
-            133,
-            135,
-            138,
-            147,
-            148,
-            156,
-        )
-        + (157, 158, 177, 119),
-        strict=True,
-    )
-)
+_KOKORO_RUNS = "1 ;:,.!? 16 _ 43 abcdefghijklmnopqrstuvwxyz 69 ɑɐɒæ 76 ɔ 81 ðʤə 85 ɚɛɜ 92 ɡ 102 ɪ 112 ŋ"
+_KOKORO_RUNS += " 119 θ 123 ɹ 125 ɾ 131 ʃ 133 ʧ 135 ʊ 138 ʌ 147 ʒʔ 156 ˈˌː 177 ᵻ"
+_PAIRS = iter(_KOKORO_RUNS.split())
+_KOKORO_IDS = {c: i for start, run in zip(_PAIRS, _PAIRS, strict=True) for i, c in enumerate(run, int(start))}
+_KOKORO_IDS[" "] = _KOKORO_IDS.pop("_")
 
 
 @functools.cache
@@ -293,9 +267,7 @@ def _read(path: Path) -> Samples:
             str(RATE),
             "-",
         ]
-        return np.frombuffer(
-            subprocess.run(command, check=True, capture_output=True).stdout, np.float32
-        ).copy()
+        return np.frombuffer(subprocess.run(command, check=True, capture_output=True).stdout, np.float32).copy()
     audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
     return soxr.resample(audio.mean(axis=1), rate, RATE)
 
