@@ -131,14 +131,14 @@ def test_our_decode_loop_equals_generate(exact: Checkpoint) -> None:
     )[0, len(prompt) :].tolist()
     cache, decoder = KeyValueCache(model.config.num_hidden_layers), Decoder(model)
     assert decoder.lean is not None
+    ends = exact.generation.eos_token_id
+    ours: list[int] = []
     with torch.inference_mode():
         logits = model(ids, past_key_values=cache, logits_to_keep=1).logits[0, -1]
-    ends = exact.generation.eos_token_id
-    ours = []
-    for _ in range(48):
-        logits[ends] = -torch.inf  # min_new_tokens keeps generate from ending early
-        ours.append(int(logits.argmax()))
-        logits = decoder.step(ours[-1], cache)
+        for _ in range(48):
+            logits[ends] = -torch.inf  # min_new_tokens keeps generate from ending early
+            ours.append(int(logits.argmax()))
+            logits = decoder.step(ours[-1], cache)
     assert ours == stock
 
 

@@ -78,7 +78,7 @@ anyone feels, and its accuracy on real emotional speech has not been measured. "
 A linear layer over the mean of Whisper base's encoder frames (mean of layers {figures["layers"]}) and the prosody
 features of `model/prosody.py`; 5 classes, chance 20 %. Fitted on {trained} synthetic voices by
 `python -m training fit-head`; clips: {splits}. The rules, voices and licences stand in the card
-that `python -m training corpus` writes. Layers and L2 ({figures["l2"]}) were chosen by cross-validation over
+that `python -m training corpus` writes. Layers and L2 ({figures["l2"]}) were chosen by cross-validation within the
 training voices; temperature ({figures["temperature"]:.2f}) and threshold ({figures["threshold"]:.2f}) were set on
 voices apart from both training and test.
 
@@ -102,7 +102,7 @@ People reading without acting, exactly as recorded: what the reading says of the
 
 {_confusion(figures)}
 
-## Cross-validation (training voices, four folds by voice)
+## Cross-validation (training clips: mean of voices left out and engines left out)
 
 | features | accuracy |
 |---|---|
