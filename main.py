@@ -6,11 +6,12 @@ Every import of the project happens inside a function: a child process re-import
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,18 @@ examples:
 """
 
 
+VALUED = ("--speak", "--voice", "--rate", "--pitch", "--volume", "--model", "--device", "--quantize")
+"""Options of `ask` whose value is the next word: that word is no input."""
+
+
+def factor(text: str) -> float:
+    """A number from 0.1 to 4, for argparse."""
+    value = float(text)
+    if not 0.1 <= value <= 4:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0.1 and 4")
+    return value
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
@@ -47,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     ask = commands.add_parser(
         "ask",
+        allow_abbrev=False,
         help="answer recordings or typed messages",
         description="Hear recordings (WAV, FLAC, OGG, MP3), read their emotion, and answer them in order.",
         epilog=EXAMPLES,
@@ -60,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
         "--voice", metavar="NAME", help="a voice of the system, kokoro, or kokoro:NAME (English, neural)"
     )
     for name, what in (("rate", "pace"), ("pitch", "pitch"), ("volume", "volume")):
-        voice.add_argument(f"--{name}", type=float, default=1.0, metavar="FACTOR", help=f"of the normal {what}")
+        voice.add_argument(f"--{name}", type=factor, default=1.0, metavar="FACTOR", help=f"of the normal {what}")
     voice.add_argument(
         "--follow-mood",
         action=argparse.BooleanOptionalAction,
@@ -89,6 +103,8 @@ def inputs_in_order(arguments: Sequence[str], files: Sequence[str]) -> list[str 
     for word in words:
         if word == "--text":
             inputs.append(next(words))
+        elif word in VALUED:
+            next(words)
         elif word.startswith("--text="):
             inputs.append(word.removeprefix("--text="))
         elif word in left:
@@ -106,7 +122,7 @@ def ask(options: argparse.Namespace, inputs: Sequence[str | Path]) -> int:
 
     if not inputs:
         raise BadInput("Nothing to answer: name a recording, or give a message with --text.")
-    if options.speak and not os.access(options.speak.resolve().parent, os.W_OK):
+    if options.speak and (options.speak.is_dir() or not os.access(options.speak.resolve().parent, os.W_OK)):
         raise BadInput(f"{options.speak} cannot be written: choose a folder that exists and is yours.")
     quiet_libraries()
     started = time.perf_counter()
@@ -124,8 +140,9 @@ def ask(options: argparse.Namespace, inputs: Sequence[str | Path]) -> int:
             result["timings_ms"]["load"] = load_ms
             reply = answer(engine, history, message, options, result)
         except BadInput as error:
-            worst, result["error"] = 2, str(error)
-            print(error, file=sys.stderr)
+            name = f"{given}: " if isinstance(given, Path) and str(given) not in str(error) else ""
+            worst, result["error"] = 2, f"{name}{error}"
+            print(result["error"], file=sys.stderr)
         else:
             history.append(Exchange(message, reply))
             replies.append((reply, engine.hear(message).reading if isinstance(message, Spoken) else None))
@@ -170,6 +187,8 @@ def read_message(given: str | Path, result: dict[str, Any]) -> Message:
         return Spoken(samples)
     if not given.strip():
         raise BadInput("The message after --text is empty: type what you want to say.")
+    if not given.isprintable() and any("\ud800" <= character <= "\udfff" for character in given):
+        raise BadInput("The message after --text is not UTF-8: check your terminal's encoding.")
     return Typed(given.strip())
 
 
@@ -194,7 +213,9 @@ def answer(
         show(f"\n{result['file']}  ({result['duration_seconds']:.1f} s)")
         if words is not None:
             show(f"  You said   {words.text}")
-        show(f"  Voice      {describe(hearing.reading)}")
+        show(f"  Voice      {describe(hearing.reading, engine)}")
+        result["reading"] = hearing.reading.as_dict() if hearing.reading else None
+        result["transcript"] = words.text if words is not None else None
     else:
         show(f"\n  You typed  {message.text}")
     show("  Reply      ", end="")
@@ -208,7 +229,6 @@ def answer(
     timings["first_token"] = figures.first_token_ms
     timings["reply"] = figures.reply_ms
     if isinstance(message, Spoken):
-        result["reading"] = hearing.reading.as_dict() if hearing.reading else None
         words = engine.transcript(message)
         result["transcript"] = words.text if words else None
         if words is not None and result["path"] == "speech":
@@ -217,15 +237,17 @@ def answer(
     return reply.strip()
 
 
-def describe(reading: EmotionReading | None) -> str:
+def describe(reading: EmotionReading | None, engine: Engine) -> str:
     """The reading in words."""
     from assistant.events import UNSURE
 
     if reading is None:
         return "no reading: this checkpoint has no emotion head"
+    # A head on encoder frames and prosody was fitted on synthetic voices: the user is told each time.
+    estimate = " (a prosody estimate)" if engine.model.config.emotion_source == "encoder" else ""
     if reading.label == UNSURE:
-        return f"unsure (closest: {reading.strongest}, {reading.confidence:.0%}; a prosody estimate)"
-    return f"sounds {reading.label}, {reading.confidence:.0%} (a prosody estimate)"
+        return f"unsure, closest to {reading.strongest} with {reading.confidence:.0%}{estimate}"
+    return f"sounds {reading.label}, {reading.confidence:.0%}{estimate}"
 
 
 def speak(replies: Sequence[tuple[str, EmotionReading | None]], options: argparse.Namespace) -> None:
@@ -296,10 +318,12 @@ def sound_devices() -> Finding:
 
     try:
         import sounddevice
-
-        devices = sounddevice.query_devices()
     except OSError:
         return Finding("sound", "no PortAudio", "Install libportaudio2 to talk; recordings work without it.")
+    try:
+        devices = sounddevice.query_devices()
+    except sounddevice.PortAudioError as error:
+        return Finding("sound", f"PortAudio fails: {error}", "Check the sound system; recordings work without it.")
     inputs = sum(device["max_input_channels"] > 0 for device in devices)
     outputs = sum(device["max_output_channels"] > 0 for device in devices)
     missing = not (inputs and outputs)
@@ -315,10 +339,14 @@ def downloads() -> Iterator[Callable[[Progress], None]]:
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=Console(stderr=True)) as bars:
+    # An empty bar would still print a line, so it starts with the first report.
+    with ExitStack() as stack:
+        bars = Bars(*columns, console=Console(stderr=True))
         tasks: dict[str, TaskID] = {}
 
         def show(step: Progress) -> None:
+            if not tasks:
+                stack.enter_context(bars)
             if step.what not in tasks:
                 tasks[step.what] = bars.add_task(step.what, total=step.total)
             bars.update(tasks[step.what], completed=step.done, total=step.total)
@@ -360,6 +388,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from assistant.errors import AssistantError
     from model.errors import BadInput, ModelError
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a narrow terminal encoding is no reason to stop
     try:
         if options.command == "doctor":
             return doctor(as_json=options.json)
@@ -372,6 +402,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 3
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Whoever read our output has what they wanted; nothing may be flushed into the closed pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception:  # noqa: BLE001 (the last resort: a bug is logged, the user gets one line)
         return report_bug()
 

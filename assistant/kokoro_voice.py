@@ -46,7 +46,10 @@ class Kokoro:
     DURATIONS = "/encoder/Clip_output_0"
 
     def __init__(self, folder: Path, threads: int) -> None:
-        import onnxruntime
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise RuntimeError("the neural voice needs onnxruntime: pip install 'undertone[voice]'") from error
 
         self._espeak = Espeak()
         self._folder = folder

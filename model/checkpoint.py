@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
@@ -33,6 +34,7 @@ RESOURCES = Path(str(files("resources")))
 RECOGNISER = "whisper-base"
 """Writes the transcript for checkpoints that do not bring a recogniser of their own."""
 
+_NEW_TOKENS = 128  # of a reply, where generation_config.json names no limit
 _CONTEXT = 4096  # positions kept of a conversation; the language model's own limit applies as well
 
 
@@ -55,6 +57,13 @@ class Checkpoint:
     device: str
     quantize: str
     context: int = _CONTEXT
+
+    def save(self, folder: Path) -> None:
+        """Write an ordinary folder that `load` takes: weights, configs, tokenizer (no recogniser)."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.extractor.save_pretrained(folder)
+        self.generation.save_pretrained(folder)
 
 
 def presets() -> dict[str, dict[str, Any]]:
@@ -108,8 +117,14 @@ def _device(wanted: str) -> str:
     return wanted
 
 
-def _move(model: torch.nn.Module, device: str) -> None:
-    model.to(device)
+def _place(model: SpeechLanguageModel, device: str, quantize: str) -> None:
+    """Move the parts to their device; a language model in NF4 is there already and cannot be moved."""
+    parts: list[torch.nn.Module | None] = [model.encoder, model.adapter, model.emotion_head]
+    if quantize != "nf4":
+        parts.append(model.language_model)
+    for part in parts:
+        if part is not None:
+            part.to(device)
 
 
 def _dtype(device: str) -> torch.dtype:
@@ -153,8 +168,8 @@ def _compose(
     model = SpeechLanguageModel(config, transcriber.encoder, language_model)
     if model.emotion_head is not None:
         model.emotion_head.load_state_dict(load_file(head / "head.safetensors"))
-    if quantize != "nf4":
-        _move(model, device)
+    _place(model, device, quantize)
+    transcriber.to(device)
     generation = GenerationConfig.from_pretrained(text)
     generation.update(**preset["generation"])
     return Checkpoint(
@@ -185,25 +200,42 @@ def _from_folder(
         raise WeightsMissing(
             f"{folder} is neither a preset ({', '.join(presets())}) nor a checkpoint folder with a config.json."
         )
+    try:
+        return _read_folder(folder, device, quantize, progress)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsMissing(f"{folder} cannot be loaded ({first_line}): save or convert it again.") from error
+
+
+def _read_folder(
+    folder: Path, device: str, quantize: str, progress: Callable[[fetch.Progress], None] | None
+) -> Checkpoint:
     kind = json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
     if kind != SpeechLanguageConfig.model_type:
         raise WeightsMissing(
             f"{folder} holds a {kind or 'nameless'} model: convert it first (python -m model.convert)."
         )
-    model = SpeechLanguageModel.from_pretrained(
+    model: SpeechLanguageModel
+    report: dict[str, Any]
+    model, report = SpeechLanguageModel.from_pretrained(  # type: ignore[misc]  # a pair with output_loading_info
         folder,
+        output_loading_info=True,
         dtype=_dtype(device),
         quantization_config=_nf4(device) if quantize == "nf4" else None,
         device_map=device if quantize == "nf4" else None,
     )
-    if quantize != "nf4":
-        _move(model, device)
+    absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if absent:
+        raise WeightsMissing(f"{folder} lacks {len(absent)} weights ({absent[0]}, ...): save or convert it again.")
+    _place(model, device, quantize)
+    generation = GenerationConfig.from_pretrained(folder)
+    generation.max_new_tokens = generation.max_new_tokens or _NEW_TOKENS
     return Checkpoint(
         name=str(folder),
         model=model,
         tokenizer=AutoTokenizer.from_pretrained(folder),
         extractor=WhisperFeatureExtractor.from_pretrained(folder),
-        generation=GenerationConfig.from_pretrained(folder),
+        generation=generation,
         transcriber=Transcriber.load(fetch.ensure(RECOGNISER, progress=progress), int8=True),
         device=device,
         quantize=quantize,

@@ -95,10 +95,8 @@ class Decoder:
     def __init__(self, language_model: PreTrainedModel, everywhere: LoraScope | None = None) -> None:
         self.language_model = language_model
         self._everywhere = everywhere
-        lean = language_model.config.model_type in LLAMA_LAYOUT and everywhere is None
-        on_cpu = language_model.device.type == "cpu"
-        sliding = getattr(language_model.config, "use_sliding_window", False)
-        self.lean = _LeanLlama(language_model) if lean and on_cpu and not sliding else None
+        lean = everywhere is None and language_model.device.type == "cpu" and _is_plain_llama(language_model.config)
+        self.lean = _LeanLlama(language_model) if lean else None
 
     @torch.inference_mode()
     def step(self, token: int, cache: KeyValueCache) -> Tensor:
@@ -109,6 +107,18 @@ class Decoder:
         with nullcontext() if self._everywhere is None else self._everywhere.on(ids >= 0):
             output = self.language_model(input_ids=ids, past_key_values=cache, use_cache=True)
         return cast(Tensor, output.logits[0, -1].float())
+
+
+def _is_plain_llama(config: Any) -> bool:
+    """Whether the lean loop computes what the model's own forward does."""
+    sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    return (
+        config.model_type in LLAMA_LAYOUT
+        and config.hidden_act == "silu"
+        and rope not in ("dynamic", "longrope")  # their rotation depends on the prompt's length
+        and not sliding
+    )
 
 
 def _plain(layer: Any) -> Any:

@@ -13,9 +13,10 @@ import torch
 
 from model.checkpoint import presets
 from model.packages import load_manifest
-from model.store import home
+from model.store import complete, home
 
 VERSIONS = ("torch", "transformers", "bitsandbytes", "accelerate", "numpy", "PySide6-Essentials", "pyttsx3")
+ESSENTIAL = ("torch", "transformers", "numpy")
 _GIB = 1 << 30
 _LEAST_MEMORY = 2 * _GIB  # mini with its recogniser, loaded
 _LEAST_DISK = 1 * _GIB
@@ -42,13 +43,20 @@ def findings() -> list[Finding]:
     """Versions, devices, memory, disk and weights."""
     return [
         Finding("python", platform.python_version()),
-        *(Finding(name, metadata.version(name)) for name in VERSIONS),
+        *(_version(name) for name in VERSIONS),
         _cpu(),
         _gpu(),
         _memory(),
         _disk(),
         *_weights(),
     ]
+
+
+def _version(name: str) -> Finding:
+    try:
+        return Finding(name, metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return Finding(name, "missing", f"Run: python -m pip install {name}", essential=name in ESSENTIAL)
 
 
 def _cpu() -> Finding:
@@ -86,8 +94,10 @@ def _weights() -> list[Finding]:
     report = []
     for name, preset in presets().items():
         parts = [preset["speech"], preset["text"]]
-        missing = [part for part in parts if not (home() / "models" / part / "config.json").is_file()]
-        megabytes = sum(one.size for part in missing for one in load_manifest()[part].sources[0].packages) / 1e6
+        manifest = load_manifest()
+        accepted = {part: [source.key for source in manifest[part].sources] for part in parts}
+        missing = [part for part in parts if not complete(home() / "models" / part, accepted[part])]
+        megabytes = sum(one.size for part in missing for one in manifest[part].sources[0].packages) / 1e6
         report.append(
             Finding(
                 f"model {name}",

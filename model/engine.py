@@ -25,7 +25,7 @@ from model.config import SAMPLE_RATE
 from model.decode import Decoder, KeyValueCache
 from model.errors import BadInput
 from model.features import LONGEST_SECONDS, encoder_frames, log_mel
-from model.prompt import Content, chat_ids
+from model.prompt import Content, chat_ids, encode_text
 from model.prosody import prosody_frames
 from model.sampling import next_token
 from model.speech_llm import SPEECH_ID, Heard
@@ -87,6 +87,7 @@ class Engine:
         self._cache = KeyValueCache(self.model.language_model.config.num_hidden_layers)
         self._cached_ids: list[int] = []
         self._hearings: OrderedDict[bytes, Hearing] = OrderedDict()
+        self._lengths: dict[tuple[str | bytes, str], int] = {}
         self._serials = 0
         settings = checkpoint.generation
         ends = settings.eos_token_id
@@ -223,6 +224,7 @@ class Engine:
         self._cache.keep(0)
         self._cached_ids.clear()
         self._hearings.clear()
+        self._lengths.clear()
 
     def _prompt(
         self, history: Sequence[Exchange], message: Message | None, empathy: bool
@@ -232,14 +234,44 @@ class Engine:
         system = config.system_prompt + (config.empathy_prompt if empathy else "")
         examples = [(user, reply) for user, reply in config.examples]
         frames: dict[int, Tensor] = {}
-        said = [self._content(past.message, frames) for past in history]
+        kept = history[self._first_kept(history, message, system, examples) :]
+        turns = [(self._content(past.message, frames), past.heard) for past in kept]
         user = None if message is None else self._content(message, frames)
-        for start in range(len(history) + 1):
-            turns = [(content, past.heard) for content, past in zip(said, history, strict=True)][start:]
-            ids = chat_ids(self.tokenizer, system, examples + turns, user)
-            if len(ids) <= self._longest_prompt:
-                return ids, frames
-        raise BadInput("The message is too long for the model: say it in shorter parts.")
+        ids = chat_ids(self.tokenizer, system, [*examples, *turns], user)
+        if len(ids) > self._longest_prompt:
+            raise BadInput("The message is too long for the model: say it in shorter parts.")
+        return ids, frames
+
+    def _first_kept(
+        self, history: Sequence[Exchange], message: Message | None, system: str, examples: Sequence[tuple[Content, str]]
+    ) -> int:
+        """The first past turn that stays in the prompt.
+
+        When a turn overflows the context, old turns go until it is half empty, so that the window moves
+        rarely and the cache holds in between. The rule looks at the history alone: it needs no memory.
+        """
+        empty = [len(chat_ids(self.tokenizer, system, [*examples, *[("", "")] * n], "")) for n in (0, 1)]
+        budget = self._longest_prompt - empty[0]
+        coming = [] if message is None else [Exchange(message, "")]
+        lengths = [self._length(past) + empty[1] - empty[0] for past in (*history, *coming)]
+        first = used = 0
+        for turn, length in enumerate(lengths):
+            used += length
+            if used > budget:
+                while first < turn and used > budget // 2:
+                    used -= lengths[first]
+                    first += 1
+        return first
+
+    def _length(self, past: Exchange) -> int:
+        """Positions of a turn's contents; remembered, so that turns long out of the prompt are not heard again."""
+        message = past.message
+        key = (message.text if isinstance(message, Typed) else message.key, past.heard)
+        if key not in self._lengths:
+            content = self._content(message, {})
+            said = encode_text(self.tokenizer, content) if isinstance(content, str) else content
+            self._lengths[key] = len(said) + len(encode_text(self.tokenizer, past.heard))
+        return self._lengths[key]
 
     def _content(self, message: Message, frames: dict[int, Tensor]) -> Content:
         if isinstance(message, Typed):

@@ -76,6 +76,11 @@ class Transcriber:
             PreTrainedTokenizerFast.from_pretrained(folder),
         )
 
+    def to(self, device: str) -> None:
+        """Move the decoder beside an encoder that lives on `device`."""
+        self._decoder.to(device)
+        self._head.to(device)
+
     @torch.inference_mode()
     def encode(self, samples: Samples) -> list[tuple[Tensor, float]]:
         """Encoder output and seconds of each piece (at most 30 s) of a recording at 16 kHz."""
@@ -125,12 +130,12 @@ class Transcriber:
 
     def _step(self, ids: list[int], encoded: Tensor, cache: EncoderDecoderCache) -> Tensor:
         output = self._decoder(
-            input_ids=torch.tensor([ids]),
+            input_ids=torch.tensor([ids], device=encoded.device),
             encoder_hidden_states=encoded,
             past_key_values=cache,
             use_cache=True,
         )
-        return self._head(output.last_hidden_state[0, -1])
+        return cast(Tensor, self._head(output.last_hidden_state[0, -1]).float().cpu())
 
     def _detect(self, logits: Tensor) -> int:
         tokens = list(self._languages.values())

@@ -1,4 +1,4 @@
-"""What every test runs under: one compute thread (tiny models lose time to more) and a cache of its own."""
+"""What every test runs under: one compute thread (tiny models lose time to more), no display."""
 
 from __future__ import annotations
 

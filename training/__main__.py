@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from model.errors import ModelError
+from model.errors import ModelError, WeightsMissing
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
             summary = fit_head(options.corpus, options.out, whisper=options.whisper)
     except ModelError as error:
         sys.stderr.write(f"{error}\n")
-        return 2
+        return 3 if isinstance(error, WeightsMissing) else 2
     if options.json:
         sys.stdout.write(json.dumps(summary) + "\n")
     else:

@@ -77,20 +77,24 @@ anyone feels, and its accuracy on real emotional speech has not been measured. "
 
 A linear layer over the mean of Whisper base's encoder frames (mean of layers {figures["layers"]}) and the prosody
 features of `model/prosody.py`; 5 classes, chance 20 %. Fitted on {trained} synthetic voices by
-`python -m training fit-head`; clips: {splits}. The rules, voices and licences stand in the card
-that `python -m training corpus` writes. Layers and L2 ({figures["l2"]}) were chosen by cross-validation within the
-training voices; temperature ({figures["temperature"]:.2f}) and threshold ({figures["threshold"]:.2f}) were set on
-voices apart from both training and test.
+`python -m training fit-head`.
+Clips: {splits}.
+The rules, voices and licences stand in the card that `python -m training corpus` writes.
+Layers and L2 ({figures["l2"]}) were chosen by cross-validation within the training voices; temperature
+({figures["temperature"]:.2f}) and threshold ({figures["threshold"]:.2f}) were set on voices apart from both.
 
 ## Held out
 
-One clip an emotion and sentence. "Coverage" is the share of clips whose confidence reaches the threshold.
+One clip an emotion and sentence. These clips follow the same rules of expression as the fitted ones, so the figures
+say how well the rules are recognised in other voices, not how well people are understood; and the rules' sizes and
+the list of features were settled with such figures in view. "Coverage" is the share of clips whose confidence
+reaches the threshold.
 
 {_held_out(figures)}
 
 ## Untouched human speech
 
-People reading without acting, exactly as recorded: what the reading says of them.
+People reading without acting, levelled and trimmed but otherwise as recorded: what the reading says of them.
 
 {_untouched(figures)}
 

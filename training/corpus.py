@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from rich.console import Console
 from rich.progress import track
 
 from assistant.events import EMOTIONS
@@ -87,18 +88,20 @@ def build_corpus(
     """
     (out / "audio").mkdir(parents=True, exist_ok=True)
     manifest, dropped = out / "manifest.jsonl", out / "dropped.jsonl"
+    sources = [s for s in synthetic_sources(clips, seed) + human_sources(prompts) if s.engine in engines]
     rows = _read_lines(manifest)
-    whole = {s for s, n in Counter(row["source"] for row in rows).items() if n == len(EMOTIONS) + 1}
+    counts = Counter(row["source"] for row in rows)
+    whole = {s.id for s in sources if counts[s.id] == len(EMOTIONS) + 1}
     rows = [row for row in rows if row["source"] in whole]
     manifest.write_text("")
     _append(manifest, rows)
     dropped.unlink(missing_ok=True)
-    sources = [s for s in synthetic_sources(clips, seed) + human_sources(prompts) if s.engine in engines]
     jobs = [Job(s, out, kokoro, seed) for s in sources if s.id not in whole]
     reasons: Counter[str] = Counter()
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         running = {pool.submit(make_clips, job): job.source for job in jobs}
-        for done in track(as_completed(running), "corpus", total=len(running), transient=True):
+        finished = as_completed(running)
+        for done in track(finished, "corpus", len(running), console=Console(stderr=True), transient=True):
             source = running[done]
             try:
                 new = done.result()

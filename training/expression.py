@@ -139,7 +139,7 @@ def express(voice: Voiceprint, cues: dict[str, float], random: np.random.Generat
     noisy = np.clip(voice.aperiodicity + breath, 0.001, 1.0)
     f0 = _intone(voice.f0, cues, random)
     wave = _world().synthesize(f0, np.ascontiguousarray(envelope), np.ascontiguousarray(noisy), RATE)
-    return wave.astype(np.float32)
+    return np.asarray(wave, np.float32)
 
 
 def record(samples: Samples, random: np.random.Generator) -> Samples:
@@ -163,7 +163,7 @@ def record(samples: Samples, random: np.random.Generator) -> Samples:
     hiss = np.fft.irfft(np.fft.rfft(random.normal(size=len(heard))) / colour, len(heard))
     power = np.mean(heard[lead : len(heard) - tail] ** 2) / 10 ** (random.uniform(15, 45) / 10)
     noisy = heard + hiss * np.sqrt(power / np.mean(hiss**2))
-    return (noisy / np.abs(noisy).max() * 10 ** (random.uniform(-20, -1) / 20)).astype(np.float32)
+    return np.asarray((noisy / np.abs(noisy).max() * 10 ** (random.uniform(-20, -1) / 20)), np.float32)
 
 
 def renditions(samples: Samples, source_split: str, random: np.random.Generator) -> dict[str, Samples]:

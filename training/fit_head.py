@@ -1,8 +1,8 @@
 """`python -m training fit-head`: the emotion head on frozen encoder frames and prosody, fitted and measured.
 
-Multinomial logistic regression on each clip's mean frame. Layers and L2 are chosen by cross-validation over voices
-and engines of the split "train"; temperature and threshold are set on "calibrate"; the splits "test" (unseen voices), "engine"
-(unseen synthesiser) and "human" are looked at once, for the card.
+Multinomial logistic regression on each clip's mean frame. Layers and L2 are chosen by cross-validation over the
+voices and engines of the split "train"; temperature and threshold are set on "calibrate"; nothing is fitted on
+the splits "test" (unseen voices), "engine" (unseen synthesiser) and "human": they are measured for the card.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import soundfile
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor
@@ -94,7 +95,7 @@ def mean_states(corpus: Path, audio: list[str], whisper: Path) -> NDArray[np.flo
             raise WeightsMissing(f"{whisper} holds no Whisper model: pass --whisper DIR")
         encoder = WhisperModel.from_pretrained(whisper, dtype=torch.float32).encoder.eval()
         extractor = WhisperFeatureExtractor.from_pretrained(whisper)
-    for number, name in enumerate(track(missing, "frames", transient=True), 1):
+    for number, name in enumerate(track(missing, "frames", console=Console(stderr=True), transient=True), 1):
         samples = _read_clip(corpus / name)
         states = encode(encoder, log_mel(extractor, samples, trimmed=True))
         known[name] = torch.cat(states)[:, : encoder_frames(len(samples))].mean(1).numpy()
@@ -115,7 +116,10 @@ def read_corpus(corpus: Path, whisper: Path) -> Clips:
     rows = _manifest(corpus)
     audio = [row["audio"] for row in rows]
     states = mean_states(corpus, audio, whisper)
-    prosody = [prosody_frames(_read_clip(corpus / name)).mean(0) for name in track(audio, "prosody", transient=True)]
+    prosody = [
+        prosody_frames(_read_clip(corpus / name)).mean(0)
+        for name in track(audio, "prosody", console=Console(stderr=True), transient=True)
+    ]
     return Clips(rows, states, np.stack(prosody), np.array([EMOTIONS.index(row["emotion"]) for row in rows]))
 
 
@@ -180,7 +184,7 @@ def choose(clips: Clips) -> tuple[tuple[int, ...], float, dict[str, float]]:
         groups.append([engines == engine for engine in sorted(set(engines[train]))])
     labels = torch.from_numpy(clips.labels)
     scores = {}
-    for layers in track(LAYER_CHOICES, "layers", transient=True):
+    for layers in track(LAYER_CHOICES, "layers", console=Console(stderr=True), transient=True):
         features = clips.features(layers)
         for l2 in L2_CHOICES:
             penalty = _penalty(clips, l2)

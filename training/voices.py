@@ -237,7 +237,7 @@ def _kokoro_speak(source: Source, random: np.random.Generator, folder: Path) -> 
             "speed": np.array([random.uniform(0.9, 1.15)], np.float32),
         },
     )[0]
-    return soxr.resample(np.asarray(audio, np.float32).reshape(-1), 24_000, RATE)
+    return np.asarray(soxr.resample(np.asarray(audio, np.float32).reshape(-1), 24_000, RATE), np.float32)
 
 
 def _flite_speak(source: Source) -> Samples:
@@ -269,7 +269,7 @@ def _read(path: Path) -> Samples:
         ]
         return np.frombuffer(subprocess.run(command, check=True, capture_output=True).stdout, np.float32).copy()
     audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    return soxr.resample(audio.mean(axis=1), rate, RATE)
+    return np.asarray(soxr.resample(audio.mean(axis=1), rate, RATE), np.float32)
 
 
 def speak(source: Source, seed: int, kokoro: Path) -> Samples:

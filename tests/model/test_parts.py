@@ -6,7 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from model.adapter import ConvAdapter
@@ -30,12 +37,19 @@ SIZES = {
 }
 
 
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 4.0}
+
+
 def language_models() -> list:
     torch.manual_seed(1)
     models = [
         LlamaForCausalLM(LlamaConfig(**SIZES, head_dim=8)),
         LlamaForCausalLM(LlamaConfig(**SIZES, head_dim=16, tie_word_embeddings=True)),
         Qwen2ForCausalLM(Qwen2Config(**SIZES)),
+        # The lean loop would get these wrong; they must take their own forward.
+        LlamaForCausalLM(LlamaConfig(**SIZES, hidden_act="gelu")),
+        MistralForCausalLM(MistralConfig(**SIZES, sliding_window=16)),
+        LlamaForCausalLM(LlamaConfig(**SIZES, max_position_embeddings=24, rope_parameters=DYNAMIC)),
     ]
     for model in models:
         for name, parameter in model.named_parameters():
@@ -46,7 +60,7 @@ def language_models() -> list:
     return [model.eval() for model in models]
 
 
-@pytest.mark.parametrize("index", range(3))
+@pytest.mark.parametrize("index", range(5))
 def test_decode_steps_equal_generate(index: int) -> None:
     model = language_models()[index]
     prompt = torch.randint(0, 200, (1, 17))
@@ -54,11 +68,15 @@ def test_decode_steps_equal_generate(index: int) -> None:
     cache, decoder = KeyValueCache(3), Decoder(model)
     with torch.inference_mode():
         logits = model(prompt, past_key_values=cache, use_cache=True).logits[0, -1]
-    assert decoder.lean is not None
+    assert (decoder.lean is not None) == (index < 3)
     tokens = [int(logits.argmax())]
     while len(tokens) < 40:
         tokens.append(int(decoder.step(tokens[-1], cache).argmax()))
     assert tokens == expected
+
+
+def test_a_rotation_that_depends_on_the_length_is_not_stepped_by_the_lean_loop() -> None:
+    assert Decoder(language_models()[5]).lean is None
 
 
 def test_a_cropped_cache_continues_as_a_fresh_one_and_grows_past_its_capacity() -> None:
@@ -115,7 +133,7 @@ def test_int8_costs_little_and_decodes_like_its_own_prefill() -> None:
         exact = model(tokens).logits
         quantize_int8(model)
         rounded = model(tokens).logits
-        assert (rounded - exact).abs().max() < 0.1 * exact.std() * 10
+        assert (rounded - exact).abs().mean() < 0.05 * exact.std()
         cache, decoder = KeyValueCache(3), Decoder(model)
         model(tokens[:, :1], past_key_values=cache, use_cache=True)
     for index in range(1, 30):

@@ -13,7 +13,8 @@ from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from assistant.events import EMOTIONS
 from model.emotion import EmotionHead
-from model.errors import BadInput, WeightsMissing
+from model.errors import BadInput
+from training import fit_head as fitting
 from training.__main__ import main
 from training.corpus import build_corpus
 from training.expression import CUES, draw_cues, record
@@ -79,6 +80,12 @@ def test_the_threshold_keeps_its_promise(seed, count):
     assert sum(map(sum, figures["confusion"])) == count
 
 
+@pytest.fixture(autouse=True)
+def few_choices(monkeypatch):
+    monkeypatch.setattr(fitting, "LAYER_CHOICES", ((1,), (2, 3)))
+    monkeypatch.setattr(fitting, "L2_CHOICES", (0.03,))
+
+
 @pytest.fixture(scope="module")
 def tiny_whisper(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whisper")
@@ -128,23 +135,23 @@ def test_fit_head_learns_calibrates_and_writes_what_the_model_loads(tiny_corpus,
     assert "No person's emotional speech was used" in card
 
 
-def test_a_second_fit_uses_the_kept_frames_and_gives_the_same_head(tiny_corpus, tiny_whisper, tmp_path):
+def test_a_second_fit_reads_the_kept_frames_and_gives_the_same_head(tiny_corpus, tiny_whisper, tmp_path):
     fit_head(tiny_corpus, tmp_path / "a", whisper=tiny_whisper)
-    kept = (tiny_corpus / "states.npz").stat().st_mtime_ns
-    fit_head(tiny_corpus, tmp_path / "b", whisper=tiny_whisper)
-    assert (tiny_corpus / "states.npz").stat().st_mtime_ns == kept
+    fit_head(tiny_corpus, tmp_path / "b", whisper=tmp_path / "no whisper is needed now")
     first, second = (load_file(tmp_path / n / "head.safetensors") for n in "ab")
     torch.testing.assert_close(first["weight"], second["weight"])
 
 
-def test_what_is_missing_is_named_in_one_line(tmp_path, tiny_corpus, capsys):
-    assert main(["fit-head", str(tmp_path), str(tmp_path), "--whisper", str(tmp_path)]) == 2
+def test_what_is_missing_is_named_in_one_line(tmp_path, capsys):
+    arguments = ["fit-head", str(tmp_path), str(tmp_path / "out"), "--whisper", str(tmp_path)]
+    assert main(arguments) == 2
     assert "manifest.jsonl" in capsys.readouterr().err
-    with pytest.raises(WeightsMissing, match="--whisper"):
-        fit_head(tiny_corpus, tmp_path, whisper=tmp_path / "none")
+    (tmp_path / "manifest.jsonl").write_text('{"audio": "a.flac", "emotion": "neutral"}\n')
+    assert main(arguments) == 3
+    assert "--whisper" in capsys.readouterr().err
     (tmp_path / "manifest.jsonl").write_text('{"audio": "a.flac", "emotion": "bored"}\n')
-    with pytest.raises(BadInput, match=r"manifest.jsonl:1: unknown emotion 'bored'"):
-        fit_head(tmp_path, tmp_path, whisper=tmp_path)
+    assert main(arguments) == 2
+    assert "manifest.jsonl:1: unknown emotion 'bored'" in capsys.readouterr().err
 
 
 def test_a_corpus_of_no_usable_source_says_why(tmp_path):
@@ -153,12 +160,11 @@ def test_a_corpus_of_no_usable_source_says_why(tmp_path):
 
 
 def test_espeak_sentences_become_all_renditions_and_a_second_run_adds_none(tmp_path):
-    pytest.importorskip("pyworld")
-    settings_ = {"clips": 7, "prompts": 0, "seed": 0, "kokoro": tmp_path, "engines": frozenset({"espeak"})}
+    settings_ = {"clips": 4, "prompts": 0, "seed": 0, "kokoro": tmp_path, "engines": frozenset({"espeak"})}
     summary = build_corpus(tmp_path, workers=1, **settings_)
     lines = (tmp_path / "manifest.jsonl").read_text().splitlines()
-    assert summary["clips"] == len(lines) == 2 * (len(EMOTIONS) + 1)
-    (tmp_path / "manifest.jsonl").write_text("\n".join(lines[:8]) + '\n{"torn')
+    assert summary["clips"] == len(lines) == len(EMOTIONS) + 1
+    (tmp_path / "manifest.jsonl").write_text("\n".join(lines[:3]) + '\n{"torn')
     again = build_corpus(tmp_path, workers=1, **settings_)
     rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
     assert again["clips"] == len(rows) == len(lines)
