@@ -167,3 +167,19 @@ def test_long_recordings_are_heard_in_pieces() -> None:
 def test_an_empty_recording_is_refused() -> None:
     with pytest.raises(BadInput, match="empty"):
         Engine(tiny_checkpoint()).hear(Spoken(np.zeros(0, np.float32)))
+
+
+def test_a_full_context_still_reuses_the_cache_in_most_turns() -> None:
+    checkpoint = tiny_checkpoint()
+    checkpoint.context = 700
+    engine = Engine(checkpoint)
+    history: list[Exchange] = []
+    prefilled = []
+    for turn in range(24):
+        message = Typed(f"and what about number {turn}?")
+        text = "".join(engine.reply(history, message))
+        prefilled.append(engine.figures.prefilled)
+        history.append(Exchange(message, text))
+    late = prefilled[12:]
+    assert max(late) > 150, "the context must have overflowed, or the test shows nothing"
+    assert sum(new < 120 for new in late) >= len(late) * 0.6
