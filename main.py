@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    ask.add_argument("files", nargs="*", metavar="FILE", help="recordings; - is not read")
+    ask.add_argument("files", nargs="*", metavar="FILE", help="recordings")
     ask.add_argument("--text", action="append", default=[], help="a typed message (repeatable)")
     ask.add_argument("--speak", type=Path, metavar="OUT.wav", help="speak the replies into this WAV file")
     voice = ask.add_argument_group("voice, for --speak")

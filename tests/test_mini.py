@@ -74,7 +74,7 @@ def test_a_trimmed_window_reads_the_same_words_as_thirty_seconds(exact: Checkpoi
 def test_silence_and_hiss_have_no_words(engine: Engine, samples: np.ndarray) -> None:
     words = engine.transcript(Spoken(samples.astype(np.float32)))
     assert words is not None
-    assert len(words.text) < 12
+    assert words.text == ""
 
 
 def test_a_reading_is_complete_and_exact(engine: Engine) -> None:
