@@ -34,7 +34,7 @@ def features_of(name: str) -> tuple[torch.Tensor, int]:
 @pytest.fixture(scope="module")
 def model():
     """Encoder and adapter of checkpoint a; its language model needs the converter, which comes later."""
-    config = json.loads((GOLDENS / "a" / "config.json").read_text())
+    config = json.loads((GOLDENS / "checkpoints" / "a" / "config.json").read_text())
     model = tiny_model(
         speech_config=config["whisper_config"],
         adapter_kernel_sizes=[int(size) for size in config["conv_kernel_sizes"].split(",")],
@@ -49,7 +49,7 @@ def model():
             "vocab_size": 8,
         },
     )
-    weights = torch.load(GOLDENS / "a" / "pytorch_model.bin", weights_only=True)
+    weights = torch.load(GOLDENS / "checkpoints" / "a" / "pytorch_model.bin", weights_only=True)
     encoder = {k.removeprefix("whisper_model."): v for k, v in weights.items() if k.startswith("whisper_model.")}
     assert not model.encoder.load_state_dict(encoder, strict=True).missing_keys
     adapter = {
@@ -63,7 +63,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, torch.Tensor]:
-    return load_file(GOLDENS / "a" / "forward.safetensors")
+    return load_file(GOLDENS / "numeric" / "a" / "forward.safetensors")
 
 
 @pytest.mark.parametrize("name", ["speech_1p2s", "speech_4s", "speech_11s", "chirp_2p5s", "tones_odd"])
