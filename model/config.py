@@ -23,9 +23,12 @@ class SpeechLanguageConfig(PreTrainedConfig):
     Attributes:
         speech_config: the Whisper whose encoder listens.
         text_config: any causal language model of transformers.
+        adapter_type: "conv", strided convolutions, or "cformer", integrate-and-fire.
         adapter_kernel_sizes: one entry a strided convolution (stride 2); empty: no adapter yet, and
             speech reaches the language model as the words of its transcript.
-        adapter_inner_size: width of the adapter's residual bottleneck.
+        adapter_inner_size: width of the convolutional adapter's residual bottleneck.
+        cformer_pre_layers, cformer_post_layers: the CFormer's layers before and after the integration;
+            `cformer_heads`: their attention heads, 8 in the original whatever the encoder has.
         lora_rank: 0 for none. `lora_alpha`, `lora_dropout`, `lora_targets` (names of the language
             model's linear layers) as in LoRA (arXiv 2106.09685).
         lora_scope: where LoRA acts: "audio" on speech positions, "text" on the other prompt
@@ -40,6 +43,8 @@ class SpeechLanguageConfig(PreTrainedConfig):
         examples: (user, reply) pairs that stand before every conversation.
         tone_template: with the path "transcript", how the model is told of the voice: a format string
             over {tone} and {words}; the plain words when the reading is neutral or unsure.
+        penalty_scope: which tokens a repetition penalty sees: the whole "prompt" with the reply, or the
+            "reply" alone with the newline before it, as in the original.
         window: what the encoder sees: "full" 30 s, or "trimmed", the utterance plus 2 s of silence.
     """
 
@@ -52,8 +57,12 @@ class SpeechLanguageConfig(PreTrainedConfig):
     # PreTrainedConfig once built; dictionaries and None are accepted and made into one.
     speech_config: Any = None
     text_config: Any = None
+    adapter_type: Literal["conv", "cformer"] = "conv"
     adapter_kernel_sizes: list[int] = field(default_factory=lambda: [5, 5, 5])
     adapter_inner_size: int = 512
+    cformer_pre_layers: int = 4
+    cformer_post_layers: int = 4
+    cformer_heads: int = 8
     lora_rank: int = 0
     lora_alpha: float = 16.0
     lora_dropout: float = 0.05
@@ -64,6 +73,7 @@ class SpeechLanguageConfig(PreTrainedConfig):
     emotion_threshold: float = 0.0
     emotion_frame_group: int = 1
     path: Literal["speech", "transcript"] = "speech"
+    penalty_scope: Literal["prompt", "reply"] = "prompt"
     window: Literal["full", "trimmed"] = "full"
     system_prompt: str = "You are a helpful assistant."
     empathy_prompt: str = (
@@ -75,7 +85,7 @@ class SpeechLanguageConfig(PreTrainedConfig):
 
     @property
     def frame_seconds(self) -> float:
-        """The time that one frame before the emotion head covers."""
+        """The time that one frame before the emotion head covers; a CFormer's tokens have no fixed duration."""
         if self.emotion_source == "encoder":
             return ENCODER_FRAME_SECONDS
         return ENCODER_FRAME_SECONDS * 2 ** len(self.adapter_kernel_sizes)

@@ -95,7 +95,7 @@ class Decoder:
     def __init__(self, language_model: PreTrainedModel, everywhere: LoraScope | None = None) -> None:
         self.language_model = language_model
         self._everywhere = everywhere
-        lean = everywhere is None and language_model.device.type == "cpu" and _is_plain_llama(language_model.config)
+        lean = everywhere is None and language_model.device.type == "cpu" and _is_plain_llama(language_model)
         self.lean = _LeanLlama(language_model) if lean else None
 
     @torch.inference_mode()
@@ -109,8 +109,9 @@ class Decoder:
         return cast(Tensor, output.logits[0, -1].float())
 
 
-def _is_plain_llama(config: Any) -> bool:
+def _is_plain_llama(language_model: Any) -> bool:
     """Whether the lean loop computes what the model's own forward does."""
+    config = language_model.config
     sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     return (
@@ -118,6 +119,7 @@ def _is_plain_llama(config: Any) -> bool:
         and config.hidden_act == "silu"
         and rope not in ("dynamic", "longrope")  # their rotation depends on the prompt's length
         and not sliding
+        and not getattr(language_model.model.rotary_emb, "active", False)  # rules for long prompts
     )
 
 

@@ -50,8 +50,8 @@ class EmotionHead(nn.Module):
         return (mean @ self.weight.T + self.offset) / self.temperature
 
     @torch.inference_mode()
-    def read(self, frames: Tensor) -> EmotionReading:
-        """The reading of one utterance's valid frames [N, D], N >= 1.
+    def read(self, frames: Tensor, *, frame_seconds: float | None = None) -> EmotionReading:
+        """The reading of one utterance's valid frames [N, D], N >= 1, each of the head's `frame_seconds` by default.
 
         Its contributions have ceil(N / group) rows; with its offset they sum to the logits of `forward`.
         """
@@ -65,7 +65,7 @@ class EmotionHead(nn.Module):
         return EmotionReading(
             probabilities=probabilities,
             label=EMOTIONS[best] if probabilities[best] >= self.threshold else UNSURE,
-            frame_seconds=self.frame_seconds * self.group,
+            frame_seconds=(frame_seconds or self.frame_seconds) * self.group,
             contributions=contributions,
             offset=offset,
         )

@@ -82,8 +82,6 @@ class Engine:
         self.tokenizer = checkpoint.tokenizer
         self._backend: Tokenizer = self.tokenizer.backend_tokenizer
         self.figures = ReplyFigures()
-        everywhere = self.model.config.lora_rank and self.model.config.lora_scope == "global"
-        self._decoder = Decoder(self.model.language_model, self.model.lora_scope if everywhere else None)
         self._cache = KeyValueCache(self.model.language_model.config.num_hidden_layers)
         self._cached_ids: list[int] = []
         self._hearings: OrderedDict[bytes, Hearing] = OrderedDict()
@@ -93,7 +91,15 @@ class Engine:
         ends = settings.eos_token_id
         self._ends = frozenset(ends if isinstance(ends, list) else [ends])
         limit = getattr(self.model.language_model.config, "max_position_embeddings", 2048)
-        self._longest_prompt = min(limit, checkpoint.context) - 2 * settings.max_new_tokens
+        context = min(limit, checkpoint.context)
+        self._longest_prompt = context - 2 * settings.max_new_tokens
+        self._newline = encode_text(self.tokenizer, "\n")
+        long = self.model.long_prompts
+        if long is not None:
+            long.active = context > long.trained_length
+        self._alpha = 1  # of the prompt that the cache was built for
+        everywhere = self.model.config.lora_rank and self.model.config.lora_scope == "global"
+        self._decoder = Decoder(self.model.language_model, self.model.lora_scope if everywhere else None)
 
     # ---- hearing
 
@@ -120,10 +126,9 @@ class Engine:
                 frames.append(heard.frames[0])
             if heard.emotion_frames is not None:
                 emotion.append(heard.emotion_frames[0])
-        head = self.model.emotion_head
         hearing = Hearing(
             serial=self._serials,
-            reading=head.read(torch.cat(emotion)) if head is not None else None,
+            reading=self._read(torch.cat(emotion), spoken) if emotion else None,
             encode_ms=(time.perf_counter() - started) * 1e3,
             frames=torch.cat(frames) if frames else None,
             pieces=pieces,
@@ -133,6 +138,14 @@ class Engine:
         if len(self._hearings) > _KEPT_HEARINGS:
             self._hearings.popitem(last=False)
         return hearing
+
+    def _read(self, frames: Tensor, spoken: Spoken) -> EmotionReading | None:
+        head = self.model.emotion_head
+        if head is None:
+            return None
+        if self.model.config.adapter_type == "cformer":  # its frames are tokens, spread over the utterance
+            return head.read(frames, frame_seconds=len(spoken.samples) / SAMPLE_RATE / len(frames))
+        return head.read(frames)
 
     def _hear_piece(self, samples: Samples) -> Heard:
         config = self.model.config
@@ -191,10 +204,11 @@ class Engine:
         ids, frames = self._prompt(history, message, empathy)
         logits = self._prefill(ids, frames, cancelled)
         figures.prefill_ms = since()
+        before = ids if self.model.config.penalty_scope == "prompt" else self._newline
         stream = DecodeStream(skip_special_tokens=True)
         written, generated = "", list[int]()
         while logits is not None and not cancelled():
-            token = next_token(logits, ids + generated, settings)
+            token = next_token(logits, before + generated, settings)
             if token in self._ends:
                 break
             generated.append(token)
@@ -294,6 +308,10 @@ class Engine:
         if self.model.config.lora_scope != "text" or not self.model.config.lora_rank:
             pairs = zip(ids[:-1], self._cached_ids, strict=False)
             reused = next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(ids) - 1, len(self._cached_ids)))
+        long = self.model.long_prompts
+        alpha = 1 if long is None else long.alpha(len(ids))
+        if alpha != self._alpha:
+            self._alpha, reused = alpha, 0  # every key was rotated for another length
         self._cache.keep(reused)
         del self._cached_ids[reused:]
         self.figures.reused = reused
@@ -307,6 +325,7 @@ class Engine:
                 torch.tensor([[max(id_, SPEECH_ID) for id_ in part]], device=self.model.device),
                 speech=torch.stack(speech) if speech else None,
                 past_key_values=self._cache,
+                prompt_lengths=[len(ids)],
                 use_cache=True,
                 logits_to_keep=1,
             )

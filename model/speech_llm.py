@@ -7,6 +7,7 @@ knows nothing of audio files, conversations or sampling.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,9 +17,11 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from model.adapter import ConvAdapter
+from model.cformer import CFormerAdapter
 from model.config import SpeechLanguageConfig
 from model.emotion import EmotionHead
 from model.features import encode, mean_of_layers
+from model.long_prompts import LongPrompts, add_long_prompts
 from model.lora import LoraScope, add_lora
 from model.prosody import PROSODY_FEATURES
 
@@ -53,8 +56,7 @@ class SpeechLanguageModel(PreTrainedModel):
         )
         speech_size = config.speech_config.d_model
         text_size = int(self.get_input_embeddings().weight.shape[1])
-        kernels = config.adapter_kernel_sizes
-        self.adapter = ConvAdapter(speech_size, text_size, config.adapter_inner_size, kernels) if kernels else None
+        self.adapter = _adapter(config, text_size)
         self.lora_scope = LoraScope()
         if config.lora_rank:
             self.lora_scope = add_lora(
@@ -64,6 +66,7 @@ class SpeechLanguageModel(PreTrainedModel):
                 config.lora_alpha,
                 config.lora_dropout,
             )
+        add_long_prompts(self.language_model)
         self.emotion_head = None
         if config.emotion_source != "none":
             size = text_size if config.emotion_source == "adapter" else speech_size + len(PROSODY_FEATURES)
@@ -84,6 +87,12 @@ class SpeechLanguageModel(PreTrainedModel):
     def get_output_embeddings(self) -> Any:
         """The language model's output layer."""
         return self.language_model.get_output_embeddings()
+
+    @property
+    def long_prompts(self) -> LongPrompts | None:
+        """The language model's rules for prompts beyond its trained length, if it has any."""
+        rotary = getattr(getattr(self.language_model, "model", None), "rotary_emb", None)
+        return rotary if isinstance(rotary, LongPrompts) else None
 
     def hear(
         self,
@@ -128,6 +137,7 @@ class SpeechLanguageModel(PreTrainedModel):
         speech: Tensor | None = None,
         past_key_values: Cache | None = None,
         *,
+        prompt_lengths: Sequence[int] | None = None,
         legacy_batching: bool = False,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
@@ -137,11 +147,19 @@ class SpeechLanguageModel(PreTrainedModel):
             input_ids: int64 [B, L], `SPEECH_ID` where a frame of speech stands.
             attention_mask: 1 real, 0 padding [B, past + L].
             speech: [n, E] adapter frames for all speech positions, row by row.
+            prompt_lengths: positions of each row's whole prompt, where this call holds only a part of it;
+                by default a call with an empty cache holds whole prompts. Long prompts are told by it.
             legacy_batching: positions count padding, as in the original; by default they come from
                 the mask, so that padding changes nothing.
             kwargs: passed on to the language model (labels, logits_to_keep, ...).
         """
         is_speech = input_ids == SPEECH_ID
+        if self.long_prompts is not None:
+            fresh = past_key_values is None or not past_key_values.get_seq_length()
+            if prompt_lengths is None and fresh:
+                prompt_lengths = _true_lengths(input_ids, attention_mask)
+            if prompt_lengths is not None:
+                self.long_prompts.begin(prompt_lengths)
         if attention_mask is not None and not legacy_batching and "position_ids" not in kwargs:
             positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
             kwargs["position_ids"] = positions[:, -input_ids.shape[1] :]
@@ -162,6 +180,21 @@ class SpeechLanguageModel(PreTrainedModel):
             return torch.ones_like(is_speech)
         mask = is_speech if scope == "audio" else ~is_speech
         return mask if bool(mask.any()) else None
+
+
+def _adapter(config: SpeechLanguageConfig, text_size: int) -> ConvAdapter | CFormerAdapter | None:
+    speech = config.speech_config
+    if config.adapter_type == "cformer":
+        layers = (config.cformer_pre_layers, config.cformer_post_layers)
+        return CFormerAdapter(speech, text_size, config.text_config.vocab_size, *layers, config.cformer_heads)
+    kernels = config.adapter_kernel_sizes
+    return ConvAdapter(speech.d_model, text_size, config.adapter_inner_size, kernels) if kernels else None
+
+
+def _true_lengths(input_ids: Tensor, attention_mask: Tensor | None) -> list[int]:
+    if attention_mask is None:
+        return [input_ids.shape[1]] * input_ids.shape[0]
+    return [int(length) for length in attention_mask.sum(-1)]
 
 
 class Heard:
