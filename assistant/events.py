@@ -6,7 +6,9 @@ This is the one module of the core that `model` may import; it needs numpy and n
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -93,3 +95,205 @@ class Exchange:
 
     message: Message
     heard: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AudioChunk:
+    """What a microphone delivers: the device's own rate and channels, before any change.
+
+    Attributes:
+        samples: int16 [n] or [n, channels].
+        rate: samples per second.
+        start: seconds of its first sample since the microphone was opened, by its own clock.
+    """
+
+    samples: NDArray[np.int16]
+    rate: int
+    start: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Utterance:
+    """What the user said without a longer pause, with its pre-roll: mono 16 kHz, times as `AudioChunk.start`."""
+
+    samples: Samples
+    started: float
+    ended: float
+
+
+class State(StrEnum):
+    """Where the conversation is. Whether the user is speaking is a flag beside it."""
+
+    IDLE = "idle"
+    LISTENING = "listening"
+    THINKING = "thinking"
+    SPEAKING = "speaking"
+
+
+class Outcome(StrEnum):
+    """How a turn ended."""
+
+    ANSWERED = "answered"
+    INTERRUPTED = "interrupted"
+    SUPERSEDED = "superseded"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Turn:
+    """One message and what came of it.
+
+    Attributes:
+        number: 1, 2, ... within its conversation.
+        message: what the user said or typed.
+        transcript: the words of a spoken message, or None where no recogniser wrote them.
+        reading: how a spoken message sounded, or None.
+        reply: everything that was generated; `heard`: the part that was heard, to the word.
+        marks: times of its stages in seconds, by the conversation's clock ("ended", "asked", "read",
+            "first_text", "first_sound", "reply_finished", "finished").
+    """
+
+    number: int
+    message: Message
+    transcript: str | None = None
+    reading: EmotionReading | None = None
+    reply: str = ""
+    heard: str = ""
+    outcome: Outcome = Outcome.ANSWERED
+    marks: Mapping[str, float] = field(default_factory=dict)
+
+
+# ---- what happens, as told to window, terminal and session
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged:
+    """The conversation's state, and whether the user is speaking right now."""
+
+    state: State
+    user_speaking: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InputLevel:
+    """The microphone's level: RMS in decibels of full scale, -120 to 0."""
+
+    decibels: float
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStarted:
+    """The user began to say something, `at` seconds."""
+
+    turn: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UtteranceEnded:
+    """The user said something, and the turn is theirs no more."""
+
+    turn: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EmotionRead:
+    """How the message sounded; None where the checkpoint has no emotion head."""
+
+    turn: int
+    reading: EmotionReading | None
+
+
+@dataclass(frozen=True, slots=True)
+class Transcribed:
+    """The words of a spoken message."""
+
+    turn: int
+    text: str
+    language: str = "en"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyText:
+    """A piece of the reply."""
+
+    turn: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyFinished:
+    """The reply is complete; `text` is all of it."""
+
+    turn: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlaybackStarted:
+    """The first sound of the reply."""
+
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlaybackProgressed:
+    """What has been heard of the reply so far, to the last whole word."""
+
+    turn: int
+    heard: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlaybackFinished:
+    """The reply has been heard to its end, or to where it was stopped."""
+
+    turn: int
+    heard: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TurnEnded:
+    """A turn is over and stands in the history."""
+
+    turn: Turn
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """How the model process is: "loading", "ready", "failed", "stopped"; and what to tell the user."""
+
+    status: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Something went wrong; the message says what to do. `turn` is None where it belongs to none."""
+
+    turn: int | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingProgress:
+    """A line of a training run's progress file."""
+
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingEnded:
+    """A training run ended; `error` is None when it reached its end or was paused."""
+
+    folder: str
+    error: str | None
+
+
+Event = (
+    StateChanged | InputLevel | SpeechStarted | UtteranceEnded | EmotionRead | Transcribed | ReplyText | ReplyFinished
+    | PlaybackStarted | PlaybackProgressed | PlaybackFinished | TurnEnded | ModelStatus | Failed | TrainingProgress
+    | TrainingEnded
+)  # fmt: skip
