@@ -8,7 +8,7 @@ told, played or remembered before the hard end has come.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -98,10 +98,19 @@ class _Live:
     broke: str | None = None
     held: list[Event] = field(default_factory=list)
     marks: dict[str, float] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     def turn(self, outcome: Outcome) -> Turn:
         return Turn(
-            self.number, self.message, self.transcript, self.reading, self.reply, self.heard, outcome, dict(self.marks)
+            number=self.number,
+            message=self.message,
+            transcript=self.transcript,
+            reading=self.reading,
+            reply=self.reply.strip(),
+            heard=self.heard,
+            outcome=outcome,
+            marks=dict(self.marks),
+            figures=self.figures,
         )
 
 
@@ -296,6 +305,7 @@ class Conversation:
     def _done(self, answer: ModelDone) -> Iterator[Command | Event]:
         if live := self._current(answer.ask):
             live.done = True
+            live.figures = answer.figures
             live.marks["reply_finished"] = self._moved = self._now
             yield SayEnds(live.ask)
             yield from self._tell(ReplyFinished(live.number, live.reply.strip()))

@@ -152,6 +152,7 @@ class Turn:
         reply: everything that was generated; `heard`: the part that was heard, to the word.
         marks: times of its stages in seconds, by the conversation's clock ("ended", "asked", "read",
             "first_text", "first_sound", "reply_finished", "finished").
+        figures: the model's own: milliseconds and counts by stage (`ModelDone.figures`).
     """
 
     number: int
@@ -162,6 +163,7 @@ class Turn:
     heard: str = ""
     outcome: Outcome = Outcome.ANSWERED
     marks: Mapping[str, float] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 # ---- what happens, as told to window, terminal and session

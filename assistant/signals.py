@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from assistant.events import EmotionReading, Exchange, Message, Utterance
 
@@ -106,9 +108,10 @@ class ModelText:
 
 @dataclass(frozen=True, slots=True)
 class ModelDone:
-    """The reply is complete."""
+    """The reply is complete; `figures` are the model's own: milliseconds and counts of its stages."""
 
     ask: int
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,3 +274,37 @@ class DropUtterance:
 
 
 Command = Ask | Prepare | CancelAsk | Say | SayEnds | Play | Hold | GoOn | Silence | DropUtterance
+
+
+# ---- between the assistant and its model process
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """What to load: the arguments of `model.checkpoint.load`."""
+
+    source: str = "mini"
+    device: str = "auto"
+    quantize: str = "auto"
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """From the child: how the loading goes, in words."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """From the child: the model stands; `about` says name, device, quantize, path, frame_seconds, head, load_ms."""
+
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """From the child: the model cannot be loaded; the message says what to do."""
+
+    message: str

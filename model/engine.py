@@ -227,11 +227,13 @@ class Engine:
         figures.reply_ms = since()
 
     @torch.inference_mode()
-    def prepare(self, history: Sequence[Exchange], *, empathy: bool = True) -> None:
+    def prepare(
+        self, history: Sequence[Exchange], *, empathy: bool = True, cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
         """Prefill the history ahead of the next message, at best while the last reply is being spoken."""
         self.figures = ReplyFigures()
         ids, frames = self._prompt(history, None, empathy)
-        self._prefill(ids, frames, lambda: False)
+        self._prefill(ids, frames, cancelled)
 
     def forget(self) -> None:
         """Drop every cache; replies stay the same, the next one takes longer."""

@@ -1,0 +1,239 @@
+"""The model in a process of its own: loaded, asked, cancelled, watched, restarted, replaced.
+
+A crash or an out-of-memory kill costs one turn and no more: the child keeps caches but no truth, every ask
+carries the history. The child's target imports the model by name, so that this process never holds torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+from assistant.events import ModelStatus
+from assistant.signals import Ask, Happening, LoadFailed, Loading, ModelBroke, ModelChoice, ModelDone, Prepare, Ready
+
+_POLL_SECONDS = 0.2
+_CLOSE_SECONDS = 5.0
+
+
+class Model(Protocol):
+    """What the assistant needs of a model. Answers come to the callback under the ask's number."""
+
+    def ask(self, ask: Ask) -> None: ...
+
+    def prepare(self, prepare: Prepare) -> None: ...
+
+    def cancel(self, ask: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+Report = Callable[[Happening | ModelStatus | Ready], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """Seconds after which silence of the child counts as a hang: while loading, and while answering."""
+
+    load: float = 600.0
+    answer: float = 90.0
+
+
+def _child(connection: Connection, cancelled: Any, choice: ModelChoice, server: str) -> None:
+    """The process's target. Torch is first imported here."""
+    importlib.import_module(server).serve(connection, cancelled, choice)
+
+
+class ModelProcess:
+    """A model behind a pipe.
+
+    Args:
+        choice: the checkpoint to start with.
+        report: told of every answer and every change of status, from a thread of this object.
+        ceilings: when silence is a hang.
+        server: the module that the child runs; tests put a scripted one here.
+    """
+
+    def __init__(
+        self,
+        choice: ModelChoice,
+        report: Report,
+        *,
+        ceilings: Ceilings | None = None,
+        server: str = "model.server",
+    ) -> None:
+        self.choice = choice
+        self._report = report
+        self._ceilings = ceilings or Ceilings()
+        self._server = server
+        self._context = multiprocessing.get_context("spawn")
+        self._cancelled = self._context.Value("q", 0)  # every ask up to this number is cancelled
+        self._lock = threading.Lock()
+        self._asked: Ask | None = None
+        self._ready = False
+        self._crashes = 0  # since the last complete answer
+        self._generation = 0  # raised when a child is replaced: its end is then nobody's concern
+        self._start()
+
+    # ---- what one asks of it
+
+    def ask(self, ask: Ask) -> None:
+        """Answer `ask`; before the model is ready it waits for it."""
+        with self._lock:
+            self._asked = ask
+            self._heard_at = time.monotonic()
+            if self._ready:
+                self._send(ask)
+                return
+            alive = self._process.is_alive()
+        if not alive:
+            self._break(ask.ask, "The model is not running: choose one in the settings, or start again.")
+
+    def prepare(self, prepare: Prepare) -> None:
+        """Take in a history ahead of time; dropped while the model is not ready or is answering."""
+        with self._lock:
+            if self._ready:
+                self._send(prepare)
+
+    def cancel(self, ask: int) -> None:
+        """Let ask number `ask` and every earlier one end at the next token."""
+        with self._lock:
+            self._cancelled.value = max(self._cancelled.value, ask)
+            if self._asked is not None and self._asked.ask <= ask:
+                self._asked = None
+
+    def replace(self, choice: ModelChoice) -> None:
+        """Let the model go and load another one."""
+        self.close()
+        self.choice = choice
+        self._crashes = 0
+        self._start()
+
+    def close(self) -> None:
+        """Let the model go; its memory is free when this returns."""
+        with self._lock:
+            self._generation += 1
+            self._ready = False
+            connection, process = self._connection, self._process
+        with contextlib.suppress(OSError):
+            connection.send(None)
+        process.join(_CLOSE_SECONDS)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        self._reader.join(_CLOSE_SECONDS)
+        self._report(ModelStatus("stopped", "The model is not loaded."))
+
+    # ---- the child and the thread that reads from it
+
+    def _start(self) -> None:
+        self._generation += 1
+        self._ready = False
+        self._connection, theirs = self._context.Pipe()
+        target = (theirs, self._cancelled, self.choice, self._server)
+        self._process = self._context.Process(target=_child, args=target, daemon=True, name="model")
+        self._process.start()
+        theirs.close()
+        self._heard_at = time.monotonic()
+        arguments = (self._connection, self._process, self._generation)
+        self._reader = threading.Thread(target=self._read, args=arguments, daemon=True, name="model reader")
+        self._reader.start()
+
+    def _send(self, message: Ask | Prepare) -> None:
+        with contextlib.suppress(OSError):  # the child is gone: the reader notices and reports
+            self._connection.send(message)
+
+    def _read(self, connection: Connection, process: Any, generation: int) -> None:
+        hung = False
+        while True:
+            try:
+                if connection.poll(_POLL_SECONDS):
+                    self._take(connection.recv(), generation)
+                elif self._hangs(generation):
+                    hung = True
+                    process.kill()
+                    break
+                elif not process.is_alive() and not connection.poll():
+                    break
+            except (EOFError, OSError):
+                break
+        process.join()
+        connection.close()
+        if generation == self._generation:
+            self._fell(process.exitcode, hung=hung)
+
+    def _take(self, message: Any, generation: int) -> None:
+        if generation != self._generation:
+            return
+        self._heard_at = time.monotonic()
+        if isinstance(message, Loading):
+            self._report(ModelStatus("loading", message.text))
+        elif isinstance(message, LoadFailed):
+            with self._lock:
+                self._generation += 1  # its exit is expected
+                asked, self._asked = self._asked, None
+            self._report(ModelStatus("failed", message.message))
+            if asked is not None:
+                self._break(asked.ask, message.message)
+        elif isinstance(message, Ready):
+            with self._lock:
+                self._ready = True
+                waiting = self._asked
+            self._report(message)
+            self._report(ModelStatus("ready", f"{message.about.get('name', self.choice.source)} is ready."))
+            if waiting is not None:
+                with self._lock:
+                    self._send(waiting)
+        else:
+            if isinstance(message, ModelDone | ModelBroke):
+                with self._lock:
+                    self._crashes = 0
+                    if self._asked is not None and self._asked.ask <= message.ask:
+                        self._asked = None
+            self._report(message)
+
+    def _hangs(self, generation: int) -> bool:
+        with self._lock:
+            silent = time.monotonic() - self._heard_at
+            if generation != self._generation:
+                return False
+            if not self._ready:
+                return silent > self._ceilings.load
+            return self._asked is not None and silent > self._ceilings.answer
+
+    def _fell(self, exitcode: int | None, *, hung: bool) -> None:
+        """The child ended without being told to: report why, and start it once more."""
+        with self._lock:
+            asked, self._asked = self._asked, None
+            was_ready, self._ready = self._ready, False
+            self._crashes += 1
+            again = self._crashes == 1 and was_ready
+        why = _why(exitcode, hung=hung, loading=not was_ready)
+        if again:
+            self._report(ModelStatus("loading", f"{why} It is being started again."))
+            self._start()
+        else:
+            self._report(ModelStatus("failed", f"{why} Choose a smaller model, or start it again in the settings."))
+        if asked is not None:
+            self._break(asked.ask, f"{why} Say it again.")
+
+    def _break(self, ask: int, message: str) -> None:
+        self._report(ModelBroke(ask, message))
+
+
+def _why(exitcode: int | None, *, hung: bool, loading: bool) -> str:
+    doing = "while loading" if loading else "while answering"
+    if hung:
+        return f"The model did not react any more {doing}."
+    if exitcode == -9:
+        return f"The system stopped the model {doing}, most likely because memory ran out."
+    if exitcode is not None and exitcode < 0:
+        return f"The model crashed {doing} (signal {-exitcode})."
+    return f"The model ended unexpectedly {doing} (exit {exitcode})."
