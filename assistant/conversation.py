@@ -259,6 +259,8 @@ class Conversation:
             yield from self._fail(live.broke)
         else:
             yield Play(live.ask)
+            if live.done:
+                yield from self._prepare(live)
 
     def _discard(self) -> Iterator[Command | Event]:
         """Throw an uncertain turn away without a trace."""
@@ -309,9 +311,14 @@ class Conversation:
             live.marks["reply_finished"] = self._moved = self._now
             yield SayEnds(live.ask)
             yield from self._tell(ReplyFinished(live.number, live.reply.strip()))
-            if live.certain and live.reply.strip():
-                told = (*self.history, Exchange(live.message, live.reply.strip()))
-                yield Prepare(told, self.settings.empathy)
+            if live.certain:
+                yield from self._prepare(live)
+
+    def _prepare(self, live: _Live) -> Iterator[Command]:
+        """Let the model take in its own reply while it is being spoken."""
+        if live.reply.strip():
+            told = (*self.history, Exchange(live.message, live.reply.strip()))
+            yield Prepare(told, self.settings.empathy)
 
     def _broke(self, answer: ModelBroke) -> Iterator[Command | Event]:
         if live := self._current(answer.ask):

@@ -72,6 +72,7 @@ class ReplyVoice:
         speaker: where it is played; None: replies are read, not heard, and end as soon as they are complete.
         report: told what begins, is heard and ends; called on the owner's thread, from `pump`.
         wake: called from the inner thread when there is something for `pump` to do.
+        threaded: False: sentences are made within `carry_out` and `pump`, for scripts in virtual time.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class ReplyVoice:
         *,
         settings: VoiceSettings | None = None,
         wake: Callable[[], None] = lambda: None,
+        threaded: bool = True,
     ) -> None:
         self.settings = settings or VoiceSettings()
         self.speaker = speaker
@@ -94,8 +96,10 @@ class ReplyVoice:
         self._reply: _Reply | None = None
         self._orders: queue.SimpleQueue[tuple[_Reply, Sentence] | None] = queue.SimpleQueue()
         self._made: queue.SimpleQueue[tuple[_Reply, Speech | SpeechUnavailable]] = queue.SimpleQueue()
-        self._worker = threading.Thread(target=self._synthesize, daemon=True, name="synthesis")
-        self._worker.start()
+        self._worker: threading.Thread | None = None
+        if threaded:
+            self._worker = threading.Thread(target=self._synthesize_all, daemon=True, name="synthesis")
+            self._worker.start()
 
     def carry_out(self, command: Say | SayEnds | Play | Hold | GoOn | Silence) -> None:
         """One of the voice's commands. A command under an older ask than the last one does nothing."""
@@ -122,6 +126,8 @@ class ReplyVoice:
 
     def pump(self) -> None:
         """Move what is ready, and report what has been heard since the last call."""
+        while self._worker is None and not self._orders.empty():
+            self._synthesize(self._orders.get())
         while not self._made.empty():
             reply, speech = self._made.get()
             if isinstance(speech, SpeechUnavailable):
@@ -136,8 +142,9 @@ class ReplyVoice:
 
     def close(self) -> None:
         """End the inner thread; the synthesiser and the speaker belong to the caller."""
-        self._orders.put(None)
-        self._worker.join()
+        if self._worker is not None:
+            self._orders.put(None)
+            self._worker.join()
 
     # ---- inside
 
@@ -152,19 +159,22 @@ class ReplyVoice:
             self._orders.put((reply, sentence))
         reply.cut = len(ready)
 
-    def _synthesize(self) -> None:
+    def _synthesize_all(self) -> None:
         while (order := self._orders.get()) is not None:
-            reply, sentence = order
-            if reply is not self._reply or reply.broke:
-                continue
-            assert self._synthesizer is not None, "without one nothing is ordered"
-            try:
-                speech = self._synthesizer.speak(sentence, self.settings, mood_of(reply.reading))
-            except SpeechUnavailable as error:
-                self._made.put((reply, error))
-            else:
-                self._made.put((reply, speech))
+            self._synthesize(order)
             self._wake()
+
+    def _synthesize(self, order: tuple[_Reply, Sentence] | None) -> None:
+        if order is None:
+            return
+        reply, sentence = order
+        if reply is not self._reply or reply.broke:
+            return
+        assert self._synthesizer is not None, "without one nothing is ordered"
+        try:
+            self._made.put((reply, self._synthesizer.speak(sentence, self.settings, mood_of(reply.reading))))
+        except SpeechUnavailable as error:
+            self._made.put((reply, error))
 
     def _play(self, reply: _Reply) -> None:
         speaker = self.speaker
