@@ -1,0 +1,200 @@
+"""Recording and reading sessions: kills, cuts, flipped bits, full disks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+import stat
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from assistant import journal, session
+from assistant.errors import AssistantError
+from assistant.events import EmotionReading, Failed, Outcome, Spoken, Turn, TurnEnded, Typed
+from assistant.recorder import EVENTS, Recorder
+from assistant.session import expire, read_session, recover, sessions, summary
+from tests.assistant.session_victim import chunk
+
+READING = EmotionReading(
+    probabilities=np.array([0.1, 0.2, 0.3, 0.35, 0.05], np.float32),
+    label="sad",
+    frame_seconds=0.16,
+    contributions=np.arange(20, dtype=np.float32).reshape(4, 5),
+    offset=np.zeros(5, np.float32),
+)
+
+
+def said(seed: int) -> Spoken:
+    return Spoken((np.random.default_rng(seed).integers(-9000, 9000, 4000) / 32768).astype(np.float32))
+
+
+def record(root: Path, turns: int = 3) -> Path:
+    failures: list[Failed] = []
+    recorder = Recorder(root, failures.append, about={"model": "mini"})
+    for number in range(1, turns + 1):
+        message = Typed("typed words") if number == 2 else said(number)
+        recorder.utterance(number, message)
+        turn = Turn(
+            number, message, f"words {number}", READING, "All of it.", "All of", Outcome.INTERRUPTED, {"a": 1.0}
+        )
+        recorder.ended(TurnEnded(turn), np.full(2000, 0.1, np.float32), 24_000)
+    recorder.note("correction", turn=1, emotion="happy")
+    recorder.close()
+    assert not failures
+    assert recorder.folder is not None
+    return recorder.folder
+
+
+def test_what_was_recorded_is_read_back(tmp_path: Path) -> None:
+    folder = record(tmp_path)
+    read = read_session(folder)
+    assert (read.damaged, read.about["model"], len(read.turns)) == (0, "mini", 3)
+    first = read.turns[0]
+    assert np.array_equal(first.turn.message.samples, said(1).samples)
+    assert first.turn.reading.as_dict() == READING.as_dict()
+    assert (first.turn.reply, first.turn.heard, first.turn.outcome) == ("All of it.", "All of", Outcome.INTERRUPTED)
+    assert first.corrected == "happy"
+    assert read.turns[1].turn.message == Typed("typed words")
+    assert session.read_flac(first.reply_audio)[1] == 24_000
+    assert summary(read)["emotions"] == ["sad"]
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()}
+    assert modes == {0o600}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_an_empty_session_leaves_nothing(tmp_path: Path) -> None:
+    Recorder(tmp_path, lambda failed: pytest.fail(failed.message)).close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_at_any_instant_loses_no_acknowledged_chunk(tmp_path: Path) -> None:
+    """20 kills here; the same with 200 is `UNDERTONE_KILLS=200 pytest`."""
+    source = random.Random(0)
+    for attempt in range(int(os.environ.get("UNDERTONE_KILLS", "20"))):
+        root = tmp_path / str(attempt)
+        command = [sys.executable, "-m", "tests.assistant.session_victim", str(root)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as victim:
+            acknowledged = [victim.stdout.readline() for _ in range(source.randrange(1, 150))]
+            victim.kill()
+            acknowledged += victim.stdout.readlines()
+        whole = [line.split() for line in acknowledged if line.endswith("\n")]
+        turn, number = (int(part) for part in whole[-1])
+        (folder,) = sessions(root)
+        recover(folder)
+        read = read_session(folder)
+        assert read.damaged <= 1  # the torn line
+        for past in read.turns:
+            if past.turn.number < turn:
+                expected = np.concatenate([chunk(past.turn.number, n) for n in range(20)])
+                assert np.allclose(past.turn.message.samples, expected, atol=1e-4)
+        last = next(past for past in read.turns if past.turn.number == turn)
+        kept = np.concatenate([chunk(turn, n) for n in range(min(number + 1, 20))])
+        assert np.allclose(last.turn.message.samples[: len(kept)], kept, atol=1e-4)
+        assert len(read.turns) == len({past.turn.number for past in read.turns})
+
+
+def test_every_truncation_and_flipped_bits_are_never_read_wrongly(tmp_path: Path) -> None:
+    folder = record(tmp_path / "a")
+    whole = read_session(folder)
+    truth = {past.turn.number: past for past in whole.turns}
+
+    def check(copy: Path) -> None:
+        read = read_session(copy)
+        for past in read.turns:
+            original = truth[past.turn.number]
+            samples = getattr(past.turn.message, "samples", np.zeros(0))
+            assert past.turn.reply in ("", original.turn.reply)
+            assert past.turn.heard in ("", original.turn.heard)
+            if len(samples):
+                assert np.array_equal(samples, original.turn.message.samples)
+            if past.turn.reading is not None:
+                assert past.turn.reading.as_dict() == READING.as_dict()
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    events = (folder / EVENTS).read_bytes()
+    for length in range(0, len(events), 31):
+        (copy / EVENTS).write_bytes(events[:length])
+        check(copy)
+    (copy / EVENTS).write_bytes(events)
+    source = random.Random(1)
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    for _ in range(int(os.environ.get("UNDERTONE_FLIPS", "200"))):
+        name = source.choice(files)
+        data = bytearray((folder / name).read_bytes())
+        data[source.randrange(len(data))] ^= 1 << source.randrange(8)
+        (copy / name).write_bytes(data)
+        check(copy)
+        shutil.copy2(folder / name, copy / name)
+
+
+def test_a_damaged_journal_gives_only_true_samples(tmp_path: Path) -> None:
+    path = tmp_path / "one.journal"
+    written = journal.Journal(path)
+    chunks = [np.full(50, n, np.int16) for n in range(30)]
+    for one in chunks:
+        written.append(one)
+    whole, truth = path.read_bytes(), np.concatenate(chunks)
+    assert np.array_equal(journal.read_journal(path), truth)
+    source = random.Random(2)
+    for _ in range(300):
+        data = bytearray(whole)
+        if source.random() < 0.5:
+            data = data[: source.randrange(len(data))]
+        else:
+            data[source.randrange(len(data))] ^= 1 << source.randrange(8)
+        path.write_bytes(data)
+        read = journal.read_journal(path)
+        assert np.array_equal(read, truth[: len(read)])
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EIO])
+def test_a_failing_disk_is_said_once_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    failures: list[Failed] = []
+    recorder = Recorder(tmp_path, failures.append)
+    recorder.utterance(1, said(1))
+
+    def fail(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(journal.os, "write", fail)
+    recorder.sound(2, np.zeros(160, np.float32))
+    recorder.sound(2, np.zeros(160, np.float32))
+    recorder.utterance(2, said(2))
+    recorder.ended(TurnEnded(Turn(2, said(2))))
+    recorder.close()
+    (failure,) = failures
+    assert os.strerror(number) in failure.message
+    assert not recorder.recording
+    monkeypatch.undo()
+    assert len(read_session(recorder.folder).turns) == 1
+
+
+def test_a_root_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    failures: list[Failed] = []
+    recorder = Recorder(tmp_path / "file" / "sessions", failures.append)
+    recorder.utterance(1, said(1))
+    assert len(failures) == 1
+    recorder.close()
+
+
+def test_old_sessions_expire(tmp_path: Path) -> None:
+    old, new = record(tmp_path), record(tmp_path)
+    month_ago = datetime.now(UTC).astimezone() - timedelta(days=31)
+    old.rename(tmp_path / f"{month_ago:%Y-%m-%d_%H-%M-%S}-abcd")
+    assert [path.name[-4:] for path in expire(tmp_path, 30)] == ["abcd"]
+    assert sessions(tmp_path) == [new]
+    with pytest.raises(AssistantError):
+        session.delete(tmp_path)
+    with pytest.raises(AssistantError):
+        read_session(tmp_path)
