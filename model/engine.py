@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import torch
@@ -25,10 +26,13 @@ from model.config import SAMPLE_RATE
 from model.decode import Decoder, KeyValueCache
 from model.errors import BadInput
 from model.features import LONGEST_SECONDS, encoder_frames, log_mel
+from model.graph_decode import StaticDecoder
+from model.lora import LoraScope
 from model.prompt import Content, chat_ids, encode_text
 from model.prosody import prosody_frames
 from model.sampling import next_token
 from model.speech_llm import SPEECH_ID, Heard
+from model.static_step import FixedCache, unsupported
 from model.transcribe import Transcript
 
 _KEPT_HEARINGS = 256
@@ -74,15 +78,20 @@ class ReplyFigures:
 
 
 class Engine:
-    """Hears and answers with one checkpoint."""
+    """Hears and answers with one checkpoint.
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    Args:
+        checkpoint: what `model.checkpoint.load` returned.
+        static: decode over fixed buffers (`model.graph_decode`), by default where there is CUDA.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, static: bool | None = None) -> None:
         self.checkpoint = checkpoint
         self.model = checkpoint.model
         self.tokenizer = checkpoint.tokenizer
         self._backend: Tokenizer = self.tokenizer.backend_tokenizer
         self.figures = ReplyFigures()
-        self._cache = KeyValueCache(self.model.language_model.config.num_hidden_layers)
+        self._static: StaticDecoder | None = None
         self._cached_ids: list[int] = []
         self._hearings: OrderedDict[bytes, Hearing] = OrderedDict()
         self._lengths: dict[tuple[str | bytes, str], int] = {}
@@ -99,7 +108,21 @@ class Engine:
             long.active = context > long.trained_length
         self._alpha = 1  # of the prompt that the cache was built for
         everywhere = self.model.config.lora_rank and self.model.config.lora_scope == "global"
-        self._decoder = Decoder(self.model.language_model, self.model.lora_scope if everywhere else None)
+        self._start_decoder(self.model.lora_scope if everywhere else None, context, static)
+
+    def _start_decoder(self, everywhere: LoraScope | None, context: int, static: bool | None) -> None:
+        language_model = self.model.language_model
+        if static is None:
+            static = self.model.device.type == "cuda" and unsupported(language_model) is None
+        self._cache: KeyValueCache | FixedCache
+        if static:
+            self._static = StaticDecoder(language_model, context, everywhere)
+            self._static.warm_up()
+            self._cache = self._static.cache
+        else:
+            self._static = None
+            self._decoder = Decoder(language_model, everywhere)
+            self._cache = KeyValueCache(language_model.config.num_hidden_layers)
 
     # ---- hearing
 
@@ -205,26 +228,39 @@ class Engine:
         logits = self._prefill(ids, frames, cancelled)
         figures.prefill_ms = since()
         before = ids if self.model.config.penalty_scope == "prompt" else self._newline
-        stream = DecodeStream(skip_special_tokens=True)
-        written, generated = "", list[int]()
-        while logits is not None and not cancelled():
-            token = next_token(logits, before + generated, settings)
-            if token in self._ends:
-                break
-            generated.append(token)
-            figures.tokens = len(generated)
-            figures.first_token_ms = figures.first_token_ms or since()
-            text = stream.step(self._backend, token)
-            if text:
-                written += text
-                yield text
-            # Past the limit the reply ends with its sentence, at the latest after as many tokens again.
-            over = len(generated) - settings.max_new_tokens
-            if over >= settings.max_new_tokens or (over >= 0 and _SENTENCE_END.search(written)):
-                break
-            logits = self._decoder.step(token, self._cache)
-            self._cached_ids.append(token)
+        text, written, generated = DecodeStream(skip_special_tokens=True), "", list[int]()
+        with closing(self._tokens(logits, before, cancelled)) as tokens:
+            for token in tokens:
+                if token in self._ends:
+                    break
+                generated.append(token)
+                figures.tokens = len(generated)
+                figures.first_token_ms = figures.first_token_ms or since()
+                if piece := text.step(self._backend, token):
+                    written += piece
+                    yield piece
+                # Past the limit the reply ends with its sentence, at the latest after as many tokens again.
+                over = len(generated) - settings.max_new_tokens
+                if over >= settings.max_new_tokens or (over >= 0 and _SENTENCE_END.search(written)):
+                    break
+        # What a step ahead of the end put there is cropped with the next prompt.
+        self._cached_ids = (self._cached_ids + generated)[: self._cache.get_seq_length()]
         figures.reply_ms = since()
+
+    def _tokens(self, logits: Tensor | None, earlier: Sequence[int], cancelled: Callable[[], bool]) -> Generator[int]:
+        """Tokens behind the prompt in the cache; a token's keys and values follow when the next one is asked for."""
+        settings = self.checkpoint.generation
+        if logits is None:
+            return
+        if self._static is not None:
+            yield from self._static.tokens(logits, earlier, settings, cancelled)
+            return
+        assert isinstance(self._cache, KeyValueCache), "the two decoders bring their own caches"
+        generated: list[int] = []
+        while not cancelled():
+            generated.append(next_token(logits, [*earlier, *generated], settings))
+            yield generated[-1]
+            logits = self._decoder.step(generated[-1], self._cache)
 
     @torch.inference_mode()
     def prepare(
@@ -251,8 +287,8 @@ class Engine:
         examples = [(user, reply) for user, reply in config.examples]
         frames: dict[int, Tensor] = {}
         kept = history[self._first_kept(history, message, system, examples) :]
-        turns = [(self._content(past.message, frames), past.heard) for past in kept]
-        user = None if message is None else self._content(message, frames)
+        turns = [(self.content(past.message, frames), past.heard) for past in kept]
+        user = None if message is None else self.content(message, frames)
         ids = chat_ids(self.tokenizer, system, [*examples, *turns], user)
         if len(ids) > self._longest_prompt:
             raise BadInput("The message is too long for the model: say it in shorter parts.")
@@ -284,12 +320,13 @@ class Engine:
         message = past.message
         key = (message.text if isinstance(message, Typed) else message.key, past.heard)
         if key not in self._lengths:
-            content = self._content(message, {})
+            content = self.content(message, {})
             said = encode_text(self.tokenizer, content) if isinstance(content, str) else content
             self._lengths[key] = len(said) + len(encode_text(self.tokenizer, past.heard))
         return self._lengths[key]
 
-    def _content(self, message: Message, frames: dict[int, Tensor]) -> Content:
+    def content(self, message: Message, frames: dict[int, Tensor]) -> Content:
+        """What stands for a message in the prompt; `frames` gets what its negative ids stand for."""
         if isinstance(message, Typed):
             return message.text
         hearing = self.hear(message)

@@ -18,8 +18,8 @@ def next_token(logits: Tensor, earlier: Sequence[int], settings: GenerationConfi
         settings: of transformers; `None` fields mean their neutral values.
     """
     penalty = settings.repetition_penalty or 1.0
-    if penalty != 1.0 and earlier:
-        seen = torch.tensor(sorted({token for token in earlier if token >= 0}), device=logits.device)
+    if penalty != 1.0:
+        seen = torch.tensor(sorted({token for token in earlier if token >= 0}), dtype=torch.long, device=logits.device)
         values = logits[seen]
         logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
     if not settings.do_sample:

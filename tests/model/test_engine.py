@@ -63,6 +63,21 @@ def test_the_reused_cache_changes_no_reply(scope: str, seed: int) -> None:
         assert all(new < whole / 2 for new, whole in zip(few[2:], all_of_them[2:], strict=True))
 
 
+@pytest.mark.parametrize("scope", ["audio", "global"])
+def test_the_static_decoder_changes_no_reply(scope: str) -> None:
+    """What runs on a GPU, here without its graphs: fixed buffers, tokens chosen a step ahead, caches reused."""
+    eager, few = replies(Engine(tiny_checkpoint(lora_scope=scope)), fresh=False)
+    static, as_few = replies(Engine(tiny_checkpoint(lora_scope=scope), static=True), fresh=False)
+    assert static == eager
+    assert as_few == few
+    engine = Engine(tiny_checkpoint(lora_scope=scope), static=True)
+    stop = iter([False, False, False, True, True, True])
+    cut = "".join(engine.reply([], recording(1), cancelled=lambda: next(stop)))
+    assert eager[0].startswith(cut)
+    assert len(cut) < len(eager[0])
+    assert "".join(engine.reply([], recording(1))) == eager[0]
+
+
 def test_any_causal_language_model_will_do() -> None:
     other = GPTNeoXConfig(
         vocab_size=300,

@@ -1,0 +1,400 @@
+"""Reading checkpoint folders that anybody may have made.
+
+Nothing in such a folder runs, names a file elsewhere, or has a size of its own choosing allocated: JSON is
+read strictly, configs lose every key that makes a library import, download or dispatch something, and the
+headers of weight files are checked against the files before a tensor is touched.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import pickletools
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors.torch import load_file
+
+from model.errors import WeightsMissing
+
+_MIB = 2**20
+_JSON_BYTES = {".index.json": 16 * _MIB, "tokenizer.json": 64 * _MIB}
+_CONFIG_BYTES = 4 * _MIB
+_HEADER_BYTES = 32 * _MIB  # of a safetensors file
+_PICKLE_BYTES = 4 * _MIB  # of what describes a .bin file; that of 10,000 tensors has 2
+_FILE_BYTES = 2**40
+_DEPTH = 32
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+# What makes transformers import code, open a file or a connection, or pick a kernel by a config's word.
+_DANGEROUS = re.compile(
+    r"auto_map|custom_.*|trust_remote_code|_?name_or_path|.*attn_implementation.*|.*experts_implementation.*"
+    r"|quantization_config|configuration_files|transformers_weights|_commit_hash|.*kernel(_config|s_config)|gguf_file|per_layer_config"
+    r"|(base_model_)?[tpe]p_plan|base_model_fsdp_plan|extra(_config)?_files|__.*__"
+)
+
+# Sizes that models are built from: (names, least, most).
+_LIMITS = (
+    (r"num_(pre|post)_cif_layers|cformer_(pre|post)_layers|adapter_hidden_layers|(num_)?decoder_layers", 0, 256),
+    (r"(num_)?(hidden|encoder)_layers", 1, 256),
+    (r"num_(attention|key_value)_heads|(encoder|decoder)_attention_heads|cformer_heads", 1, 1024),
+    (r"hidden_size|d_model|head_dim|kv_channels", 1, 2**16),
+    (r"adapter_inner_(size|dim)|lora_rank|r", 0, 2**14),
+    (r"intermediate_size|(encoder|decoder)_ffn_dim", 1, 2**20),
+    (r"vocab_size", 1, 2**22),
+    (r"max_position_embeddings|seq_length|max_(source|target)_positions|trained_length", 1, 2**24),
+    (r"num_mel_bins|feature_size|num_labels|num_emotions|emotion_frame_group", 1, 1024),
+    (r"n_fft|hop_length|chunk_length", 1, 2**16),
+)
+
+_DTYPE_NAMES = ("float32", "float16", "bfloat16", None)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What a weight file's header says of one tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    file: Path
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object strictly.
+
+    Raises:
+        WeightsMissing: absent, no plain file of its folder, too large, or not a plain JSON object: names twice,
+            numbers that are not finite, nesting deeper than any config has.
+    """
+    return _parse(_contents(path), path)
+
+
+def read_text(path: Path) -> str:
+    """Read a small text file of a folder.
+
+    Raises:
+        WeightsMissing: absent, no plain file of its folder, too large, or not UTF-8.
+    """
+    try:
+        return _contents(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise WeightsMissing(f"{path} is not UTF-8 text: get the folder again.") from error
+
+
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """Read a config without what could make a library run, load or fetch anything, and with bounded sizes.
+
+    How its own weights are quantised stays in it, for `nf4.stored_mode` to judge; transformers must not see that.
+
+    Raises:
+        WeightsMissing: as `read_json`, or a size that no model of this kind has.
+    """
+    path = folder / name
+    raw = read_json(path)
+    config: dict[str, Any] = _clean(raw)
+    if "quantization_config" in raw:
+        config["quantization_config"] = _clean(raw["quantization_config"])
+    _check_sizes(config, path)
+    return config
+
+
+def list_tensors(folder: Path) -> dict[str, TensorInfo]:
+    """The tensors of a folder's weight files, by name, read from headers alone.
+
+    safetensors come before pickles (`pytorch_model*.bin`), a single file before shards.
+
+    Raises:
+        WeightsMissing: no weights, an index that does not agree with its files, or a file that is damaged, holds
+            something other than dense numbers, or asks for more than that.
+    """
+    for single in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / single).exists():
+            return _header(folder / single)
+        index = folder / f"{single}.index.json"
+        if index.exists():
+            return _indexed(index)
+    raise WeightsMissing(f"{folder} holds no model.safetensors and no pytorch_model.bin: get the folder again.")
+
+
+def read_shard(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of one weight file on the CPU, memory-mapped except for .bin files older than torch 1.6.
+
+    Raises:
+        WeightsMissing: as `list_tensors`.
+    """
+    if file.suffix == ".safetensors":
+        _safetensors_header(file)
+        return load_file(file)
+    return _unpickled(file)
+
+
+def checked_folder(folder: Path) -> dict[str, Any]:
+    """Check a folder of this project's format before transformers sees it; returns the cleaned config.
+
+    Raises:
+        WeightsMissing: as `read_config` and `list_tensors`; weights that are not safetensors; files that would make
+            transformers read something else than the weights checked here.
+    """
+    config = read_config(folder)
+    for name in ("tokenizer_config.json", "preprocessor_config.json", "generation_config.json"):
+        read_config(folder, name)
+    for file in folder.iterdir():
+        if file.name == "adapter_config.json" or re.match(r"shard-\d+-model-", file.name):
+            raise WeightsMissing(f"{file} does not belong in a checkpoint folder: remove it, or convert it again.")
+    if any(info.file.suffix != ".safetensors" for info in list_tensors(folder).values()):
+        raise WeightsMissing(f"{folder} holds its weights as pickles: convert it first (python -m model.convert).")
+    return config
+
+
+def shown(value: object) -> str:
+    """The first line of what a folder says, short and without control characters, to stand in a message."""
+    first = next(iter(str(value).strip().splitlines()), "")[:120]
+    return "".join(letter if letter.isprintable() else "?" for letter in first)
+
+
+def _contents(path: Path) -> bytes:
+    limit = next((size for end, size in _JSON_BYTES.items() if path.name.endswith(end)), _CONFIG_BYTES)
+    size = _plain_file(path).stat().st_size
+    if size > limit:
+        raise WeightsMissing(f"{path} has {size:,} bytes, more than such a file can need: get the folder again.")
+    return path.read_bytes()
+
+
+def _plain_file(path: Path) -> Path:
+    """`path`, a regular file of its folder; the links of a hub cache lead from snapshots to blobs, and may."""
+    if not path.exists():
+        raise WeightsMissing(f"{path} is missing: get the folder again.")
+    home = path.parent.resolve()
+    homes = {home, home.parent.parent / "blobs"} if home.parent.name == "snapshots" else {home}
+    if path.resolve().parent not in homes:
+        raise WeightsMissing(f"{path} is a link to a file outside its folder: put the file itself there.")
+    if not path.is_file():
+        raise WeightsMissing(f"{path} is not a plain file: get the folder again.")
+    return path
+
+
+def _parse(text: bytes, path: Path) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a name twice in one object")
+        return found
+
+    def refuse(word: str) -> float:
+        raise ValueError(f"{word[:20]} is no finite number")
+
+    def whole(word: str) -> int:
+        return int(word) if len(word) <= 40 else int(refuse(word))
+
+    def real(word: str) -> float:
+        return float(word) if math.isfinite(float(word)) else refuse(word)
+
+    try:
+        value = json.loads(
+            text.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse, parse_int=whole, parse_float=real
+        )
+        _check_depth(value)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else shown(error)
+        raise WeightsMissing(f"{path} is not usable JSON ({reason}): get the folder again.") from error
+    if not isinstance(value, dict):
+        raise WeightsMissing(f"{path} holds no JSON object: get the folder again.")
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(_DEPTH):
+        nested = (child for child in level if isinstance(child, dict | list))
+        level = [child for holder in nested for child in (holder.values() if isinstance(holder, dict) else holder)]
+    if level:
+        raise RecursionError
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _clean(child) for key, child in value.items() if not _DANGEROUS.fullmatch(key)}
+    return [_clean(child) for child in value] if isinstance(value, list) else value
+
+
+def _check_sizes(value: Any, path: Path) -> None:
+    for child in value if isinstance(value, list) else []:
+        _check_sizes(child, path)
+    for key, child in value.items() if isinstance(value, dict) else []:
+        _check_sizes(child, path)
+        if key in ("dtype", "torch_dtype") and child not in _DTYPE_NAMES:
+            raise WeightsMissing(f"{path} asks for {key} = {shown(child)!r}, which is none of weights: get it again.")
+        least, most = next(((low, high) for names, low, high in _LIMITS if re.fullmatch(names, key)), (0, 0))
+        if most and child is not None and not (type(child) is int and least <= child <= most):
+            raise WeightsMissing(
+                f"{path} asks for {key} = {shown(child)}, not a number from {least} to {most}: get it again."
+            )
+
+
+def _indexed(index: Path) -> dict[str, TensorInfo]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise WeightsMissing(f"{index} has no weight_map: get the folder again.")
+    suffix = index.name.removesuffix(".index.json").rpartition(".")[2]
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or not re.fullmatch(rf"\w[\w.-]{{0,200}}\.{suffix}", shard):
+            raise WeightsMissing(f"{index} names {shown(shard)!r}, no file of its folder: get the folder again.")
+    found: dict[str, TensorInfo] = {}
+    for shard in sorted(set(weight_map.values())):
+        for name, info in _header(index.with_name(shard)).items():
+            if name in found:
+                raise WeightsMissing(f"{shown(name)} is in {found[name].file} and {info.file}: get the folder again.")
+            found[name] = info
+    for name, shard in weight_map.items():
+        if name not in found or found[name].file.name != shard:
+            raise WeightsMissing(f"{index} says that {shown(name)} is in {shard}, and it is not: get the folder again.")
+    return found
+
+
+def _header(file: Path) -> dict[str, TensorInfo]:
+    if file.suffix == ".safetensors":
+        return _safetensors_header(file)
+    return {name: TensorInfo(name, tuple(t.shape), t.dtype, file) for name, t in _unpickled(file).items()}
+
+
+def _damaged(file: Path, reason: object) -> WeightsMissing:
+    said = shown(reason) or type(reason).__name__
+    return WeightsMissing(f"{file} is damaged or no weight file ({said}): get it again.")
+
+
+def _safetensors_header(file: Path) -> dict[str, TensorInfo]:
+    """The header of a safetensors file (https://github.com/huggingface/safetensors, "Format")."""
+    size = _plain_file(file).stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if length > min(size - 8, _HEADER_BYTES) or size > _FILE_BYTES:
+            raise _damaged(file, f"its {size:,} bytes cannot hold the header that it announces")
+        header = _parse(stream.read(length), file)
+    header.pop("__metadata__", None)
+    found, spans = {}, []
+    for name, entry in header.items():
+        try:
+            dtype, shape, (begin, end) = _DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
+            sound = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+            if not sound or math.prod(shape) * dtype.itemsize != end - begin:
+                raise ValueError("shape and place do not agree")
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(file, f"{shown(name)}: {error}") from error
+        spans.append((begin, end))
+        found[name] = TensorInfo(name, shape, dtype, file)
+    position = 0
+    for begin, end in sorted(spans):
+        if begin != position:
+            raise _damaged(file, "its tensors overlap or leave gaps")
+        position = end
+    if position != size - 8 - length:
+        raise _damaged(file, "its length is not that of its tensors")
+    return found
+
+
+# What a pickled state dict is made of; torch's own list for weights_only is longer.
+_GLOBALS = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)"
+    r"|torch (Double|Float|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage"
+)
+# What torch's and Python's readers raise on bytes that are not what they seem.
+_UNREADABLE = (
+    *(OSError, ValueError, RuntimeError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError),
+    *(AssertionError, struct.error, pickle.UnpicklingError, zipfile.BadZipFile),
+)
+_LEGACY_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+
+
+def _unpickled(file: Path) -> dict[str, torch.Tensor]:
+    """A state dict from a .bin file: torch's weights-only reader, behind a check of the opcodes."""
+    size = _plain_file(file).stat().st_size
+    if size > _FILE_BYTES:
+        raise _damaged(file, f"{size:,} bytes")
+    try:
+        with file.open("rb") as stream, warnings.catch_warnings(action="ignore"):
+            legacy = stream.read(len(_LEGACY_START)) == _LEGACY_START
+            for pickled in _old_pickles(stream) if legacy else _zipped_pickle(stream, size):
+                _check_pickle(pickled, size)
+            state = torch.load(file, map_location="cpu", weights_only=True, mmap=not legacy)
+    except _UNREADABLE as error:
+        raise _damaged(file, error) from error
+    if not isinstance(state, dict):
+        raise _damaged(file, "it holds no dictionary of tensors")
+    for name, tensor in state.items():
+        dense = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not isinstance(name, str) or not dense or tensor.is_quantized or tensor.dtype not in _DTYPES.values():
+            raise _damaged(file, f"{shown(name)} is not a dense tensor of numbers")
+        if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
+            raise _damaged(file, f"{shown(name)} claims {tensor.numel():,} values that the file does not hold")
+    if sum(tensor.nbytes for tensor in state.values()) > 2 * size:  # two may share their values: tied embeddings
+        raise _damaged(file, "its tensors claim more than it holds")
+    return {name: tensor.detach() for name, tensor in state.items()}
+
+
+def _zipped_pickle(stream: IO[bytes], size: int) -> Iterator[bytes]:
+    with zipfile.ZipFile(stream) as archive:
+        entries = archive.infolist()
+        described = [entry for entry in entries if re.fullmatch(r"[^/]+/data\.pkl", entry.filename)]
+        if any(entry.compress_type for entry in entries) or sum(entry.file_size for entry in entries) > size:
+            raise ValueError("it is compressed, which torch never does")
+        if len(described) != 1 or any(entry.filename.endswith("constants.pkl") for entry in entries):
+            raise ValueError("it is no saved state dict")
+        if described[0].file_size > _PICKLE_BYTES:
+            raise ValueError("its description is larger than any")
+        yield archive.read(described[0])
+
+
+def _old_pickles(stream: IO[bytes]) -> Iterator[bytes]:
+    """The pickles behind the mark of torch's format before 1.6: a version, word sizes, the state dict, its storages."""
+    for _ in range(4):
+        start = stream.tell()
+        for _, _, position in pickletools.genops(stream):
+            if (position or 0) - start > _PICKLE_BYTES:
+                raise ValueError("its description is larger than any")
+        end = stream.tell()
+        stream.seek(start)
+        yield stream.read(end - start)
+
+
+def _check_pickle(pickled: bytes, size: int) -> None:
+    """Refuse what a state dict never holds, though torch would take it: other names, shared tuples (hashing
+    them can take for ever), numbers and memo places beyond the file."""
+    tuples: set[int] = set()
+    last = ""
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL") and not _GLOBALS.fullmatch(str(argument)):
+            raise ValueError(f"it asks for {shown(argument)!r}")
+        if opcode.name in ("BINPUT", "LONG_BINPUT") and last.startswith("TUPLE") and isinstance(argument, int):
+            tuples.add(argument)
+        if (opcode.name in ("BINGET", "LONG_BINGET") and argument in tuples) or opcode.name in ("DUP", "NEWOBJ"):
+            raise ValueError("its description is not that of a state dict")
+        if isinstance(argument, int) and abs(argument) > max(size, 2**16):
+            raise ValueError(f"it names the number {argument:,}, beyond its {size:,} bytes")
+        last = opcode.name
