@@ -34,11 +34,17 @@ examples:
   undertone ask a.flac --text "And tomorrow?"       several inputs are one conversation, in order
   undertone ask *.wav --json                        one JSON object a line
   undertone doctor                                  what this machine has and what is missing
+  undertone plan --model FOLDER                     which way to load a checkpoint fits into memory
+  undertone generate --input-file in.jsonl --output-file out.jsonl --audio-field audio
+                                                    answer every line of a file
 """
 
 
 VALUED = ("--speak", "--voice", "--rate", "--pitch", "--volume", "--model", "--device", "--quantize")
 """Options of `ask` whose value is the next word: that word is no input."""
+
+QUANTIZE = ("auto", "none", "int8", "nf4", "nf4-all")
+"""int8 is for CPUs; nf4 has the language model in 4 bits, nf4-all the encoder too."""
 
 
 def factor(text: str) -> float:
@@ -51,6 +57,8 @@ def factor(text: str) -> float:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
+    from model.generate import DESCRIPTION, Options
+
     top = argparse.ArgumentParser(
         prog="undertone",
         description="A private voice assistant that hears how you say it. Nothing leaves this machine.",
@@ -84,13 +92,23 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument("--json", action="store_true", help="print one JSON object per input, nothing else")
     ask.add_argument("--model", default="mini", help="mini, mini-0.5b, or a checkpoint folder")
     ask.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    ask.add_argument("--quantize", choices=("auto", "none", "int8", "nf4"), default="auto")
+    ask.add_argument("--quantize", choices=QUANTIZE, default="auto")
     ask.add_argument(
         "--empathy",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="ask the model to answer the emotion as well as the words",
     )
+    batch = commands.add_parser(
+        "generate", allow_abbrev=False, help="answer every line of a JSON-lines file", description=DESCRIPTION
+    )
+    Options.add_to(batch)
+    plan = commands.add_parser("plan", help="what a checkpoint needs of the memory that is free, before it is loaded")
+    plan.add_argument("--model", default="mini", help="a preset, a checkpoint folder, or an original's folder")
+    plan.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    plan.add_argument("--quantize", choices=QUANTIZE, default="auto", help="only this way; all by default")
+    plan.add_argument("--context", type=int, metavar="N", help="positions of conversation to keep")
+    plan.add_argument("--json", action="store_true", help="print one JSON object")
     doctor = commands.add_parser("doctor", help="what this machine has, and what is missing")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     return top
@@ -287,6 +305,45 @@ def synthesiser(*, neural: bool) -> KokoroSynthesizer | Pyttsx3Synthesizer:
         return KokoroSynthesizer(ensure("kokoro-82m", progress=progress))
 
 
+def generate(arguments: argparse.Namespace) -> int:
+    """Answer the lines of a file. Returns 2 when any of them failed; each such line is named with its reason."""
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+
+    from model.generate import Job, Options
+
+    options = Options.chosen(arguments)
+    with Job(options) as job:
+        if job.done < len(job.lines):
+            quiet_libraries()
+            from model.answer_lines import Answerer, load
+
+            with downloads() as progress:
+                loaded = load(options, progress)
+            with Bars(console=Console(stderr=True)) as bars:
+                task = bars.add_task("lines", total=len(job.lines), completed=job.done)
+                for results in job.write(Answerer(loaded, options)):
+                    for number, result in enumerate(results, job.done - len(results) + 1):
+                        if "error" in result:
+                            print(f"line {number}: {result['error']}", file=sys.stderr)
+                    bars.update(task, completed=job.done)
+        failed = f"; {job.failed} of them failed and hold an error" if job.failed else ""
+        print(f"{job.done} lines in {options.output_file}{failed}", file=sys.stderr)
+    return 2 if job.failed else 0
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Print what each way to load a checkpoint needs and which fits. Returns 3 when none does."""
+    from model import checkpoint
+    from model.plan import plan as make_plan
+
+    quiet_libraries()
+    about = checkpoint.inspect(options.model)
+    made = make_plan(about, device=options.device, quantize=options.quantize, context=options.context)
+    print(json.dumps(made.as_dict()) if options.json else "\n".join(made.table()))
+    return 3 if made.recommended is None else 0
+
+
 def doctor(*, as_json: bool) -> int:
     """Print what this machine has, what is missing and how to get it. Returns 3 when mini cannot run."""
     from assistant.errors import AssistantError
@@ -393,6 +450,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.command == "doctor":
             return doctor(as_json=options.json)
+        if options.command == "plan":
+            return plan(options)
+        if options.command == "generate":
+            return generate(options)
         return ask(options, inputs_in_order(arguments, [*options.files, *rest]))
     except BadInput as error:
         print(error, file=sys.stderr)

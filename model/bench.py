@@ -32,6 +32,7 @@ from model.engine import Engine
 from model.errors import ModelError
 from model.features import encode, log_mel
 from model.int8 import quantize_int8
+from model.plan import usable_device
 from model.prompt import chat_ids, encode_text
 
 TOKENS = 64
@@ -124,34 +125,39 @@ def likelihood(loaded: Checkpoint) -> float:
 
 
 def decode_figures(loaded: Checkpoint) -> dict[str, float]:
-    """Decode speed of `generate` and of our loop in fp32 and int8, the memory bound, what int8 costs.
+    """Decode speed of `generate` and of our loop, the memory bound, and what int8 costs.
 
-    On a CPU the language model stays in int8; on a GPU there is no int8 side.
+    In fp32 on a CPU the language model is measured in int8 as well, and stays so. In 4 bits, and on a GPU, there is
+    one side: as it was loaded.
     """
     model = loaded.model.language_model
     prompt = chat_ids(loaded.tokenizer, loaded.model.config.system_prompt, [], "Tell me about the sea.")
+    generate, ours, nats = generate_speed(model, prompt), loop_speed(model, prompt), likelihood(loaded)
+    if loaded.quantize != "none" or loaded.device != "cpu":
+        return {
+            "generate_tokens_per_second": generate,
+            "decode_tokens_per_second": ours,
+            "decode_ratio_to_generate": ours / generate,
+            "nats_per_token": nats,
+        }
     read = [p for name, p in model.named_parameters() if "embed_tokens" not in name or model.config.tie_word_embeddings]
     weights = sum(parameter.numel() for parameter in read)
     speed = bandwidth()
-    figures = {
-        "generate_tokens_per_second": generate_speed(model, prompt),
-        "fp32_tokens_per_second": loop_speed(model, prompt),
-        "fp32_bound_tokens_per_second": speed / (4 * weights),
-        "fp32_nats_per_token": likelihood(loaded),
-    }
-    if loaded.device != "cpu":
-        return figures
     quantize_int8(model)
-    figures |= {
-        "decode_tokens_per_second": loop_speed(model, prompt),
+    int8, int8_nats = loop_speed(model, prompt), likelihood(loaded)
+    return {
+        "generate_tokens_per_second": generate,
+        "fp32_tokens_per_second": ours,
+        "fp32_bound_tokens_per_second": speed / (4 * weights),
+        "fp32_ratio_to_generate": ours / generate,
+        "fp32_nats_per_token": nats,
+        "decode_tokens_per_second": int8,
+        "decode_ratio_to_generate": int8 / generate,
         "int8_bound_tokens_per_second": speed / weights,
-        "int8_nats_per_token": likelihood(loaded),
+        "int8_nats_per_token": int8_nats,
+        "int8_cost_percent": 100 * (int8_nats / nats - 1),
         "memory_bandwidth_gb_per_second": speed / 1e9,
     }
-    figures["fp32_ratio_to_generate"] = figures["fp32_tokens_per_second"] / figures["generate_tokens_per_second"]
-    figures["decode_ratio_to_generate"] = figures["decode_tokens_per_second"] / figures["generate_tokens_per_second"]
-    cost = figures["int8_nats_per_token"] / figures["fp32_nats_per_token"] - 1
-    return figures | {"int8_cost_percent": 100 * cost}
 
 
 def first_token_figures(loaded: Checkpoint, samples: Samples) -> dict[str, float]:
@@ -201,11 +207,13 @@ def bench(source: str, device: str, recording: Path, threads: int | None) -> dic
     samples = read_audio(recording)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=logging.disable_progress_bar) as apart:
         shipped = apart.submit(shipped_figures, source, device, samples).result()
-    loaded = checkpoint.load(source, device=device, quantize="none", threads=threads)
+    wide = usable_device(device) == "cpu" and checkpoint.inspect(source).stored is None
+    loaded = checkpoint.load(source, device=device, quantize="none" if wide else "auto", threads=threads)
     six_seconds = np.resize(samples, 6 * SAMPLE_RATE)
     figures: dict[str, float | str] = {
         "model": source,
         "device": loaded.device,
+        "quantize": loaded.quantize,
         "threads": float(torch.get_num_threads()),
     }
     figures |= encoder_figures(loaded, six_seconds)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -17,25 +17,30 @@ from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    BitsAndBytesConfig,
     GenerationConfig,
     PreTrainedModel,
     WhisperFeatureExtractor,
 )
 
-from model import fetch
+from model import fetch, inventory, parts, plan
 from model.config import SpeechLanguageConfig
-from model.errors import WeightsMissing
+from model.errors import BadInput, WeightsMissing
 from model.int8 import quantize_int8
+from model.inventory import CONTEXT
+from model.memory import blocks_given_back
+from model.nf4 import MODES, quantize_nf4, settings, settle, stored_mode
+from model.plan import usable_device, usable_mode
 from model.speech_llm import SpeechLanguageModel
 from model.transcribe import Transcriber
+from model.untrusted import checked_folder, list_tensors, read_config, read_shard
 
 RESOURCES = Path(str(files("resources")))
 RECOGNISER = "whisper-base"
 """Writes the transcript for checkpoints that do not bring a recogniser of their own."""
 
+T = TypeVar("T")
+
 _NEW_TOKENS = 128  # of a reply, where generation_config.json names no limit
-_CONTEXT = 4096  # positions kept of a conversation; the language model's own limit applies as well
 
 
 @dataclass(slots=True, eq=False)
@@ -44,7 +49,7 @@ class Checkpoint:
 
     Attributes:
         name: the preset's name or the folder's path.
-        quantize: "none", "int8" or "nf4", as loaded.
+        quantize: "none", "int8", "nf4" or "nf4-all", as loaded.
         context: positions of conversation to keep.
     """
 
@@ -56,11 +61,22 @@ class Checkpoint:
     transcriber: Transcriber | None
     device: str
     quantize: str
-    context: int = _CONTEXT
+    context: int = CONTEXT
 
     def save(self, folder: Path) -> None:
-        """Write an ordinary folder that `load` takes: weights, configs, tokenizer (no recogniser)."""
-        self.model.save_pretrained(folder)
+        """Write an ordinary folder that `load` takes: weights, configs, tokenizer (no recogniser).
+
+        4-bit weights are written as they are, and not quantised again when they are loaded.
+
+        Raises:
+            BadInput: int8, which is made while loading and not stored.
+        """
+        if self.quantize == "int8":
+            raise BadInput(
+                "int8 weights are made while loading and not stored: load with quantize none, nf4 or nf4-all."
+            )
+        # The names are those of the modules; transformers cannot turn the reading of 4-bit weights around.
+        self.model.save_pretrained(folder, save_original_format=False)
         self.tokenizer.save_pretrained(folder)
         self.extractor.save_pretrained(folder)
         self.generation.save_pretrained(folder)
@@ -69,6 +85,21 @@ class Checkpoint:
 def presets() -> dict[str, dict[str, Any]]:
     """The presets of resources/presets.toml by name."""
     return tomllib.loads((RESOURCES / "presets.toml").read_text("utf-8"))
+
+
+def inspect(source: str) -> inventory.Source:
+    """What is known of a preset or folder before it is loaded, for `plan.plan`.
+
+    Raises:
+        WeightsMissing: there is no such checkpoint, or its parts were not fetched yet.
+    """
+    known = presets()
+    if source not in known:
+        return _explained(Path(source), inventory.inspect_folder)
+    speech, text = (fetch.home() / "models" / known[source][part] for part in ("speech", "text"))
+    if not (speech / "config.json").is_file() or not (text / "config.json").is_file():
+        raise WeightsMissing(f"{source} is not here yet: undertone ask --model {source} --text Hello fetches it.")
+    return inventory.inspect_preset(source, speech, text)
 
 
 def load(
@@ -84,62 +115,34 @@ def load(
     Args:
         source: "mini", another preset, or the path of a folder with this project's config.json.
         device: "auto" (CUDA when there is one), "cpu" or "cuda".
-        quantize: "auto" (NF4 on CUDA, int8 on a CPU), "none", "int8" (CPU) or "nf4".
+        quantize: "none", "int8" (CPU), "nf4" (the language model in 4 bits) or "nf4-all" (the encoder too). "auto": as
+            the folder is stored if it is quantised, else NF4 on CUDA and int8 on a CPU.
         threads: torch's compute threads in this process; None leaves one core to sound and window.
         progress: told how the fetching of parts goes.
 
     Raises:
-        WeightsMissing: no such checkpoint, part, or device.
+        WeightsMissing: no such checkpoint, part, or device, or not enough memory for it.
+        BadInput: the folder is stored in 4 bits, and something else is asked for.
     """
-    device = _device(device)
+    device = usable_device(device)
     torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) - 1))
-    if quantize == "auto":
-        quantize = "nf4" if device == "cuda" else "int8"
-    if quantize == "int8" and device == "cuda":
-        raise WeightsMissing("int8 runs on the CPU only: choose --quantize nf4 or none, or --device cpu.")
     known = presets()
-    if source in known:
-        checkpoint = _compose(source, known[source], device, quantize, progress)
-    else:
-        checkpoint = _from_folder(Path(source), device, quantize, progress)
-    checkpoint.model.eval()
-    if quantize == "int8":
-        quantize_int8(checkpoint.model.encoder)
-        quantize_int8(checkpoint.model.language_model)
+    with blocks_given_back():
+        if source in known:
+            checkpoint = _compose(source, known[source], device, usable_mode(quantize, device), progress)
+        else:
+            checkpoint = _explained(Path(source), lambda folder: _read_folder(folder, device, quantize, progress))
+        model = checkpoint.model.eval()
+        if checkpoint.quantize == "int8":
+            quantize_int8(model.encoder)
+            quantize_int8(model.language_model)
+        elif checkpoint.quantize in MODES and source in known:
+            quantize_nf4(model, checkpoint.quantize, _dtype(device))
     return checkpoint
-
-
-def _device(wanted: str) -> str:
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise WeightsMissing("No CUDA device is available: use --device cpu, or see `doctor` for why.")
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return wanted
-
-
-def _place(model: SpeechLanguageModel, device: str, quantize: str) -> None:
-    """Move the parts to their device; a language model in NF4 is there already and cannot be moved."""
-    parts: list[torch.nn.Module | None] = [model.encoder, model.adapter, model.emotion_head]
-    if quantize != "nf4":
-        parts.append(model.language_model)
-    for part in parts:
-        if part is not None:
-            part.to(device)
 
 
 def _dtype(device: str) -> torch.dtype:
     return torch.bfloat16 if device == "cuda" else torch.float32
-
-
-def _nf4(device: str) -> BitsAndBytesConfig:
-    # The encoder, adapter and head stay in 16 bit; lm_head is skipped as bitsandbytes does by default.
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=_dtype(device),
-        llm_int8_skip_modules=["encoder", "adapter", "emotion_head", "lm_head"],
-    )
 
 
 def _compose(
@@ -151,13 +154,9 @@ def _compose(
 ) -> Checkpoint:
     speech = fetch.ensure(preset["speech"], progress=progress)
     text = fetch.ensure(preset["text"], progress=progress)
+    context = plan.fitting_context(inventory.inspect_preset(name, speech, text), device, quantize)
     transcriber = Transcriber.load(speech, int8=device == "cpu")
-    language_model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        text,
-        dtype=_dtype(device),
-        quantization_config=_nf4(device) if quantize == "nf4" else None,
-        device_map=device if quantize == "nf4" else None,
-    )
+    language_model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(text, dtype=_dtype(device))
     head = RESOURCES / preset["head"]
     config = SpeechLanguageConfig(
         speech_config=transcriber.encoder.config.to_dict(),
@@ -168,7 +167,10 @@ def _compose(
     model = SpeechLanguageModel(config, transcriber.encoder, language_model)
     if model.emotion_head is not None:
         model.emotion_head.load_state_dict(load_file(head / "head.safetensors"))
-    _place(model, device, quantize)
+    modules: list[torch.nn.Module | None] = [model.encoder, model.emotion_head, model.language_model]
+    for module in modules:
+        if module is not None:
+            module.to(device)
     transcriber.to(device)
     generation = GenerationConfig.from_pretrained(text)
     generation.update(**preset["generation"])
@@ -181,6 +183,7 @@ def _compose(
         transcriber=transcriber,
         device=device,
         quantize=quantize,
+        context=context,
     )
 
 
@@ -193,16 +196,14 @@ def _reading_settings(head: Path) -> dict[str, Any]:
     }
 
 
-def _from_folder(
-    folder: Path, device: str, quantize: str, progress: Callable[[fetch.Progress], None] | None
-) -> Checkpoint:
+def _explained(folder: Path, read: Callable[[Path], T]) -> T:
     if not (folder / "config.json").is_file():
         raise WeightsMissing(
             f"{folder} is neither a preset ({', '.join(presets())}) nor a checkpoint folder with a config.json."
         )
     try:
-        return _read_folder(folder, device, quantize, progress)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        return read(folder)
+    except (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsMissing(f"{folder} cannot be loaded ({first_line}): save or convert it again.") from error
 
@@ -210,33 +211,77 @@ def _from_folder(
 def _read_folder(
     folder: Path, device: str, quantize: str, progress: Callable[[fetch.Progress], None] | None
 ) -> Checkpoint:
-    kind = json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
-    if kind != SpeechLanguageConfig.model_type:
-        raise WeightsMissing(
-            f"{folder} holds a {kind or 'nameless'} model: convert it first (python -m model.convert)."
-        )
-    model: SpeechLanguageModel
-    report: dict[str, Any]
-    model, report = SpeechLanguageModel.from_pretrained(  # type: ignore[misc]  # a pair with output_loading_info
-        folder,
-        output_loading_info=True,
-        dtype=_dtype(device),
-        quantization_config=_nf4(device) if quantize == "nf4" else None,
-        device_map=device if quantize == "nf4" else None,
-    )
-    absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
-    if absent:
-        raise WeightsMissing(f"{folder} lacks {len(absent)} weights ({absent[0]}, ...): save or convert it again.")
-    _place(model, device, quantize)
-    generation = GenerationConfig.from_pretrained(folder)
+    quantize = usable_mode(quantize, device, stored_mode(_stated(folder)))
+    context = plan.fitting_context(inventory.inspect_folder(folder), device, quantize)
+    model = read_model(folder, device, quantize, _dtype(device))
+    generation = parts.generation(folder, CONTEXT)
     generation.max_new_tokens = generation.max_new_tokens or _NEW_TOKENS
     return Checkpoint(
         name=str(folder),
         model=model,
-        tokenizer=AutoTokenizer.from_pretrained(folder),
-        extractor=WhisperFeatureExtractor.from_pretrained(folder),
+        tokenizer=parts.tokenizer(folder, model.config.text_config.vocab_size),
+        extractor=parts.extractor(folder, model.config.speech_config.num_mel_bins),
         generation=generation,
         transcriber=Transcriber.load(fetch.ensure(RECOGNISER, progress=progress), int8=True),
         device=device,
         quantize=quantize,
+        context=context,
     )
+
+
+def _stated(folder: Path) -> dict[str, Any]:
+    kind = read_config(folder).get("model_type")
+    if kind != SpeechLanguageConfig.model_type:
+        raise WeightsMissing(
+            f"{folder} holds a {kind or 'nameless'} model: convert it first (python -m model.convert)."
+        )
+    return checked_folder(folder)
+
+
+def read_model(folder: Path, device: str, mode: str, dtype: torch.dtype | Literal["auto"]) -> SpeechLanguageModel:
+    """The model of a folder on its device, quantised to 4 bits on the way if `mode` says so and it is not stored so.
+
+    Args:
+        mode: as `usable_mode` returns it.
+        dtype: of what is not quantised; "auto": as stored.
+
+    Raises:
+        WeightsMissing: another kind of model, or damaged.
+    """
+    stated = _stated(folder)
+    stored = stored_mode(stated)
+    config = parts.model_config(stated, folder)
+    tensors = list_tensors(folder)
+    parts.check_fit(config, tensors, folder)
+    four_bit = settings(mode, _dtype(device)) if mode in MODES else None
+    if four_bit is not None and stored is not None:
+        config.quantization_config = four_bit.to_dict()
+    model: SpeechLanguageModel
+    report: dict[str, Any]
+    model, report = SpeechLanguageModel.from_pretrained(  # type: ignore[misc]  # a pair with output_loading_info
+        folder,
+        config=config,
+        output_loading_info=True,
+        dtype=dtype,
+        quantization_config=four_bit if stored is None else None,
+        device_map=device,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
+    absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if absent:
+        raise WeightsMissing(f"{folder} lacks {len(absent)} weights ({absent[0]}, ...): save or convert it again.")
+    if four_bit is None:
+        parts.refuse_nonfinite(model.state_dict().items(), folder)
+    elif stored is None:  # rounding to 4 bits can hide what is not finite, so the files are read
+        for file in {info.file for info in tensors.values()}:
+            parts.refuse_nonfinite(read_shard(file).items(), folder)
+    if four_bit is not None:
+        settle(model, _dtype(device))
+    if stored is not None and dtype != "auto":
+        # transformers leaves the wide weights of a quantised folder in the type in which they are stored.
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
+    return model

@@ -5,7 +5,6 @@ by tensor, so that memory holds one of the source's files at a time. Everything 
 the name TARGET when it is complete; a run that was stopped goes on where it was.
 """
 
-# ruff: noqa: T201 (a command: it prints)
 from __future__ import annotations
 
 import argparse
@@ -37,7 +36,9 @@ from model import fetch
 from model.artifacts import write_json
 from model.config import SpeechLanguageConfig
 from model.errors import BadInput, ModelError, WeightsMissing
+from model.inventory import CONTEXT
 from model.original import Move, Original, canonical, generation_settings, is_plain, spelled, understand
+from model.parts import heeded
 from model.qwen_tokenizer import END_OF_TEXT, IM_END, IM_START, SPECIALS, VOCABULARY, build_tokenizer, read_ranks
 from model.tensor_writer import JOURNAL, SHARD_BYTES, Layout, TensorWriter, lay_out
 from model.untrusted import TensorInfo, list_tensors, read_config, read_shard
@@ -151,7 +152,7 @@ def examine(source: Path, *, shard_bytes: int = SHARD_BYTES) -> Conversion:
         {name: found[name] for name in original.moves},
         ignored,
         tokens,
-        generation_settings(given, *stops),
+        heeded(generation_settings(given, *stops), source / "generation_config.json", CONTEXT),
         layout,
         _fingerprint(paths, layout),
     )

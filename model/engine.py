@@ -101,7 +101,7 @@ class Engine:
         self._ends = frozenset(ends if isinstance(ends, list) else [ends])
         limit = getattr(self.model.language_model.config, "max_position_embeddings", 2048)
         context = min(limit, checkpoint.context)
-        self._longest_prompt = context - 2 * settings.max_new_tokens
+        self._longest_prompt = context - min(2 * settings.max_new_tokens, context // 2)
         self._newline = encode_text(self.tokenizer, "\n")
         long = self.model.long_prompts
         if long is not None:

@@ -56,11 +56,14 @@ class Int8Linear(nn.Module):
         return output.view(*hidden.shape[:-1], self.out_features)
 
 
-def join(layers: Sequence[nn.Linear | Int8Linear]) -> nn.Linear | Int8Linear:
+def join(layers: Sequence[nn.Linear | Int8Linear]) -> nn.Module:
     """One layer computing the concatenated outputs of several over the same input.
 
-    The parts keep working and become views of the joined weights, so nothing is stored twice.
+    The parts keep working and become views of the joined weights, so nothing is stored twice. Other layers
+    than these two, such as 4-bit ones, run one after the other.
     """
+    if any(type(layer) not in (nn.Linear, Int8Linear) for layer in layers):
+        return _SideBySide(layers)
     weight = torch.cat([layer.weight.data for layer in layers])
     biases = [layer.bias.data for layer in layers if layer.bias is not None]
     bias = torch.cat(biases) if biases else None
@@ -80,9 +83,19 @@ def join(layers: Sequence[nn.Linear | Int8Linear]) -> nn.Linear | Int8Linear:
     return joined
 
 
+class _SideBySide(nn.Module):
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., in] -> [..., sum of out]."""
+        return torch.cat([layer(hidden) for layer in self.layers], dim=-1)
+
+
 def quantize_int8(module: nn.Module) -> None:
     """Replace every linear layer below `module` by its int8 form, in place."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Linear):
+            if type(child) is nn.Linear:  # a subclass may store its weights in another way
                 setattr(parent, name, Int8Linear.of(child))

@@ -14,7 +14,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from model.config import SpeechLanguageConfig
 from model.nf4 import nf4_bytes, stored_mode
 from model.original import canonical, is_plain, understand
-from model.parts import model_config
+from model.parts import language_config, model_config
 from model.untrusted import TensorInfo, list_tensors, read_config
 
 CONTEXT = 4096
@@ -112,7 +112,7 @@ def inspect_folder(folder: Path) -> Source:
         }
     else:
         own = stated.get("model_type") == SpeechLanguageConfig.model_type
-        config = model_config(stated, folder) if own else AutoConfig.from_pretrained(folder)
+        config = model_config(stated, folder) if own else language_config(stated, folder / "config.json")
         named = {name if own else f"language_model.{name}": info for name, info in tensors.items()}
         packed = [_packed(name, info) for name, info in named.items() if _is_packed(name, info)]
         shapes = {name: info.shape for name, info in named.items() if not _is_packed(name, info)}

@@ -1,4 +1,4 @@
-"""`python -m training corpus | fit-head`: the tools that make what the model ships with."""
+"""`python -m training corpus | fit-head | evaluate`: what the model ships with is made, and scored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from model.errors import ModelError, WeightsMissing
+from model.errors import BadInput, ModelError, WeightsMissing
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -25,7 +25,10 @@ def _parser() -> argparse.ArgumentParser:
     head.add_argument("corpus", type=Path)
     head.add_argument("out", type=Path)
     head.add_argument("--whisper", type=Path, required=True, help="folder of the Whisper model whose frames are read")
-    for command in (corpus, head):
+    evaluate = commands.add_parser("evaluate", help="score the emotions that replies name")
+    evaluate.add_argument("--predictions", type=Path, required=True, help="the output of `generate`, with references")
+    evaluate.add_argument("--picture", type=Path, metavar="OUT.svg", help="the confusion matrix (beside the predictions)")
+    for command in (corpus, head, evaluate):
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return parser
 
@@ -34,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 done, 2 bad input, 3 something is missing (one line on stderr)."""
     options = _parser().parse_args(arguments)
     try:
+        if options.command == "evaluate":
+            return _evaluate(options.predictions, options.picture, as_json=options.json)
         if options.command == "corpus":
             from .corpus import build_corpus
 
@@ -57,6 +62,21 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.write(json.dumps(summary) + "\n")
     else:
         sys.stdout.write("".join(f"{name}: {value}\n" for name, value in summary.items()))
+    return 0
+
+
+def _evaluate(predictions: Path, picture: Path | None, *, as_json: bool) -> int:
+    from .predictions import as_svg, as_text, problems, score
+
+    scores = score(predictions)
+    picture = picture or predictions.with_suffix(".confusion.svg")
+    try:
+        picture.write_text(as_svg(scores), "utf-8")
+    except OSError as error:
+        raise BadInput(f"{picture} cannot be written ({error.strerror}): name another place with --picture.") from error
+    sys.stderr.writelines(f"{problem}\n" for problem in problems(scores))
+    figures = scores.figures() | {"picture": str(picture)}
+    sys.stdout.write(json.dumps(figures) + "\n" if as_json else f"{as_text(scores)}\npicture: {picture}\n")
     return 0
 
 
