@@ -27,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     head.add_argument("--whisper", type=Path, required=True, help="folder of the Whisper model whose frames are read")
     evaluate = commands.add_parser("evaluate", help="score the emotions that replies name")
     evaluate.add_argument("--predictions", type=Path, required=True, help="the output of `generate`, with references")
-    evaluate.add_argument("--picture", type=Path, metavar="OUT.svg", help="the confusion matrix (beside the predictions)")
+    evaluate.add_argument("--picture", type=Path, metavar="OUT.svg", help="the confusion matrix (beside them)")
     for command in (corpus, head, evaluate):
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return parser
