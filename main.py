@@ -110,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--context", type=int, metavar="N", help="positions of conversation to keep")
     plan.add_argument("--json", action="store_true", help="print one JSON object")
     doctor = commands.add_parser("doctor", help="what this machine has, and what is missing")
+    doctor.add_argument("--model", metavar="MODEL", help="also this preset or checkpoint folder")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     return top
 
@@ -344,17 +345,18 @@ def plan(options: argparse.Namespace) -> int:
     return 3 if made.recommended is None else 0
 
 
-def doctor(*, as_json: bool) -> int:
-    """Print what this machine has, what is missing and how to get it. Returns 3 when mini cannot run."""
+def doctor(source: str | None, *, as_json: bool) -> int:
+    """Print what this machine has, what is missing and how to get it. Returns 3 when the model cannot run."""
     from assistant.errors import AssistantError
     from assistant.speech import Pyttsx3Synthesizer
-    from model.doctor import Finding, findings
+    from model.doctor import Finding, about, findings
 
-    report = findings()
+    report = findings() + (about(source) if source else [])
     try:
         with Pyttsx3Synthesizer() as synthesizer:
             names = [voice.name for voice in synthesizer.voices()]
-            report.append(Finding("voices", f"{len(names)} of the system: {', '.join(names)}"))
+            more = ", ..." if len(names) > 8 else ""
+            report.append(Finding("voices", f"{len(names)} of the system: {', '.join(names[:8])}{more}"))
     except AssistantError as error:
         report.append(Finding("voices", "none", str(error)))
     report.append(sound_devices())
@@ -449,7 +451,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a narrow terminal encoding is no reason to stop
     try:
         if options.command == "doctor":
-            return doctor(as_json=options.json)
+            return doctor(options.model, as_json=options.json)
         if options.command == "plan":
             return plan(options)
         if options.command == "generate":

@@ -11,8 +11,10 @@ from importlib import metadata
 import psutil
 import torch
 
-from model.checkpoint import presets
+from model.checkpoint import inspect, presets
+from model.errors import ModelError
 from model.packages import load_manifest
+from model.plan import plan
 from model.store import complete, home
 
 VERSIONS = ("torch", "transformers", "bitsandbytes", "accelerate", "numpy", "PySide6-Essentials", "pyttsx3")
@@ -106,3 +108,21 @@ def _weights() -> list[Finding]:
             )
         )
     return report
+
+
+def about(source: str) -> list[Finding]:
+    """What a checkpoint is and how it fits into this machine; nothing of it is loaded."""
+    try:
+        found = inspect(source)
+        made = plan(found)
+    except ModelError as error:
+        return [Finding("model", source, str(error), essential=True)]
+    best = made.recommended
+    head = any(weight.part == "emotion_head" for weight in found.weights)
+    read = "reads emotion" if head or found.preset else "no emotion head: no reading is shown until one is fitted"
+    if best is None:
+        return [Finding("model", f"{source}; {read}", made.remedy, essential=True)]
+    return [
+        Finding("model", f"{source}; {read}"),
+        Finding("fits as", f"{best.quantize} on {best.device} with {made.context} positions of conversation"),
+    ]

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import main
-from model import checkpoint, plan
+from model import checkpoint, doctor, plan
 from model.errors import BadInput, WeightsMissing
 from model.inventory import CONTEXT
 from model.memory import Memory, group_available
@@ -272,7 +272,7 @@ def test_a_preset_that_was_not_fetched_says_how(tmp_path: Path, capsys, monkeypa
 MEASURE = """
 import resource, sys
 from assistant.events import Spoken
-from model import checkpoint, plan
+from model import checkpoint, doctor, plan
 from model.audio import read_audio
 from model.engine import Engine
 mode = sys.argv[1]
@@ -294,3 +294,15 @@ def test_the_plan_is_near_the_peak_of_a_real_run(mode: str) -> None:
     )  # fmt: skip
     planned, measured = map(int, done.stdout.split())
     assert planned == pytest.approx(measured, rel=0.15)
+
+
+def test_doctor_says_what_a_checkpoint_is_and_how_it_fits(tmp_path: Path) -> None:
+    tiny_checkpoint().save(tmp_path / "read")
+    tiny_checkpoint(emotion_source="none").save(tmp_path / "silent")
+    what, how = doctor.about(str(tmp_path / "read"))
+    assert "reads emotion" in what.value
+    assert "on cpu with" in how.value
+    assert "no emotion head" in doctor.about(str(tmp_path / "silent"))[0].value
+    (missing,) = doctor.about(str(tmp_path / "missing"))
+    assert missing.essential
+    assert "neither a preset" in missing.remedy
