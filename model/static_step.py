@@ -187,8 +187,9 @@ class StaticStep:
         """residual + layer(hidden); a 4-bit layer adds the residual in its own kernel, in its bias's place."""
         layer = self._acting(layer)
         state = getattr(getattr(layer, "weight", None), "quant_state", None)
-        whole_blocks = state is not None and layer.in_features % BLOCK == 0  # else a CPU needs `nf4`'s own forward
-        if not whole_blocks or layer.bias is not None or layer.compute_dtype not in (None, hidden.dtype):
+        if state is None or layer.bias is not None or layer.compute_dtype not in (None, hidden.dtype):
+            return residual + layer.forward(hidden)
+        if layer.in_features % BLOCK:  # on a CPU such layers have a forward of their own (`model.nf4`)
             return residual + layer.forward(hidden)
         from bitsandbytes import matmul_4bit  # type: ignore[attr-defined]  # public, but not said to be
 

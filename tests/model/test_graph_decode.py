@@ -89,7 +89,7 @@ def decoded(decoder: StaticDecoder, logits: Tensor, tokens: int, earlier=(), cho
 def test_greedy_tokens_are_those_of_generate(
     build: Callable[[int], SpeechLanguageModel], quantized: bool, penalty: float
 ) -> None:
-    model = build(3)
+    model = build(4)
     if quantized:
         nf4.quantize_nf4(model, "nf4", torch.float32)
     language_model, ids = model.language_model, prompt(37)
