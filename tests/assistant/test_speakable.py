@@ -247,7 +247,8 @@ def test_time_grows_with_length_and_not_faster(unit):
         return time.process_time() - started
 
     # Linear time is 8 times more for 8 times the text, quadratic 64 times.
-    assert seconds(32_000) < 24 * max(seconds(4_000), seconds(4_000), 0.02)
+    shortest = min(seconds(32_000) for _ in range(3))  # another process may get in between
+    assert shortest < 24 * max(seconds(4_000), seconds(4_000), 0.02)
 
 
 def test_a_hundred_thousand_characters_are_read():
