@@ -89,7 +89,7 @@ class Answerer:
 
     @cached_property
     def _engine(self) -> Engine:
-        return Engine(self.checkpoint)
+        return Engine(self.checkpoint, static=False)
 
     def __call__(self, first: int, lines: Sequence[bytes]) -> list[Result]:
         """The results of `lines`, of which the first has the number `first`.
@@ -148,7 +148,10 @@ class Answerer:
             if options.text_field:
                 row.text += _text(record, options.text_field)
             if options.audio_field and record.get(options.audio_field) is not None:
-                row.samples = read_audio(self._find(_text(record, options.audio_field)))
+                name = _text(record, options.audio_field)
+                if not name.strip():
+                    raise BadInput(f"The field {options.audio_field!r} is empty: name a recording.")
+                row.samples = read_audio(self._find(name))
             elif not row.text:
                 raise BadInput("neither a recording nor text: nothing to answer")
         except BadInput as error:

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from assistant.events import Exchange, Samples, Spoken
@@ -27,7 +26,6 @@ from model import checkpoint
 from model.audio import read_audio
 from model.checkpoint import RESOURCES, Checkpoint
 from model.config import SAMPLE_RATE
-from model.decode import Decoder, KeyValueCache
 from model.engine import Engine
 from model.errors import ModelError
 from model.features import encode, log_mel
@@ -94,19 +92,19 @@ def generate_speed(model: Any, prompt: list[int]) -> float:
     return statistics.median(speeds)
 
 
-def loop_speed(model: PreTrainedModel, prompt: list[int]) -> float:
-    """Tokens per second of our decode loop, greedy, after the prompt's prefill."""
-    decoder = Decoder(model)
+def loop_speed(loaded: Checkpoint, prompt: list[int]) -> float:
+    """Tokens per second of the loop that an engine answers with, greedy, after the prompt's prefill."""
+    engine = Engine(loaded)
     speeds = []
     for _ in range(REPEATS + 1):
-        cache = KeyValueCache(model.config.num_hidden_layers)
-        with torch.inference_mode():
-            output = model(torch.tensor([prompt], device=model.device), past_key_values=cache, logits_to_keep=1)
-        token = int(output.logits[0, -1].argmax())
+        engine.forget()
+        tokens = engine.decode(prompt)
+        next(tokens)
         started = time.perf_counter()
         for _ in range(TOKENS):
-            token = int(decoder.step(token, cache).argmax())
+            next(tokens)
         speeds.append(TOKENS / (time.perf_counter() - started))
+        tokens.close()
     return statistics.median(speeds[1:])
 
 
@@ -131,8 +129,9 @@ def decode_figures(loaded: Checkpoint) -> dict[str, float]:
     one side: as it was loaded.
     """
     model = loaded.model.language_model
+    loaded.generation.do_sample, loaded.generation.repetition_penalty = False, 1.0
     prompt = chat_ids(loaded.tokenizer, loaded.model.config.system_prompt, [], "Tell me about the sea.")
-    generate, ours, nats = generate_speed(model, prompt), loop_speed(model, prompt), likelihood(loaded)
+    generate, ours, nats = generate_speed(model, prompt), loop_speed(loaded, prompt), likelihood(loaded)
     if loaded.quantize != "none" or loaded.device != "cpu":
         return {
             "generate_tokens_per_second": generate,
@@ -144,7 +143,7 @@ def decode_figures(loaded: Checkpoint) -> dict[str, float]:
     weights = sum(parameter.numel() for parameter in read)
     speed = bandwidth()
     quantize_int8(model)
-    int8, int8_nats = loop_speed(model, prompt), likelihood(loaded)
+    int8, int8_nats = loop_speed(loaded, prompt), likelihood(loaded)
     return {
         "generate_tokens_per_second": generate,
         "fp32_tokens_per_second": ours,

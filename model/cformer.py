@@ -83,12 +83,14 @@ class CFormerAdapter(nn.Module):
         hidden = encoded
         for layer in self.pre_layers:
             hidden = layer(hidden, None if legacy_batching else _attend(valid, hidden))
-        weights = hidden[..., -1].sigmoid() * valid
+        # In float32: 16-bit steps are too coarse to count a hundred tokens by.
+        weights = hidden[..., -1].float().sigmoid() * valid
         mass = weights.sum(1)
         if counts is None:
             counts = mass.round().clamp(min=1).long()
         weights = weights * (counts / mass)[:, None]
-        tokens = self.projection(fire(weights, hidden[..., :-1], int(counts.max())))
+        tokens = fire(weights, hidden[..., :-1].float(), int(counts.max()))
+        tokens = self.projection(tokens.to(hidden.dtype))
         mask = _mask(counts, tokens.shape[1])
         for layer in self.post_layers:
             tokens = layer(tokens, _attend(mask, tokens))

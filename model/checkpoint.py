@@ -203,6 +203,8 @@ def _explained(folder: Path, read: Callable[[Path], T]) -> T:
         )
     try:
         return read(folder)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise WeightsMissing(f"{folder} does not fit into memory: `plan` says what does, or close programs.") from error
     except (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsMissing(f"{folder} cannot be loaded ({first_line}): save or convert it again.") from error
@@ -254,6 +256,9 @@ def read_model(folder: Path, device: str, mode: str, dtype: torch.dtype | Litera
     tensors = list_tensors(folder)
     parts.check_fit(config, tensors, folder)
     four_bit = settings(mode, _dtype(device)) if mode in MODES else None
+    if four_bit is not None and stored is None:  # rounding to 4 bits can hide what is not finite
+        for file in sorted({info.file for info in tensors.values()}):
+            parts.refuse_nonfinite(read_shard(file).items(), folder)
     if four_bit is not None and stored is not None:
         config.quantization_config = four_bit.to_dict()
     model: SpeechLanguageModel
@@ -272,11 +277,8 @@ def read_model(folder: Path, device: str, mode: str, dtype: torch.dtype | Litera
     absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if absent:
         raise WeightsMissing(f"{folder} lacks {len(absent)} weights ({absent[0]}, ...): save or convert it again.")
-    if four_bit is None:
+    if four_bit is None or stored is not None:
         parts.refuse_nonfinite(model.state_dict().items(), folder)
-    elif stored is None:  # rounding to 4 bits can hide what is not finite, so the files are read
-        for file in {info.file for info in tensors.values()}:
-            parts.refuse_nonfinite(read_shard(file).items(), folder)
     if four_bit is not None:
         settle(model, _dtype(device))
     if stored is not None and dtype != "auto":

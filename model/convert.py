@@ -215,11 +215,11 @@ def convert(conversion: Conversion, target: Path, progress: Callable[[fetch.Prog
         staging.mkdir(parents=True, exist_ok=True)
         with FileLock(staging / _LOCK, timeout=0):
             _fill(staging, conversion, progress)
-        for name in (_LOCK, JOURNAL):
-            (staging / name).unlink(missing_ok=True)
         if target.exists():
             target.rmdir()
         staging.rename(target)
+        for name in (_LOCK, JOURNAL):  # last: without its journal a killed run could not go on
+            (target / name).unlink(missing_ok=True)
     except Timeout as error:
         raise BadInput(f"{staging} is being written by another conversion: wait for it.") from error
     except OSError as error:
@@ -379,6 +379,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped: the same command goes on from here.", file=sys.stderr)
         return 130
+    fits = needed <= free
+    if options.dry_run and not fits:
+        print(f"{options.target} needs {decimal(needed)}, {decimal(free)} are free: make room.", file=sys.stderr)
     report = conversion.summary() | {"target": str(options.target), "disk_bytes": needed, "disk_free_bytes": free}
     report |= {"dry_run": options.dry_run, "seconds": round(time.perf_counter() - started, 2)}
     if options.json:
@@ -386,7 +389,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         for key, value in report.items():
             print(f"{key.replace('_', ' '):16} {_readable(key, value)}")
-    return 0
+    return 0 if fits or not options.dry_run else 3
 
 
 def _readable(key: str, value: Any) -> str:

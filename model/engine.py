@@ -24,7 +24,7 @@ from model.audio import split_at_pauses
 from model.checkpoint import Checkpoint
 from model.config import SAMPLE_RATE
 from model.decode import Decoder, KeyValueCache
-from model.errors import BadInput
+from model.errors import BadInput, WeightsMissing
 from model.features import LONGEST_SECONDS, encoder_frames, log_mel
 from model.graph_decode import StaticDecoder
 from model.lora import LoraScope
@@ -116,8 +116,11 @@ class Engine:
             static = self.model.device.type == "cuda" and unsupported(language_model) is None
         self._cache: KeyValueCache | FixedCache
         if static:
-            self._static = StaticDecoder(language_model, context, everywhere)
-            self._static.warm_up()
+            try:
+                self._static = StaticDecoder(language_model, context, everywhere)
+                self._static.warm_up()
+            except torch.OutOfMemoryError as error:
+                raise WeightsMissing("The conversation does not fit into the card's memory: see `plan`.") from error
             self._cache = self._static.cache
         else:
             self._static = None
@@ -246,6 +249,14 @@ class Engine:
         # What a step ahead of the end put there is cropped with the next prompt.
         self._cached_ids = (self._cached_ids + generated)[: self._cache.get_seq_length()]
         figures.reply_ms = since()
+
+    @torch.inference_mode()
+    def decode(self, ids: list[int]) -> Generator[int]:
+        """Tokens behind the prompt `ids`, without end; for measurements. Close it before the next reply."""
+        try:
+            yield from self._tokens(self._prefill(ids, {}, lambda: False), ids, lambda: False)
+        finally:
+            self.forget()
 
     def _tokens(self, logits: Tensor | None, earlier: Sequence[int], cancelled: Callable[[], bool]) -> Generator[int]:
         """Tokens behind the prompt in the cache; a token's keys and values follow when the next one is asked for."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -37,12 +38,21 @@ class LongPrompts(nn.Module):
         """Whoever never reaches beyond the trained length may switch both rules off."""
         self.query_scale: Tensor | None = None
         self._alphas = [1]
+        self._attached: WeakSet[nn.Module] = WeakSet()
 
     def alpha(self, length: int) -> int:
         """The NTK factor of a prompt of `length` positions: 1, 3, 7, ... with every doubling begun."""
         if not self.dynamic_ntk or length <= self.trained_length:
             return 1
         return 2 ** math.ceil(math.log2(length / self.trained_length) + 1) - 1
+
+    def attach(self, language_model: Any) -> None:
+        """Scale the queries of every layer: of projections that were replaced (by 4-bit or int8 ones) anew."""
+        for layer in language_model.model.layers:
+            projection = layer.self_attn.q_proj
+            if projection not in self._attached:
+                projection.register_forward_hook(self.scale_query)
+                self._attached.add(projection)
 
     def begin(self, lengths: Sequence[int]) -> None:
         """Fix the alphas of a batch by its prompts' lengths; they hold until the next call."""
@@ -79,6 +89,5 @@ def add_long_prompts(language_model: Any) -> LongPrompts | None:
         return None
     rules = LongPrompts(language_model.model.rotary_emb, **settings)
     language_model.model.rotary_emb = rules
-    for layer in language_model.model.layers:
-        layer.self_attn.q_proj.register_forward_hook(rules.scale_query)
+    rules.attach(language_model)
     return rules

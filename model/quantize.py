@@ -1,6 +1,6 @@
 """`python -m model.quantize SOURCE TARGET`: a checkpoint folder in 4 bits, which loads without being quantised again.
 
-The language model's linear layers become NF4; what stays wide is copied in the type in which it is stored. The
+The language model's linear layers become NF4; what stays wide keeps the type in which it is stored. The
 folder then loads on cards and CPUs alike, in a fraction of the time and of the disk's space.
 """
 
@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from transformers.utils import logging
 
@@ -21,9 +22,17 @@ from model.errors import BadInput, ModelError, WeightsMissing
 from model.inventory import Source
 from model.nf4 import MODES
 from model.plan import usable_device
+from model.speech_llm import SpeechLanguageModel
+from model.untrusted import list_tensors, plain_file, read_shard
 
-_WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "config.json")
-"""What is written anew; every other file of the source (tokenizer, settings) is copied."""
+_COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+    "generation_config.json",
+)
+"""What is taken over as it is; the weights and config.json are written anew."""
 
 _STORED_WIDTH = 2  # bytes a number that is not quantised, in the usual case; fp32 sources take more
 
@@ -47,15 +56,34 @@ def quantize(source: Path, target: Path, mode: str, device: str = "auto") -> Non
     try:
         target.absolute().parent.mkdir(parents=True, exist_ok=True)
         _check_room(about, mode, target)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.absolute().parent) as staging:
-            out = Path(staging) / "out"
-            read_model(source, usable_device(device), mode, "auto").save_pretrained(out)
-            for file in source.iterdir():
-                if file.is_file() and not any(file.match(pattern) for pattern in _WEIGHTS):
-                    shutil.copyfile(file, out / file.name)
+        out = target.with_name(f"{target.name}.part")
+        with FileLock(target.with_name(f".{target.name}.lock"), timeout=0):
+            shutil.rmtree(out, ignore_errors=True)  # what a killed run left
+            model = read_model(source, usable_device(device), mode, "auto")
+            _restore_types(model, source)
+            model.save_pretrained(out)
+            for name in _COPIED:
+                if (source / name).exists():
+                    shutil.copyfile(plain_file(source / name), out / name)
             out.rename(target)
+        target.with_name(f".{target.name}.lock").unlink(missing_ok=True)
+    except Timeout as error:
+        raise BadInput(f"{target} is being written by another run: wait for it.") from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise WeightsMissing(f"{source} does not fit into memory: close programs, or use --device cpu.") from error
     except (OSError, SafetensorError) as error:
         raise WeightsMissing(f"{target} could not be written ({error}): make room or choose another TARGET.") from error
+
+
+def _restore_types(model: SpeechLanguageModel, source: Path) -> None:
+    """Loading gave every wide weight the type that config.json names; give each its own again."""
+    stored = list_tensors(source)
+    wide = {name: one for name, one in model.named_parameters() if name in stored and one.is_floating_point()}
+    other = {name for name, one in wide.items() if one.dtype != stored[name].dtype}
+    for file in sorted({stored[name].file for name in other}):
+        tensors = read_shard(file)
+        for name in other & tensors.keys():
+            wide[name].data = tensors[name].to(wide[name].device)
 
 
 def _check_room(about: Source, mode: str, target: Path) -> None:
@@ -76,8 +104,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     options = parser.parse_args(arguments)
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         quantize(options.source, options.target, options.quantize, options.device)
+    except KeyboardInterrupt:
+        return 130
     except ModelError as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, BadInput) else 3

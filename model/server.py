@@ -56,6 +56,7 @@ def serve(connection: Connection, cancelled: Any, choice: ModelChoice) -> None:
             threads=choice.threads,
             progress=_progress(connection),
         )
+        engine = Engine(loaded)
     except ModelError as error:
         connection.send(LoadFailed(str(error)))
         return
@@ -74,7 +75,7 @@ def serve(connection: Connection, cancelled: Any, choice: ModelChoice) -> None:
         "load_ms": (time.perf_counter() - started) * 1e3,
     }
     connection.send(Ready(about))
-    _Server(connection, cancelled, Engine(loaded)).run()
+    _Server(connection, cancelled, engine).run()
 
 
 def _progress(connection: Connection) -> Callable[[Progress], None]:

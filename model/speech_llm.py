@@ -159,6 +159,7 @@ class SpeechLanguageModel(PreTrainedModel):
             if prompt_lengths is None and fresh:
                 prompt_lengths = _true_lengths(input_ids, attention_mask)
             if prompt_lengths is not None:
+                self.long_prompts.attach(self.language_model)
                 self.long_prompts.begin(prompt_lengths)
         if attention_mask is not None and not legacy_batching and "position_ids" not in kwargs:
             positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)

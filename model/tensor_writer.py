@@ -24,7 +24,7 @@ SHARD_BYTES = 4_000_000_000
 COMMIT_BYTES = 2**30
 """Between two entries in the journal, at most (or one tensor): what an interrupted run does again."""
 
-JOURNAL = "journal.json"
+JOURNAL = ".journal.json"
 
 _BLOCK_BYTES = 16 * 2**20
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}

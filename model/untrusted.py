@@ -181,13 +181,13 @@ def shown(value: object) -> str:
 
 def _contents(path: Path) -> bytes:
     limit = next((size for end, size in _JSON_BYTES.items() if path.name.endswith(end)), _CONFIG_BYTES)
-    size = _plain_file(path).stat().st_size
+    size = plain_file(path).stat().st_size
     if size > limit:
         raise WeightsMissing(f"{path} has {size:,} bytes, more than such a file can need: get the folder again.")
     return path.read_bytes()
 
 
-def _plain_file(path: Path) -> Path:
+def plain_file(path: Path) -> Path:
     """`path`, a regular file of its folder; the links of a hub cache lead from snapshots to blobs, and may."""
     if not path.exists():
         raise WeightsMissing(f"{path} is missing: get the folder again.")
@@ -291,7 +291,7 @@ def _damaged(file: Path, reason: object) -> WeightsMissing:
 
 def _safetensors_header(file: Path) -> dict[str, TensorInfo]:
     """The header of a safetensors file (https://github.com/huggingface/safetensors, "Format")."""
-    size = _plain_file(file).stat().st_size
+    size = plain_file(file).stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
@@ -335,7 +335,7 @@ _LEGACY_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 def _unpickled(file: Path) -> dict[str, torch.Tensor]:
     """A state dict from a .bin file: torch's weights-only reader, behind a check of the opcodes."""
-    size = _plain_file(file).stat().st_size
+    size = plain_file(file).stat().st_size
     if size > _FILE_BYTES:
         raise _damaged(file, f"{size:,} bytes")
     try:

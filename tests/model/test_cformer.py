@@ -69,3 +69,16 @@ def test_it_is_part_of_a_model() -> None:
     model = tiny_model(adapter_type="cformer", cformer_pre_layers=1, cformer_post_layers=1, cformer_heads=4)
     assert isinstance(model.adapter, CFormerAdapter)
     assert model.adapter.token_head.weight.shape == (300, 32)
+
+
+def test_tokens_are_counted_in_float32_whatever_the_weights_are() -> None:
+    built = adapter().bfloat16()
+    encoded = torch.randn(4, 1400, 32, generator=torch.Generator().manual_seed(3)).bfloat16()
+    with torch.inference_mode():
+        made = built.integrate(encoded, torch.tensor([1400, 900, 333, 7]))
+    assert made.weights.dtype == torch.float32
+    assert made.frames.dtype == torch.bfloat16
+    counts = made.mask.sum(1)
+    assert int(counts.max()) > 256, "beyond what bfloat16 counts exactly"
+    assert torch.equal(counts, made.mass.round().clamp(min=1).long())
+    assert torch.allclose(made.weights.sum(1), counts.float(), rtol=1e-5)

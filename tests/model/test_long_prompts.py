@@ -9,7 +9,9 @@ import torch
 
 from assistant.events import Exchange, Typed
 from model.engine import Engine
+from model.int8 import quantize_int8
 from model.long_prompts import LongPrompts
+from model.nf4 import quantize_nf4
 from tests.tiny import tiny_checkpoint, tiny_model
 
 TEXT = {
@@ -87,3 +89,19 @@ def test_a_growing_conversation_equals_one_from_scratch() -> None:
         history.append(Exchange(message, reply))
     assert len(alphas) > 1
     assert kept.model.long_prompts.active
+
+
+@pytest.mark.parametrize("how", ["none", "int8", "nf4"])
+@pytest.mark.parametrize("rank", [0, 4])
+def test_the_rules_outlive_quantisation(how: str, rank: int) -> None:
+    """Quantising replaces the projections; the scale of their queries must come with the new ones."""
+    model = tiny_model(text_config=TEXT | {"long_prompts": RULES | {"dynamic_ntk": False}}, lora_rank=rank)
+    if how == "int8":
+        quantize_int8(model.language_model)
+    elif how == "nf4":
+        quantize_nf4(model, "nf4", torch.float32)
+    ids = torch.randint(0, 256, (1, 180), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        ruled = model(ids).logits[0, -1]
+        model.long_prompts.logn = False
+        assert (model(ids).logits[0, -1] - ruled).abs().max() > 1e-3

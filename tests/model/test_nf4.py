@@ -324,3 +324,34 @@ def test_mini_in_four_bits_is_saved_and_loaded(mini: Checkpoint, tmp_path: Path)
         expected, logits = (one.model.language_model(ids).logits for one in (mini, again))
     assert torch.equal(expected, logits)
     assert (tmp_path / "mini" / "model.safetensors").stat().st_size < 400e6
+
+
+@pytest.mark.parametrize("name", ["norm.weight", "lm_head.weight", "adapter.fc1.weight", "lora_a"])
+def test_weights_of_a_4_bit_folder_that_are_no_numbers_are_named(tmp_path: Path, name: str) -> None:
+    tiny_checkpoint().save(tmp_path / "wide")
+    quantize.quantize(tmp_path / "wide", tmp_path / "small", "nf4", "cpu")
+    path = tmp_path / "small" / "model.safetensors"
+    tensors = load_file(path)
+    chosen = next(key for key in tensors if key.endswith(name))
+    tensors[chosen].view(-1)[0] = float("nan")
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(WeightsMissing, match="no numbers"):
+        checkpoint.read_model(tmp_path / "small", "cpu", "nf4", torch.float32)
+
+
+def test_what_stays_wide_keeps_its_type_and_strangers_stay_behind(tmp_path: Path) -> None:
+    tiny_checkpoint().save(tmp_path / "wide")
+    path = tmp_path / "wide" / "model.safetensors"
+    mixed = {key: one.bfloat16() if "language_model" in key else one for key, one in load_file(path).items()}
+    save_file(mixed, path, {"format": "pt"})
+    settings = json.loads((tmp_path / "wide" / "config.json").read_text())
+    (tmp_path / "wide" / "config.json").write_text(json.dumps(settings | {"dtype": "bfloat16"}))
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "wide" / "README.txt").symlink_to(tmp_path / "secret")
+    quantize.quantize(tmp_path / "wide", tmp_path / "small", "nf4", "cpu")
+    assert not (tmp_path / "small" / "README.txt").exists()
+    small = load_file(tmp_path / "small" / "model.safetensors")
+    for key in ("adapter.fc1.weight", "encoder.conv1.weight", "emotion_head.weight"):
+        assert torch.equal(small[key], mixed[key])
+    assert small["language_model.model.norm.weight"].dtype == torch.bfloat16
+    assert list(tmp_path.glob("*.part")) == []
