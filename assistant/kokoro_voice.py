@@ -49,7 +49,7 @@ class Kokoro:
         try:
             import onnxruntime
         except ImportError as error:
-            raise RuntimeError("the neural voice needs onnxruntime: pip install 'undertone[voice]'") from error
+            raise RuntimeError("the neural voice needs onnxruntime: install Undertone's dependencies again") from error
 
         self._espeak = Espeak()
         self._folder = folder

@@ -325,7 +325,7 @@ class Pyttsx3Synthesizer(_ChildSynthesizer):
 
 
 class KokoroSynthesizer(_ChildSynthesizer):
-    """The neural voice (English; other languages by espeak). Needs the `voice` extra (onnxruntime).
+    """The neural voice (English; other languages by espeak).
 
     Args:
         folder: holds one .onnx model and voices/*.bin (float32, 510 x 1 x 256 each).

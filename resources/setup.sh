@@ -56,6 +56,13 @@ lacking() { # LIBRARY=PACKAGE...: the packages whose library the loader does not
     done
 }
 
+uninstalled() { # PACKAGE...: those that Debian's list of packages does not show as installed
+    command -v dpkg-query >/dev/null || return 0
+    for package in "$@"; do
+        case $(dpkg-query -W -f='${Status}' "$package" 2>/dev/null) in *' installed') ;; *) printf '%s ' "$package" ;; esac
+    done
+}
+
 system_packages() {
     [ "$(uname -s)" = Linux ] || return 0 # elsewhere the wheels hold these libraries
     sound=$(lacking libportaudio.so.2=libportaudio2)
@@ -66,6 +73,9 @@ system_packages() {
         libdbus-1.so.3=libdbus-1-3 libfontconfig.so.1=libfontconfig1 libglib-2.0.so.0=libglib2.0-0)
     # shellcheck disable=SC2086
     [ -z "$window" ] || apt_install $window || stop "the window's tests need these libraries"
+    stack=$(uninstalled pulseaudio pulseaudio-utils libasound2-plugins)
+    # shellcheck disable=SC2086
+    [ -z "$stack" ] || apt_install $stack || stop "the sound's tests play and record through these packages"
 }
 
 # --- Python ---

@@ -25,6 +25,10 @@ APT = """#!/bin/sh
 echo "apt-get $*" >>"$LOG"
 case "$*" in *install*) rm -f "$HERE/no-ensurepip"; [ ! -e "$HERE/apt-fails" ] ;; esac
 """
+DPKG = """#!/bin/sh
+for package; do :; done
+[ ! -e "$HERE/no-$package" ] && printf 'install ok installed'
+"""
 
 
 class Machine:
@@ -43,6 +47,7 @@ class Machine:
         for name in ("python3.13", "python3.12", "python3.11", "python3"):
             self.command(name, PYTHON)
         self.command("apt-get", APT)
+        self.command("dpkg-query", DPKG)
         self.command("sudo", "#!/bin/sh\nexit 1\n")
         self.become(0)
         self.has(LIBRARIES)
@@ -125,6 +130,15 @@ def test_missing_libraries_are_installed_by_root(machine):
     assert machine.setup("test").returncode == 0
     assert machine.did("install --no-install-recommends -y libportaudio2\n")
     assert machine.did("install --no-install-recommends -y libgl1\n")
+
+
+def test_the_sound_stack_is_installed_for_the_tests_alone(machine):
+    machine.lacks("no-pulseaudio")
+    machine.lacks("no-libasound2-plugins")
+    assert machine.setup().returncode == 0
+    assert not machine.did("apt-get")
+    assert machine.setup("test").returncode == 0
+    assert machine.did("install --no-install-recommends -y pulseaudio libasound2-plugins\n")
 
 
 def test_the_window_is_no_concern_of_the_program(machine):
