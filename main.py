@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from assistant.events import EmotionReading, Exchange, Message
-    from assistant.speech import KokoroSynthesizer, Pyttsx3Synthesizer
+    from assistant.speech import KokoroSynthesizer, Pyttsx3Synthesizer, VoiceSettings
     from model.checkpoint import Checkpoint
     from model.doctor import Finding
     from model.engine import Engine
@@ -33,6 +33,8 @@ examples:
   undertone ask question.wav --speak reply.wav      ... and the reply spoken into a file
   undertone ask a.flac --text "And tomorrow?"       several inputs are one conversation, in order
   undertone ask *.wav --json                        one JSON object a line
+  undertone talk                                    the whole conversation, in this terminal
+  undertone sessions list                           conversations recorded with talk --record; see also replay
   undertone doctor                                  what this machine has and what is missing
   undertone plan --model FOLDER                     which way to load a checkpoint fits into memory
   undertone generate --input-file in.jsonl --output-file out.jsonl --audio-field audio
@@ -57,6 +59,7 @@ def factor(text: str) -> float:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
+    from assistant.session_commands import add_commands
     from model.generate import DESCRIPTION, Options
 
     top = argparse.ArgumentParser(
@@ -77,28 +80,11 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument("files", nargs="*", metavar="FILE", help="recordings")
     ask.add_argument("--text", action="append", default=[], help="a typed message (repeatable)")
     ask.add_argument("--speak", type=Path, metavar="OUT.wav", help="speak the replies into this WAV file")
-    voice = ask.add_argument_group("voice, for --speak")
-    voice.add_argument(
-        "--voice", metavar="NAME", help="a voice of the system, kokoro, or kokoro:NAME (English, neural)"
-    )
-    for name, what in (("rate", "pace"), ("pitch", "pitch"), ("volume", "volume")):
-        voice.add_argument(f"--{name}", type=factor, default=1.0, metavar="FACTOR", help=f"of the normal {what}")
-    voice.add_argument(
-        "--follow-mood",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="let rate, pitch and volume follow the reading gently",
-    )
     ask.add_argument("--json", action="store_true", help="print one JSON object per input, nothing else")
-    ask.add_argument("--model", default="mini", help="mini, mini-0.5b, or a checkpoint folder")
-    ask.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    ask.add_argument("--quantize", choices=QUANTIZE, default="auto")
-    ask.add_argument(
-        "--empathy",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="ask the model to answer the emotion as well as the words",
-    )
+    add_voice(ask.add_argument_group("voice, for --speak"))
+    add_model(ask)
+    add_talk(commands.add_parser("talk", allow_abbrev=False, help="a whole conversation, spoken or typed"))
+    add_commands(commands)
     batch = commands.add_parser(
         "generate", allow_abbrev=False, help="answer every line of a JSON-lines file", description=DESCRIPTION
     )
@@ -113,6 +99,68 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--model", metavar="MODEL", help="also this preset or checkpoint folder")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     return top
+
+
+def add_voice(group: argparse._ArgumentGroup) -> None:
+    """The options of the voice."""
+    group.add_argument(
+        "--voice", metavar="NAME", help="a voice of the system, kokoro, or kokoro:NAME (English, neural)"
+    )
+    for name, what in (("rate", "pace"), ("pitch", "pitch"), ("volume", "volume")):
+        group.add_argument(f"--{name}", type=factor, default=1.0, metavar="FACTOR", help=f"of the normal {what}")
+    group.add_argument(
+        "--follow-mood",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let rate, pitch and volume follow the reading gently",
+    )
+
+
+def add_model(command: argparse.ArgumentParser) -> None:
+    """The options of the model."""
+    command.add_argument("--model", default="mini", help="mini, mini-0.5b, or a checkpoint folder")
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    command.add_argument("--quantize", choices=QUANTIZE, default="auto")
+    command.add_argument(
+        "--empathy",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="ask the model to answer the emotion as well as the words",
+    )
+
+
+def add_talk(command: argparse.ArgumentParser) -> None:
+    """The options of `talk`."""
+    command.description = (
+        "Talk with the assistant. In a terminal the space key begins what you say and ends it, for a terminal does "
+        "not tell when a key goes up; what you type is sent with Enter; Ctrl-C stops the reply, twice ends. "
+        "Elsewhere each line of the standard input is a message."
+    )
+    add_model(command)
+    add_voice(command.add_argument_group("voice"))
+    sound = command.add_argument_group("sound")
+    sound.add_argument("--microphone", metavar="NAME", help="a device, or a recording to be heard in its place")
+    sound.add_argument("--speaker", metavar="NAME", help="a device, or a .wav that is written in its place")
+    sound.add_argument(
+        "--echo",
+        choices=("cancel", "half", "open"),
+        default="cancel",
+        help="keep the assistant from hearing itself: cancel its voice, be deaf while it speaks (half), or nothing",
+    )
+    turns = command.add_argument_group("turns")
+    mode = turns.add_mutually_exclusive_group()
+    mode.add_argument("--hands-free", dest="hands_free", action="store_true", default=True, help="the default")
+    mode.add_argument("--push-to-talk", dest="hands_free", action="store_false", help="only hear between two keys")
+    turns.add_argument(
+        "--patience", choices=("quick", "normal", "patient"), default="normal", help="silence that ends what one says"
+    )
+    turns.add_argument(
+        "--barge-in", choices=("voice", "key", "off"), default="voice", help="what may interrupt a reply"
+    )
+    command.add_argument(
+        "--record", action=argparse.BooleanOptionalAction, default=False, help="keep the conversation as a session"
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON object per event, nothing else")
 
 
 def inputs_in_order(arguments: Sequence[str], files: Sequence[str]) -> list[str | Path]:
@@ -272,19 +320,10 @@ def describe(reading: EmotionReading | None, engine: Engine) -> str:
 def speak(replies: Sequence[tuple[str, EmotionReading | None]], options: argparse.Namespace) -> None:
     """Speak the replies, in order, into one WAV file; the voice follows each reading gently."""
     from assistant.speakable import sentences
-    from assistant.speech import VoiceSettings, mood_of, write_wav
+    from assistant.speech import mood_of, write_wav
 
-    engine, _, name = (options.voice or "").rpartition(":")
-    if options.voice == "kokoro":
-        engine, name = "kokoro", ""
-    settings = VoiceSettings(
-        name=name or None,
-        rate=options.rate,
-        pitch=options.pitch,
-        volume=options.volume,
-        follow_mood=options.follow_mood,
-    )
-    with synthesiser(neural=engine == "kokoro") as voice:
+    settings = voice_settings(options)
+    with synthesiser(options) as voice:
         spoken = [
             voice.speak(sentence, settings, mood_of(reading))
             for reply, reading in replies
@@ -295,15 +334,59 @@ def speak(replies: Sequence[tuple[str, EmotionReading | None]], options: argpars
         print(f"\nSpoken into {options.speak} ({sum(one.seconds for one in spoken):.1f} s)")
 
 
-def synthesiser(*, neural: bool) -> KokoroSynthesizer | Pyttsx3Synthesizer:
+def voice_settings(options: argparse.Namespace) -> VoiceSettings:
+    """What the voice's options ask for; the neural voice's name is what follows "kokoro:"."""
+    from assistant.speech import VoiceSettings
+
+    name = options.voice or ""
+    return VoiceSettings(
+        name=("" if name == "kokoro" else name.removeprefix("kokoro:")) or None,
+        rate=options.rate,
+        pitch=options.pitch,
+        volume=options.volume,
+        follow_mood=options.follow_mood,
+    )
+
+
+def synthesiser(options: argparse.Namespace) -> KokoroSynthesizer | Pyttsx3Synthesizer:
     """The system's voices, or the neural one, fetched when it is first asked for."""
     from assistant.speech import KokoroSynthesizer, Pyttsx3Synthesizer
     from model.fetch import ensure
 
-    if not neural:
+    if (options.voice or "").partition(":")[0] != "kokoro":
         return Pyttsx3Synthesizer()
     with downloads() as progress:
         return KokoroSynthesizer(ensure("kokoro-82m", progress=progress))
+
+
+def talk(options: argparse.Namespace) -> int:
+    """Hold a conversation until the user ends it."""
+    from assistant.line import Duplex
+    from assistant.signals import BargeIn, ModelChoice, TurnSettings
+    from assistant.talk import Talk, TalkSettings
+    from assistant.terminal import run
+    from model.fetch import home
+
+    heard = [Path(options.microphone)] if options.microphone and Path(options.microphone).is_file() else []
+    spoken = Path(options.speaker) if options.speaker and options.speaker.endswith(".wav") else None
+    settings = TalkSettings(
+        model=ModelChoice(options.model, options.device, options.quantize),
+        turns=TurnSettings(barge_in=BargeIn(options.barge_in), empathy=options.empathy),
+        voice=voice_settings(options),
+        microphone=options.microphone,
+        speaker=options.speaker,
+        hands_free=options.hands_free,
+        patience=options.patience,
+        duplex=Duplex(options.echo),
+        sessions=home() / "sessions" if options.record else None,
+    )
+    with synthesiser(options) as voice:
+        run(
+            lambda listener: Talk(settings, voice, listener, heard=heard, spoken=spoken),
+            as_json=options.json,
+            log=home() / "logs" / "sound.log",
+        )
+    return 0
 
 
 def generate(arguments: argparse.Namespace) -> int:
@@ -371,20 +454,24 @@ def doctor(source: str | None, *, as_json: bool) -> int:
     return 3 if any(one.essential for one in report) else 0
 
 
+def recorded(options: argparse.Namespace) -> int:
+    """Look after the recorded sessions, or play one back."""
+    from assistant.session_commands import manage, replay
+    from model.store import home
+
+    return (replay if options.command == "replay" else manage)(options, home() / "sessions", print)
+
+
 def sound_devices() -> Finding:
     """Microphones and speakers, or why there are none."""
+    from assistant.sound import SoundUnavailable, devices
     from model.doctor import Finding
 
     try:
-        import sounddevice
-    except OSError:
-        return Finding("sound", "no PortAudio", "Install libportaudio2 to talk; recordings work without it.")
-    try:
-        devices = sounddevice.query_devices()
-    except sounddevice.PortAudioError as error:
-        return Finding("sound", f"PortAudio fails: {error}", "Check the sound system; recordings work without it.")
-    inputs = sum(device["max_input_channels"] > 0 for device in devices)
-    outputs = sum(device["max_output_channels"] > 0 for device in devices)
+        found = devices()
+    except SoundUnavailable as error:
+        return Finding("sound", "none", str(error))
+    inputs, outputs = len(found.microphones), len(found.speakers)
     missing = not (inputs and outputs)
     remedy = "Plug in a microphone and a speaker to talk; recordings work without." if missing else None
     return Finding("sound", f"{inputs} microphones, {outputs} speakers", remedy)
@@ -456,6 +543,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return plan(options)
         if options.command == "generate":
             return generate(options)
+        if options.command == "talk":
+            return talk(options)
+        if options.command in ("sessions", "replay"):
+            return recorded(options)
         return ask(options, inputs_in_order(arguments, [*options.files, *rest]))
     except BadInput as error:
         print(error, file=sys.stderr)

@@ -101,8 +101,8 @@ class Assistant:
 
     # ---- from any thread
 
-    def put(self, happened: Heard) -> None:
-        """Something happened."""
+    def put(self, happened: Heard | Callable[[], None]) -> None:
+        """Something happened, or is to be done on the assistant's thread."""
         self._inbox.put(happened)
 
     def press(self) -> None:

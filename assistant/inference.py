@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import multiprocessing
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -48,6 +49,7 @@ class Ceilings:
 
 def _child(connection: Connection, cancelled: Any, choice: ModelChoice, server: str) -> None:
     """The process's target. Torch is first imported here."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the assistant's alone
     importlib.import_module(server).serve(connection, cancelled, choice)
 
 

@@ -67,6 +67,7 @@ class _Half:
     user: Path | None = None
     reply: Path | None = None
     ended: Mapping[str, Any] = field(default_factory=dict)
+    words: str | None = None  # they can come after the turn's end
     corrected: str | None = None
 
 
@@ -97,6 +98,8 @@ def read_session(folder: Path) -> Session:
             half.ended = line
             half.reply, bad = _sound_file(folder, line)
             damaged += bad
+        elif kind == "transcribed":
+            half.words = line.get("text")
         elif kind == "correction":
             half.corrected = line.get("emotion")
     turns = tuple(_recorded(half) for half in halves.values())
@@ -122,7 +125,7 @@ def _recorded(half: _Half) -> RecordedTurn:
     turn = Turn(
         number=half.number,
         message=Spoken(samples) if half.text is None else Typed(half.text),
-        transcript=line.get("transcript"),
+        transcript=line.get("transcript") or half.words,
         reading=reading_from(line.get("reading")),
         reply=line.get("reply", ""),
         heard=line.get("heard", ""),

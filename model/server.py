@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from assistant.events import Spoken
 from assistant.signals import (
@@ -47,6 +48,8 @@ def serve(connection: Connection, cancelled: Any, choice: ModelChoice) -> None:
         choice: what to load.
     """
     started = time.perf_counter()
+    logging.disable_progress_bar()  # loading is told through the pipe
+    logging.set_verbosity_error()
     connection.send(Loading(f"Loading {choice.source} ..."))
     try:
         loaded = checkpoint.load(

@@ -1,4 +1,4 @@
-"""`python -m training corpus | fit-head | evaluate`: what the model ships with is made, and scored."""
+"""`python -m training COMMAND`: from recordings to a trained checkpoint, and what the model ships with."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 from model.errors import BadInput, ModelError, WeightsMissing
+
+from .data_commands import add_data_commands, run_data_command
+from .speech_commands import add_speech_commands, run_speech_command
+from .train_commands import add_train_commands, run_train_command
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -25,10 +29,10 @@ def _parser() -> argparse.ArgumentParser:
     head.add_argument("corpus", type=Path)
     head.add_argument("out", type=Path)
     head.add_argument("--whisper", type=Path, required=True, help="folder of the Whisper model whose frames are read")
-    evaluate = commands.add_parser("evaluate", help="score the emotions that replies name")
-    evaluate.add_argument("--predictions", type=Path, required=True, help="the output of `generate`, with references")
-    evaluate.add_argument("--picture", type=Path, metavar="OUT.svg", help="the confusion matrix (beside them)")
-    for command in (corpus, head, evaluate):
+    speech = add_speech_commands(commands)
+    data = add_data_commands(commands)
+    training = add_train_commands(commands)
+    for command in (*data, *speech, *training, corpus, head):
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return parser
 
@@ -37,9 +41,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 done, 2 bad input, 3 something is missing (one line on stderr)."""
     options = _parser().parse_args(arguments)
     try:
-        if options.command == "evaluate":
+        if options.command == "evaluate" and options.predictions is not None:
             return _evaluate(options.predictions, options.picture, as_json=options.json)
-        if options.command == "corpus":
+        if (data := run_data_command(options)) is not None:
+            summary = data
+        elif (speech := run_speech_command(options)) is not None:
+            summary = speech
+        elif (training := run_train_command(options)) is not None:
+            summary = training
+        elif options.command == "corpus":
             from .corpus import build_corpus
 
             summary = build_corpus(
@@ -58,8 +68,11 @@ def main(arguments: list[str] | None = None) -> int:
     except ModelError as error:
         sys.stderr.write(f"{error}\n")
         return 3 if isinstance(error, WeightsMissing) else 2
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped: the same command goes on from here.\n")
+        return 130
     if options.json:
-        sys.stdout.write(json.dumps(summary) + "\n")
+        sys.stdout.write(json.dumps(summary) + "\n" if summary else "")  # of several processes one speaks
     else:
         sys.stdout.write("".join(f"{name}: {value}\n" for name, value in summary.items()))
     return 0

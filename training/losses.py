@@ -28,7 +28,7 @@ TEMPERATURE = 2.0
 
 _RESPONSE = frozenset({"response_ce", "response_kl"})
 _LANGUAGE = _RESPONSE | {"input_kl"}
-_LOGITS_AT_ONCE = 1 << 24  # 64 MiB in fp32
+LOGITS_AT_ONCE = 1 << 24  # 64 MiB in fp32
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -249,7 +249,7 @@ def _in_chunks(loss: Callable[[Tensor, Tensor], Tensor], head: nn.Linear, hidden
     A chunk's gradient is taken at once, so that its logits need be neither kept nor computed again. It reaches
     `hidden` alone: where the output layer itself is trained, there is one chunk.
     """
-    size = max(1, _LOGITS_AT_ONCE // head.out_features)
+    size = max(1, LOGITS_AT_ONCE // head.out_features)
     if len(hidden) <= size or any(parameter.requires_grad for parameter in head.parameters()):
         return loss(hidden, other)
     parts = zip(torch.split(hidden, size), torch.split(other, size), strict=True)

@@ -363,7 +363,7 @@ def test_chunks_of_logits_change_nothing(kind: str, trained_head: bool, monkeypa
     plain = gradients_of(recipe, own_rows())
     with torch.no_grad():
         losses = recipe.eval()(collate(own_rows()))
-    monkeypatch.setattr(losses_module, "_LOGITS_AT_ONCE", 4 * head.out_features)
+    monkeypatch.setattr(losses_module, "LOGITS_AT_ONCE", 4 * head.out_features)
     sizes: list[int] = []
     head.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     assert_equal_gradients(gradients_of(recipe.train(), own_rows()), plain)

@@ -1,0 +1,363 @@
+"""The whole conversation: through a real sound stack, on a scripted and on the real model, and in a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import soundfile
+
+import main
+from assistant.ears import PATIENCE
+from assistant.events import (
+    Event,
+    Failed,
+    Outcome,
+    PlaybackStarted,
+    Samples,
+    SpeechStarted,
+    Spoken,
+    Transcribed,
+    TurnEnded,
+    UtteranceEnded,
+)
+from assistant.line import Duplex
+from assistant.session import read_session, recover
+from assistant.signals import BargeIn, ModelChoice, Ready
+from assistant.speech import Pyttsx3Synthesizer
+from assistant.talk import Talk, TalkSettings
+from assistant.terminal import as_line
+
+if TYPE_CHECKING:
+    from tests.sound_stack import SoundStack
+
+pytest_plugins = ("tests.sound_stack",)
+ROOT = Path(__file__).parents[1]
+SAMPLES = ROOT / "resources" / "samples"
+RATE = 16_000
+LONG = "One, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve."
+COUNT = "One, two, three, four."
+
+
+class Scene:
+    """A conversation and what came of it; `until` waits for the sound stack's and the model's time."""
+
+    def __init__(self, settings: TalkSettings, voice: Pyttsx3Synthesizer | None, **files: Any) -> None:
+        self.events: list[Event | Ready] = []
+        self._came = threading.Condition()
+        self.talk = Talk(settings, voice, self._listen, **files)
+        self.talk.start()
+
+    def _listen(self, event: Event | Ready) -> None:
+        with self._came:
+            self.events.append(event)
+            self._came.notify_all()
+
+    def of(self, kind: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def until(self, kind: type, count: int = 1, seconds: float = 60.0) -> Any:
+        with self._came:
+            assert self._came.wait_for(lambda: len(self.of(kind)) >= count, seconds), f"no {kind.__name__}"
+            return self.of(kind)[count - 1]
+
+    @property
+    def messages(self) -> list[str]:
+        return [failed.message for failed in self.of(Failed)]
+
+
+@pytest.fixture(scope="module")
+def voice() -> Iterator[Pyttsx3Synthesizer]:
+    with Pyttsx3Synthesizer() as synthesizer:
+        yield synthesizer
+
+
+@pytest.fixture
+def scene(voice: Pyttsx3Synthesizer) -> Iterator[Callable[..., Scene]]:
+    made: list[Scene] = []
+
+    def make(settings: TalkSettings, **files: Any) -> Scene:
+        made.append(Scene(settings, voice, **files))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.talk.close()
+
+
+def scripted(folder: Path, *replies: str, **settings: Any) -> TalkSettings:
+    (folder / "replies.txt").write_text("\n".join(replies), "utf-8")
+    return TalkSettings(ModelChoice(str(folder / "replies.txt")), server="tests.talk_server", **settings)
+
+
+def recording(name: str, seconds: float | None = None) -> Samples:
+    samples, _ = soundfile.read(SAMPLES / f"{name}.flac", dtype="float32")
+    voiced = np.flatnonzero(np.abs(samples) > 0.05)
+    return samples[max(0, voiced[0] - 800) :][: None if seconds is None else int(seconds * RATE)]
+
+
+def said_of(audio: Samples) -> float:
+    return float(np.sqrt(np.mean(np.square(audio)))) if len(audio) else 0.0
+
+
+# ---- through the real stack
+
+
+@pytest.mark.real
+def test_a_dialogue_of_ten_turns(sound_stack: SoundStack, scene: Callable[..., Scene], tmp_path: Path) -> None:
+    """Barge-in, cough, pause in mid-sentence and the loss of the devices, in one conversation that is recorded."""
+    replies = ["Yes.", "I see.", LONG, "Sorry.", LONG, LONG, "Sure.", "Of course.", "Good.", "Goodbye."]
+    settings = scripted(tmp_path, *replies, sessions=tmp_path / "sessions")
+    play = scene(settings)
+    talk = play.talk
+    play.until(Ready)
+    sound_stack.until(lambda: talk.sound.microphone.works and talk.sound.speaker.works)
+    question = recording("go-forward", 1.0)
+    cough = recording("novel-3", 0.25) * np.hanning(4000).astype(np.float32)
+    pause = np.zeros(int(0.35 * RATE), np.float32)
+
+    def ask(*parts: Samples) -> None:
+        sound_stack.say(np.concatenate(parts))
+
+    with sound_stack.hearing() as heard:
+        ask(question)
+        play.until(TurnEnded, 1)
+        ask(question, pause, question)  # the user thinks in mid-sentence
+        play.until(TurnEnded, 2)
+        ask(question)
+        play.until(PlaybackStarted, 3)
+        time.sleep(1.0)
+        ask(question)  # interrupts
+        play.until(TurnEnded, 4)
+        ask(question)
+        play.until(PlaybackStarted, 5)
+        time.sleep(0.5)
+        ask(cough)
+        play.until(TurnEnded, 5)
+        assert said_of(heard.samples) > 0.01
+    ask(question)
+    play.until(PlaybackStarted, 6)
+    time.sleep(0.5)
+    sound_stack.kill()
+    time.sleep(0.5)
+    sound_stack.start()
+    play.until(TurnEnded, 6)
+    sound_stack.until(lambda: talk.sound.microphone.works)
+    for number in (7, 8, 9, 10):
+        ask(question)
+        play.until(TurnEnded, number)
+    turns = [ended.turn for ended in play.of(TurnEnded)]
+    outcomes = [turn.outcome for turn in turns]
+    assert outcomes == [Outcome.INTERRUPTED if number == 3 else Outcome.ANSWERED for number in range(1, 11)]
+    assert [turn.reply for turn in turns] == replies
+    interrupted = turns[2].heard
+    assert LONG.startswith(interrupted)
+    assert 1 <= len(interrupted.split()) < 11
+    assert [turn.heard for turn in turns if turn.number != 3] == replies[:2] + replies[3:]
+    assert len(turns[1].message.samples) > 2.3 * RATE  # one utterance, pause and all
+    assert len(play.of(UtteranceEnded)) == 10
+    lost = [message for message in play.messages if "cannot be used" in message]
+    assert len(lost) == 2  # the microphone and the speaker, once each
+    talk.close()
+    session = read_session(talk.folder)
+    assert session.damaged == 0
+    assert [recorded.turn.heard for recorded in session.turns] == [turn.heard for turn in turns]
+    kept = [(recorded.user_audio is not None, recorded.reply_audio is not None) for recorded in session.turns]
+    assert kept == [(True, True)] * 10
+
+
+@pytest.mark.real
+def test_a_human_question_is_answered_aloud(
+    sound_stack: SoundStack, scene: Callable[..., Scene], tmp_path: Path
+) -> None:
+    """Microphone, ears, mini, voice, speaker, session: everything is real but the air."""
+    play = scene(TalkSettings(sessions=tmp_path))
+    play.until(Ready, seconds=120)
+    with sound_stack.hearing() as heard:
+        sound_stack.say(recording("who-sent-this"))
+        play.until(PlaybackStarted, seconds=60)
+        before = len(heard.samples)
+        time.sleep(1.5)
+        assert said_of(heard.samples[before:]) > 0.01
+        play.talk.assistant.stop()
+        turn = play.until(TurnEnded).turn
+    assert "message" in turn.transcript
+    assert turn.reading is not None
+    assert turn.reply.startswith(turn.heard)
+    assert turn.heard
+    play.talk.close()
+    (recorded,) = read_session(play.talk.folder).turns
+    assert recorded.turn.outcome is Outcome.STOPPED
+    assert recorded.turn.transcript == turn.transcript
+    assert np.array_equal(recorded.turn.reading.probabilities, turn.reading.probabilities)
+    assert np.abs(recorded.turn.message.samples - turn.message.samples).max() < 1e-4
+    samples, rate = soundfile.read(recorded.reply_audio)
+    assert 0.5 < len(samples) / rate < 6
+
+
+# ---- files in the devices' place
+
+
+def test_a_recording_is_answered_into_a_file_and_recorded(scene: Callable[..., Scene], tmp_path: Path) -> None:
+    settings = scripted(tmp_path, "All right then.", sessions=tmp_path / "sessions")
+    play = scene(settings, heard=[SAMPLES / "go-forward.flac"], spoken=tmp_path / "reply.wav")
+    turn = play.until(TurnEnded).turn
+    assert (turn.outcome, turn.heard) == (Outcome.ANSWERED, "All right then.")
+    play.talk.close()
+    samples, rate = soundfile.read(tmp_path / "reply.wav")
+    started = turn.marks["first_sound"]
+    assert np.abs(samples).max() > 0.1
+    assert started < len(samples) / rate
+    (recorded,) = read_session(play.talk.folder).turns
+    kept, kept_rate = soundfile.read(recorded.reply_audio)
+    assert kept_rate == rate
+    begin = int(np.flatnonzero(np.abs(samples) > 1e-3)[0] - np.flatnonzero(np.abs(kept) > 1e-3)[0])
+    assert np.abs(samples[begin : begin + len(kept)] - kept).max() < 1e-3  # what was kept is what was heard
+
+
+def test_what_is_being_said_is_on_disk_before_it_ends(scene: Callable[..., Scene], tmp_path: Path) -> None:
+    long = tmp_path / "long.wav"
+    said = np.concatenate([recording("novel-1"), recording("novel-4")])
+    soundfile.write(long, said, RATE)
+    play = scene(scripted(tmp_path, "Yes.", sessions=tmp_path / "sessions"), heard=[long])
+    play.until(SpeechStarted)
+    folder = play.talk.folder
+    time.sleep(1.5)
+    # As if the process were killed now: what is there is read by another one.
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", folder, copy], check=True)
+    assert recover(copy) == 1
+    (recovered,) = read_session(copy).turns
+    samples = recovered.turn.message.samples
+    assert len(samples) > RATE
+    lag = int(np.correlate(said[: 3 * RATE], samples[RATE // 2 : RATE], "valid").argmax()) - RATE // 2
+    whole = said[max(0, lag) : lag + len(samples)]
+    assert np.abs(whole - samples[max(0, -lag) :][: len(whole)]).max() < 1e-3
+
+
+def test_without_sound_one_types_and_reads(
+    scene: Callable[..., Scene], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sounddevice.py").write_text('raise OSError("PortAudio library not found")')
+    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    play = scene(scripted(tmp_path, "I read you."))
+    play.until(Failed)
+    play.talk.type("Hello?")
+    turn = play.until(TurnEnded).turn
+    assert (turn.outcome, turn.heard) == (Outcome.ANSWERED, "I read you.")
+    assert play.messages == ["PortAudio is missing: install libportaudio2 to talk; typing works without."]
+
+
+def test_events_are_plain_json() -> None:
+    line = json.loads(as_line(Transcribed(3, "grüß dich", "de")))
+    assert line == {"type": "transcribed", "turn": 3, "text": "grüß dich", "language": "de"}
+    ended = json.loads(as_line(UtteranceEnded(1, Spoken(np.zeros(8000, np.float32)))))
+    assert ended == {"type": "utterance_ended", "turn": 1, "message": {"seconds": 0.5}}
+
+
+# ---- the command
+
+
+def test_the_commands_choices_are_the_programs() -> None:
+    (talk,) = [action.choices["talk"] for action in main.parser()._actions if isinstance(action.choices, dict)]
+    choices = {action.dest: action.choices for action in talk._actions if action.choices}
+    assert choices["echo"] == tuple(one.value for one in Duplex)
+    assert choices["barge_in"] == tuple(one.value for one in BargeIn)
+    assert choices["patience"] == tuple(PATIENCE)
+
+
+def command(folder: Path, *words: str) -> tuple[list[str], dict[str, str]]:
+    """The command line on the scripted model, without any sound device."""
+    (folder / "replies.txt").write_text(f"Hello.\n{COUNT}", "utf-8")
+    code = (
+        "import sys; import assistant.talk as talk; from functools import partial; import main; "
+        "talk.TalkSettings = partial(talk.TalkSettings, server='tests.talk_server'); sys.exit(main.main(sys.argv[1:]))"
+    )
+    environment = {**os.environ, "BLSP_HOME": str(folder / "home"), "PULSE_SERVER": f"unix:{folder}/none"}
+    return [sys.executable, "-c", code, "talk", "--model", str(folder / "replies.txt"), *words], environment
+
+
+def test_piped_lines_are_answered_one_by_one_as_json(tmp_path: Path) -> None:
+    words, environment = command(tmp_path, "--json", "--record", "--speaker", str(tmp_path / "out.wav"))
+    done = subprocess.run(
+        words, input="Hi\n\nCount, please.", env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    turns = [event["turn"] for event in events if event["type"] == "turn_ended"]
+    assert [(turn["message"]["text"], turn["heard"], turn["outcome"]) for turn in turns] == [
+        ("Hi", "Hello.", "answered"),
+        ("Count, please.", COUNT, "answered"),
+    ]
+    assert soundfile.info(tmp_path / "out.wav").duration > 1.5
+    (folder,) = (tmp_path / "home" / "sessions").iterdir()
+    assert [recorded.turn.heard for recorded in read_session(folder).turns] == ["Hello.", COUNT]
+
+
+def test_ctrl_c_stops_the_reply_and_twice_ends(tmp_path: Path) -> None:
+    words, environment = command(tmp_path, "--json", "--speaker", str(tmp_path / "out.wav"))
+    process = subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=ROOT, text=True, bufsize=1
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+
+    def until(kind: str) -> dict[str, Any]:
+        return next(event for event in map(json.loads, process.stdout) if event["type"] == kind)  # type: ignore[union-attr]
+
+    process.stdin.write("Hi\nCount, please.\n")
+    until("turn_ended")
+    until("playback_started")
+    process.send_signal(signal.SIGINT)
+    assert until("turn_ended")["turn"]["outcome"] == "stopped"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+def test_a_terminal_shows_the_conversation_and_takes_keys(tmp_path: Path) -> None:
+    words, environment = command(tmp_path, "--speaker", str(tmp_path / "out.wav"))
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        words, stdin=theirs, stdout=theirs, env={**environment, "TERM": "xterm", "COLUMNS": "100"}, cwd=ROOT
+    )
+    os.close(theirs)
+    shown = ""
+
+    def until(text: str) -> None:
+        nonlocal shown
+        while text not in shown:
+            assert select.select([ours], [], [], 60)[0], f"{text!r} does not come after {shown!r}"
+            shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown + os.read(ours, 4096).decode())
+
+    until("is ready")
+    os.write(ours, b"Hllo\x7f\x7f\x7fello\r")
+    until("You   Hello")
+    until("Reply Hello.")
+    os.write(ours, b" ")  # the talk key: nobody says anything
+    until("you are speaking")
+    os.write(ours, b" ")
+    os.write(ours, b"\x03")
+    os.write(ours, b"\x03")
+    while True:
+        try:
+            if not os.read(ours, 4096):
+                break
+        except OSError:
+            break
+    assert process.wait(60) == 130
+    os.close(ours)

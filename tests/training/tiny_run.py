@@ -1,0 +1,86 @@
+"""A tiny checkpoint and a tiny prepared data set to train on, made by the commands themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, WhisperConfig, WhisperFeatureExtractor
+from transformers import WhisperForConditionalGeneration as Whisper
+
+from assistant.events import EMOTIONS
+from tests.tiny import tiny_tokenizer
+from training.config import InitOptions, PrepareOptions, TrainOptions
+from training.init import init
+from training.prepare import prepare
+
+TEXTS = ("the rain in spain", "open the door", "what a day", "stay here a little longer then", "no", "an inner thing")
+
+
+def make_checkpoint(folder: Path, **changes: object) -> Path:
+    """An `init` checkpoint of a tiny Whisper and a tiny Llama, in `folder`/start."""
+    torch.manual_seed(0)
+    speech = WhisperConfig(
+        d_model=32,
+        encoder_layers=1,
+        encoder_attention_heads=4,
+        encoder_ffn_dim=32,
+        decoder_layers=1,
+        decoder_attention_heads=4,
+        vocab_size=64,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+    )
+    Whisper(speech).save_pretrained(folder / "speech")
+    WhisperFeatureExtractor().save_pretrained(folder / "speech")
+    text = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=300,
+            hidden_size=64,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    )
+    for parameter in text.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.12)
+    text.generation_config.eos_token_id = 265
+    text.save_pretrained(folder / "text")
+    tiny_tokenizer().save_pretrained(folder / "text")
+    given = {"out": folder / "start", "speech": str(folder / "speech"), "text": str(folder / "text")}
+    init(InitOptions.of(given | {"kernels": "5,3", "inner": 16, "lora_rank": 4, "window": "trimmed"} | changes))
+    return folder / "start"
+
+
+def make_data(folder: Path, checkpoint: Path, rows: int = 24, **changes: object) -> Path:
+    """A prepared data set of short noises, in `folder`/data; a quarter of it for validation."""
+    (folder / "manifests").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    lines = []
+    for row in range(rows):
+        samples = random.normal(0, 0.1, int(16000 * random.uniform(0.3, 0.9))).clip(-1, 1)
+        soundfile.write(folder / f"{row % 8}_{row}.wav", samples, 16000)
+        text = TEXTS[row % len(TEXTS)]
+        line = {"audio": f"{row % 8}_{row}.wav", "text": text, "emotion": EMOTIONS[row % 5]}
+        lines.append(json.dumps(line | {"output": f"{text[:9]} and"}))
+    (folder / "manifests" / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    given = {"dataroot": folder / "manifests", "save_dir": folder / "data", "model": str(checkpoint)}
+    given |= {"min_duration": 0.1, "validation": 0.25, "use_emotion": True}
+    prepare(PrepareOptions.of(given | changes))
+    return folder / "data"
+
+
+def options(folder: Path, name: str, **changes: object) -> TrainOptions:
+    """Options of a run of eight steps over `folder`'s checkpoint and data, in `folder`/name."""
+    given = {"data": folder / "data", "model": str(folder / "start"), "run": folder / name}
+    given |= {"batch_size": 4, "rows_at_once": 2, "max_steps": 8, "validate_every": 4, "learning_rate": 1e-3}
+    return TrainOptions.of(given | {"warmup_steps": 2} | changes)

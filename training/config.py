@@ -1,0 +1,256 @@
+"""The options of the training commands: one definition for command line, run.toml and wizard. Knows no torch.
+
+Names and defaults follow the original's scripts where it has them, with dashes on the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from assistant.events import EMOTIONS
+from model.errors import BadInput
+
+CONTINUE = "Continue the following sentence in a coherent style: "
+CONTINUE_WITH_EMOTION = "Continue the following sentence that reflects a '{emotion}' emotion tone in a coherent style: "
+CONTINUE_HEARD = "Continue the following sentence based on the conveyed emotion tone in a coherent style: "
+"""The original's prompts: stage 1, stage 2 over text, stage 2 over speech."""
+
+IGNORE = "ignore"
+"""In an emotion map: the row has no emotion label."""
+
+
+def _split(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _pairs(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in _split(value)]
+    if not all(equals for _, equals, _ in pairs):
+        raise ValueError("write NAME=VALUE,NAME=VALUE")
+    return {name.strip(): target.strip() for name, _, target in pairs}
+
+
+Numbers = Annotated[tuple[int, ...], BeforeValidator(_split)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
+
+
+class Options(BaseModel):
+    """Frozen options; unknown names and values out of range are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Give `parser` one argument a field: `Field(json_schema_extra=POSITIONAL)` by place, others as --name."""
+        for name, field in cls.model_fields.items():
+            flag = f"--{name.replace('_', '-')}"
+            default = (
+                "" if field.is_required() or field.default in (None, "", (), {}) else f" ({_shown(field.default)})"
+            )
+            # argparse takes % in a help text for a format.
+            settings: dict[str, Any] = {"help": f"{field.description}{default}".replace("%", "%%")}
+            if field.json_schema_extra == POSITIONAL:
+                parser.add_argument(name, **settings)
+                continue
+            settings |= {"required": field.is_required(), "default": argparse.SUPPRESS}
+            if field.annotation is bool:
+                settings["action"] = argparse.BooleanOptionalAction
+            elif get_origin(field.annotation) is Literal:
+                settings["choices"] = get_args(field.annotation)
+            parser.add_argument(flag, **settings)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """The options in `values`, such as `vars()` of parsed arguments or a run.toml; other names are left out.
+
+        Raises:
+            BadInput: a value is not allowed; one line that names the option and what is wrong.
+        """
+        try:
+            return cls.model_validate({name: value for name, value in values.items() if name in cls.model_fields})
+        except ValidationError as error:
+            first = error.errors()[0]
+            option = f"--{str(first['loc'][0]).replace('_', '-')}: " if first["loc"] else ""
+            raise BadInput(f"{option}{first['msg'].removeprefix('Value error, ')}") from error
+
+    def plain(self) -> dict[str, Any]:
+        """The options as TOML takes them: paths as text, nothing that is None."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+POSITIONAL: dict[str, Any] = {"positional": True}
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+class InitOptions(Options):
+    """`init`: a fresh checkpoint from an encoder and a language model."""
+
+    out: Path = Field(description="the new checkpoint folder", json_schema_extra=POSITIONAL)
+    speech: str = Field("whisper-base", description="the encoder: a name of weights.toml, or a Whisper folder")
+    text: str = Field("smollm2-135m-instruct", description="the language model: a name, or a folder")
+    adapter: Literal["conv", "cformer"] = Field("conv", description="strided convolutions, or integrate-and-fire")
+    kernels: Numbers = Field((5, 5, 5), description="one odd kernel a convolution of stride 2")
+    inner: int = Field(512, ge=1, le=65536, description="width of the adapter's bottleneck")
+    cformer_pre_layers: int = Field(4, ge=0, le=64, description="layers before the integration")
+    cformer_post_layers: int = Field(4, ge=0, le=64, description="layers after it")
+    cformer_heads: int = Field(8, ge=1, le=64, description="their attention heads")
+    lora_rank: int = Field(16, ge=0, le=4096, description="rank of the partial LoRA, 0 for none")
+    lora_alpha: float = Field(16.0, gt=0, description="its scale is alpha / rank")
+    lora_dropout: float = Field(0.05, ge=0, lt=1, description="dropout before it, in training")
+    lora_scope: Literal["audio", "text", "global"] = Field("audio", description="positions where LoRA acts")
+    emotion_source: Literal["adapter", "encoder", "none"] = Field("adapter", description="what the head averages")
+    path: Literal["speech", "transcript"] = Field("speech", description="what replies are conditioned on")
+    window: Literal["full", "trimmed"] = Field("full", description="30 s, or the utterance plus 2 s of silence")
+    seed: int = Field(0, ge=0, description="of the new weights")
+    adapter_weights: Path | None = Field(None, description="safetensors file whose adapter.* (and head) are taken")
+
+    @model_validator(mode="after")
+    def _kernels_fit(self) -> Self:
+        if not all(0 < kernel < 100 and kernel % 2 for kernel in self.kernels) or len(self.kernels) > 8:
+            raise ValueError("--kernels: at most 8 odd numbers from 1 to 99")
+        if not self.kernels and (self.path == "speech" or self.emotion_source == "adapter"):
+            raise ValueError("--kernels: without one there is no adapter for --path speech or --emotion-source adapter")
+        return self
+
+
+class _Emotions(Options):
+    """What rows count, and what their emotions are called."""
+
+    use_emotion: bool = Field(False, description="stage 2: every row needs one of the five emotions")
+    emotion_map: Pairs = Field({}, description="other names of emotions: joy=happy,fear=ignore")
+    where: Pairs = Field({}, description="only rows with these fields: split=train")
+
+    @model_validator(mode="after")
+    def _emotions_known(self) -> Self:
+        for name, target in self.emotion_map.items():
+            if target not in (*EMOTIONS, IGNORE):
+                raise ValueError(f"--emotion-map: {name}={target} is none of {', '.join((*EMOTIONS, IGNORE))}")
+        return self
+
+
+class LabelOptions(_Emotions):
+    """`label`: continuations of transcripts by the language model itself."""
+
+    model: str = Field(description="the language model: a name of weights.toml, its folder, or a checkpoint of `init`")
+    manifest: Path = Field(description="JSONL with audio, text, emotion")
+    lab_dir: Path = Field(description="folder of the labelled files")
+    instruction: str = Field(CONTINUE, description="before the text, without --use-emotion")
+    nshard: int = Field(1, ge=1, description="parts that the manifest is divided into")
+    rank: int = Field(0, ge=0, description="the part that is labelled now, from 0")
+    batch_size: int = Field(16, ge=1, description="prompts at once, of about equal length")
+    max_length: int = Field(1024, ge=32, description="tokens of a prompt, at most")
+    max_new_tokens: int = Field(48, ge=1, le=4096, description="of a continuation, at most")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the language model runs")
+
+    @model_validator(mode="after")
+    def _rank_exists(self) -> Self:
+        if self.rank >= self.nshard:
+            raise ValueError(f"--rank: {self.rank} of {self.nshard} parts does not exist, they count from 0")
+        return self
+
+
+class CleanOptions(Options):
+    """`clean`: refusals out of labelled files."""
+
+    input_dir: Path = Field(description="folder of the labelled *.jsonl files")
+    output_dir: Path | None = Field(None, description="another folder (INPUT_DIR/clean)")
+    strict: bool = Field(False, description="more wordings than the original's, typographic apostrophes too")
+    also: Words = Field((), description="further phrases, in any case, that a continuation must not hold")
+
+
+class PrepareOptions(_Emotions):
+    """`prepare`: labelled manifests to a tokenised data set."""
+
+    dataroot: Path = Field(description="folder of the labelled files")
+    save_dir: Path = Field(description="folder of the data set")
+    model: str = Field(description="checkpoint of `init` (its tokenizer and adapter), or a language model's folder")
+    manifest_files: Words = Field(("*.jsonl",), description="names or patterns in the dataroot")
+    instruction: str = Field("", description="before text and speech, where a row has no instruction field")
+    instruction_field: str = Field("instruction", description="a row's own instruction")
+    audio_instruction: str | None = Field(None, description="before the speech, if another one than before the text")
+    audio_instruction_field: str = Field("", description="a row's own instruction before the speech")
+    audio_root: Path | None = Field(None, description="folder that recordings are named from, besides the manifest's")
+    audio_field: str = Field("audio", min_length=1, description="path of the recording")
+    input_field: str = Field("text", description="the transcript")
+    output_field: str = Field("output", min_length=1, description="the continuation")
+    features: Words = Field((), description="feature caches, for rows that have a key there and no recording")
+    speaker_field: str = Field("", description="who speaks (speaker, voice, or the start of the file's name)")
+    split_field: str = Field("", description="train or validation, decided before: other values are left out")
+    max_length: int = Field(448, ge=8, description="tokens of a row with the speech's positions, and with the text's")
+    min_duration: float = Field(1.0, ge=0, description="seconds")
+    max_duration: float = Field(30.0, gt=0, le=30, description="seconds")
+    kernels: Numbers = Field((5, 5, 5), description="of the adapter, where --model has none")
+    validation: float = Field(0.02, ge=0, lt=1, description="share of rows for validation, by speakers of their own")
+    seed: int = Field(0, ge=0, description="chooses the speakers for validation")
+    num_proc: int = Field(1, ge=1, description="processes that read the recordings")
+
+    @model_validator(mode="after")
+    def _limits_fit(self) -> Self:
+        if self.min_duration >= self.max_duration:
+            raise ValueError("--min-duration: it must be less than --max-duration")
+        return self
+
+    @property
+    def heard_instruction(self) -> str | None:
+        """The instruction before the speech; None: that before the text."""
+        if self.audio_instruction is None and self.use_emotion:
+            return CONTINUE_HEARD
+        return self.audio_instruction
+
+
+class TrainOptions(Options):
+    """`train`: one stage of the recipe. What is None follows `RECIPES` (the paper's table) by the stage."""
+
+    data: Path = Field(description="data set of `prepare`")
+    model: str = Field(description="checkpoint to start from: of `init`, or of the stage before")
+    run: Path = Field(description="the run folder")
+    stage: int = Field(1, ge=1, le=2, description="1: what is said (adapter); 2: how (adapter, partial LoRA, head)")
+    losses: Words | None = Field(None, description="response_kl, response_ce, input_er, input_kl, cif")
+    only: Literal["", "head"] = Field("", description="train nothing else")
+    train_encoder: bool = Field(False, description="in stage 2 the encoder too, as the paper says")
+    learning_rate: float | None = Field(None, gt=0, le=1, description="after the warm-up")
+    warmup_steps: int | None = Field(None, ge=0, description="steps of rising rate")
+    epochs: float | None = Field(None, gt=0, description="passes over the data")
+    max_steps: int | None = Field(None, ge=1, description="steps, instead of epochs")
+    batch_size: int | None = Field(None, ge=1, description="rows a step, over all processes")
+    rows_at_once: int = Field(8, ge=1, description="rows a process computes at once; the rest is accumulated")
+    weight_decay: float = Field(0.05, ge=0, description="of AdamW")
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradients")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU that has it")
+    quantize: Literal["none", "nf4"] = Field("none", description="nf4: the language model in 4 bits, on a GPU")
+    gradient_checkpointing: Literal["auto", "on", "off"] = Field("auto", description="auto: when memory asks for it")
+    features: Words = Field((), description="feature caches of the frozen encoder")
+    validate_every: int = Field(200, ge=1, description="steps between validations and checkpoints")
+    patience: int = Field(0, ge=0, description="validations without a better loss before it stops, 0: never")
+    keep: int = Field(2, ge=1, description="checkpoints that are kept")
+    seed: int = Field(0, ge=0, description="of order and dropout")
+
+    def recipe(self) -> dict[str, Any]:
+        """What `RECIPES` says for the stage, with what these options say instead."""
+        return {
+            name: usual if (own := getattr(self, name)) is None else own for name, usual in RECIPES[self.stage].items()
+        }
+
+
+RECIPES: dict[int, dict[str, Any]] = {
+    1: {"losses": ("response_kl",), "learning_rate": 1e-4, "warmup_steps": 1000, "epochs": 1.0, "batch_size": 768},
+    2: {
+        "losses": ("response_ce", "input_er"),
+        "learning_rate": 2e-5,
+        "warmup_steps": 200,
+        "epochs": 3.0,
+        "batch_size": 128,
+    },
+}
+"""BLSP-Emo, arXiv 2406.03872, section 4."""
