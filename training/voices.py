@@ -40,18 +40,18 @@ KOKORO = _names(
 )
 # "accent+variant" as espeak-ng names them.
 ESPEAK = _names(
-    "en-us+m1 en-gb+m2 en-us+m3 en-gb-scotland+m4 en-us+m5 en-gb+m6 en-us+m7 en-029+m8 en-us+f1 en-gb+f2 en-us+f3 "
-    "en-gb-scotland+f4 en-us+f5 en-us+klatt2 en-gb+klatt4 en-us+Andy en-gb+Annie en-us+Alicia en-us+Michael "
-    "en-gb+linda en-us+steph en-gb+edward en-us+Reed en-gb+caleb en-us+belinda en-gb+quincy"
+    "en-us+m1 en+m2 en-us+m3 en-gb-scotland+m4 en-us+m5 en+m6 en-us+m7 en-029+m8 en-us+f1 en+f2 en-us+f3 "
+    "en-gb-scotland+f4 en-us+f5 en-us+klatt2 en+klatt4 en-us+Andy en+Annie en-us+Alicia en-us+Michael "
+    "en+linda en-us+steph en+edward en-us+Reed en+caleb en-us+belinda en+quincy"
 )
 FLITE = ("slt", "rms", "awb", "kal16")
 
 # Voices that are never trained on: one group sets temperature and threshold, the other is only tested.
 CALIBRATION_VOICES = frozenset(
-    _names("af_kore af_aoede am_liam am_onyx bf_lily bm_fable en-us+m5 en-gb+f2 en-us+Alicia en-gb+caleb")
+    _names("af_kore af_aoede am_liam am_onyx bf_lily bm_fable en-us+m5 en+f2 en-us+Alicia en+caleb")
 )
 TEST_VOICES = frozenset(
-    _names("af_sarah af_sky am_puck am_eric bf_emma bm_george en-us+m3 en-gb-scotland+f4 en-gb+edward en-us+belinda")
+    _names("af_sarah af_sky am_puck am_eric bf_emma bm_george en-us+m3 en-gb-scotland+f4 en+edward en-us+belinda")
 )
 
 ALLISON = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
@@ -176,10 +176,17 @@ def _espeak() -> Any:
     return library, blocks, callback  # unreferenced, the callback would be collected
 
 
-def _espeak_speak(source: Source, random: np.random.Generator) -> Samples:
+def _espeak_as(voice: str) -> tuple[Any, list[Samples]]:
+    """espeak-ng with that voice, and its blocks; an unknown name would leave the voice before it speaking."""
     library, blocks, _ = _espeak()
+    if library.espeak_SetVoiceByName(voice.encode()) != 0:
+        raise BadInput(f"espeak-ng has no voice {voice!r}")
     blocks.clear()
-    library.espeak_SetVoiceByName(source.voice.encode())
+    return library, blocks
+
+
+def _espeak_speak(source: Source, random: np.random.Generator) -> Samples:
+    library, blocks = _espeak_as(source.voice)
     for parameter, value in (
         (1, random.integers(135, 185)),
         (3, random.integers(30, 70)),
@@ -193,8 +200,7 @@ def _espeak_speak(source: Source, random: np.random.Generator) -> Samples:
 
 def _phonemes(text: str, voice: str) -> str:
     """IPA of `text`, clause by clause, punctuation kept (it steers Kokoro's prosody)."""
-    library, _, _ = _espeak()
-    library.espeak_SetVoiceByName(voice.encode())
+    library, _ = _espeak_as(voice)
     spoken = []
     for clause, mark in re.findall(r"([^,.?!]+)([,.?!]?)", text):
         pointer = ctypes.c_char_p(clause.encode())
@@ -226,7 +232,7 @@ def _kokoro(folder: Path) -> Any:
 
 def _kokoro_speak(source: Source, random: np.random.Generator, folder: Path) -> Samples:
     session = _kokoro(folder)
-    accent = "en-gb" if source.voice.startswith("b") else "en-us"
+    accent = "en" if source.voice.startswith("b") else "en-us"
     ids = [_KOKORO_IDS[c] for c in _phonemes(source.text, accent) if c in _KOKORO_IDS][:500]
     styles = np.fromfile(folder / "voices" / f"{source.voice}.bin", np.float32).reshape(-1, 1, 256)
     audio = session.run(
@@ -253,21 +259,13 @@ def _read(path: Path) -> Samples:
     if path.suffix == ".g722":
         if not shutil.which("ffmpeg"):
             raise BadInput(f"{path.name}: G.722 needs ffmpeg (apt-get install ffmpeg)")
-        command = [
-            "ffmpeg",
-            "-v",
-            "error",
-            "-f",
-            "g722",
-            "-i",
-            str(path),
-            "-f",
-            "f32le",
-            "-ar",
-            str(RATE),
-            "-",
-        ]
-        return np.frombuffer(subprocess.run(command, check=True, capture_output=True).stdout, np.float32).copy()
+        command = ["ffmpeg", "-v", "error", "-f", "g722", "-i", str(path), "-f", "f32le", "-ar", str(RATE), "-"]
+        try:
+            sound = subprocess.run(command, check=True, capture_output=True).stdout
+        except subprocess.CalledProcessError as error:
+            why = error.stderr.decode(errors="replace").strip().splitlines() or ["ffmpeg failed"]
+            raise BadInput(f"{path.name}: {why[-1]}") from None
+        return np.frombuffer(sound, np.float32).copy()
     audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
     return np.asarray(soxr.resample(audio.mean(axis=1), rate, RATE), np.float32)
 

@@ -29,7 +29,7 @@ from model.features import LONGEST_SECONDS
 from .expression import analyse, draw_speaker, express, record
 from .features import FeatureCache, content_key, states_of
 from .run_folder import append_lines, mend, read_lines, write_whole
-from .voices import CALIBRATION_VOICES, FLITE, KOKORO, RATE, TEST_VOICES, Source, _espeak, _names, human_sources, speak
+from .voices import CALIBRATION_VOICES, FLITE, KOKORO, RATE, TEST_VOICES, Source, _names, human_sources, speak
 from .wide_texts import held_out, texts
 
 _ACCENTS = _names("en-us en en-gb-scotland en-029 en-gb-x-rp en-gb-x-gbclan en-gb-x-gbcwmd en-us-nyc")
@@ -179,7 +179,6 @@ def build_wide_corpus(
     else:
         voices = _training_voices(engine, [])
         if engine == "kokoro":
-            _espeak()[0].espeak_SetVoiceByName(b"en-us")  # without any voice yet, asking for phonemes crashes
             voices = mix_voices(kokoro, out / "kokoro", mixtures, seed)
             kokoro = out / "kokoro"
         wanted = clips(wordnet, more, engine, voices, renditions, seed, checks=checks)
