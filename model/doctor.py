@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -126,3 +127,17 @@ def about(source: str) -> list[Finding]:
         Finding("model", f"{source}; {read}"),
         Finding("fits as", f"{best.quantize} on {best.device} with {made.context} positions of conversation"),
     ]
+
+
+def as_dict(report: Sequence[Finding]) -> dict[str, dict[str, str | None]]:
+    """`doctor --json`."""
+    return {one.name: {"value": one.value, "remedy": one.remedy} for one in report}
+
+
+def lines(report: Sequence[Finding]) -> Iterator[str]:
+    """The report for people; what has a remedy is marked."""
+    width = max(len(one.name) for one in report)
+    for one in report:
+        yield f"{'!' if one.remedy else ' '} {one.name:{width}}  {one.value}"
+        if one.remedy:
+            yield f"  {'':{width}}  -> {one.remedy}"

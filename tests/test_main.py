@@ -11,7 +11,7 @@ import soundfile
 
 import main
 from assistant.events import EMOTIONS
-from model import checkpoint
+from model import ask, checkpoint
 from tests.tiny import tiny_checkpoint
 
 KEYS = {
@@ -102,7 +102,7 @@ def test_nothing_to_answer(tiny: Path, capsys: pytest.CaptureFixture[str], argum
 
 
 def test_the_reply_is_spoken_into_a_file(tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
-    monkeypatch.setattr(main, "answer", lambda *_: "Good morning. It is seven o'clock.")
+    monkeypatch.setattr(ask, "answer", lambda *_: "Good morning. It is seven o'clock.")
     assert main.main(["ask", "--text", "hi", "--speak", str(tiny / "out.wav")]) == 0
     samples, rate = soundfile.read(tiny / "out.wav")
     assert 1 < len(samples) / rate < 6
@@ -126,7 +126,7 @@ def test_a_bug_is_logged_and_exits_with_one(tiny: Path, capsys, monkeypatch) -> 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr(main, "read_message", broken)
+    monkeypatch.setattr(ask, "read_message", broken)
     assert main.main(["ask", "--text", "hi"]) == 1
     assert "planted" not in capsys.readouterr().err
     assert "planted" in (tiny / "home" / "logs" / "undertone.log").read_text()
@@ -136,7 +136,7 @@ def test_interrupt_exits_with_130(tiny: Path, monkeypatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(main, "read_message", interrupted)
+    monkeypatch.setattr(ask, "read_message", interrupted)
     assert main.main(["ask", "--text", "hi"]) == 130
 
 
