@@ -16,6 +16,11 @@ ENCODER_FRAME_SECONDS = 0.02
 """One Whisper encoder frame: two mel frames of 10 ms."""
 
 
+def head_size(text_config: Any) -> int:
+    """Width of one attention head of a language model."""
+    return getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
+
+
 @strict
 class SpeechLanguageConfig(PreTrainedConfig):
     """What a checkpoint is made of: encoder, adapter, language model, partial LoRA, emotion head.

@@ -7,8 +7,9 @@ own forward over the same cache. Both are compared with transformers' `generate`
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import nullcontext
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
+from model.config import head_size
 from model.int8 import join
 from model.lora import LoraScope, PartialLoraLinear
 
@@ -23,7 +25,7 @@ LLAMA_LAYOUT = frozenset({"llama", "qwen2", "mistral"})
 """Model types whose decoder layer is norm, q k v o with rotary positions, norm, gate up down."""
 
 
-class _Layer(CacheLayerMixin):
+class KeptLayer(CacheLayerMixin):
     """Keys and values of one layer in buffers that grow by doubling: [B, heads, capacity, size]."""
 
     is_croppable = True
@@ -36,6 +38,7 @@ class _Layer(CacheLayerMixin):
         self.capacity = initial_capacity
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.capacity = max(self.capacity, key_states.shape[2])
         shape = (*key_states.shape[:2], self.capacity)
         self.keys = key_states.new_empty(*shape, key_states.shape[3])
         self.values = value_states.new_empty(*shape, value_states.shape[3])
@@ -52,7 +55,6 @@ class _Layer(CacheLayerMixin):
 
     def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
-            self.capacity = max(self.capacity, key_states.shape[2])
             self.lazy_initialization(key_states, value_states)
         end = self.length + key_states.shape[2]
         self.reserve(end)
@@ -71,17 +73,27 @@ class _Layer(CacheLayerMixin):
         return -1
 
 
-class KeyValueCache(Cache):
-    """transformers' cache interface over growing buffers; `keep` crops it without copying."""
+Layer = TypeVar("Layer", bound=KeptLayer)
 
-    def __init__(self, layers: int) -> None:
-        self.kept = [_Layer() for _ in range(layers)]
+
+class KeptCache(Cache, Generic[Layer]):
+    """transformers' cache interface over such layers; `keep` crops it without copying."""
+
+    def __init__(self, layers: Iterable[Layer]) -> None:
+        self.kept = list(layers)
         super().__init__(layers=list(self.kept))
 
     def keep(self, length: int) -> None:
         """Forget every position from `length` on."""
         for layer in self.kept:
             layer.length = min(layer.length, length)
+
+
+class KeyValueCache(KeptCache[KeptLayer]):
+    """A cache of growing buffers."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__(KeptLayer() for _ in range(layers))
 
 
 class Decoder:
@@ -95,7 +107,9 @@ class Decoder:
     def __init__(self, language_model: PreTrainedModel, everywhere: LoraScope | None = None) -> None:
         self.language_model = language_model
         self._everywhere = everywhere
-        lean = everywhere is None and language_model.device.type == "cpu" and _is_plain_llama(language_model)
+        lean = everywhere is None and language_model.device.type == "cpu" and unsupported(language_model) is None
+        # Its table of rotations is made once; rules for long prompts change them from reply to reply.
+        lean = lean and not getattr(language_model.model.rotary_emb, "active", False)
         self.lean = _LeanLlama(language_model) if lean else None
 
     @torch.inference_mode()
@@ -109,18 +123,18 @@ class Decoder:
         return cast(Tensor, output.logits[0, -1].float())
 
 
-def _is_plain_llama(language_model: Any) -> bool:
-    """Whether the lean loop computes what the model's own forward does."""
-    config = language_model.config
-    sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+def unsupported(language_model: PreTrainedModel) -> str | None:
+    """Why a walk over a Llama's weights is not what this model's own forward computes; None where it is."""
+    config: Any = language_model.config
+    if config.model_type not in LLAMA_LAYOUT:
+        return f"{config.model_type} has another layout than {', '.join(sorted(LLAMA_LAYOUT))}"
+    if config.hidden_act != "silu":
+        return f"its activation is {config.hidden_act}"
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        return "its attention slides"
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    return (
-        config.model_type in LLAMA_LAYOUT
-        and config.hidden_act == "silu"
-        and rope not in ("dynamic", "longrope")  # their rotation depends on the prompt's length
-        and not sliding
-        and not getattr(language_model.model.rotary_emb, "active", False)  # rules for long prompts
-    )
+    # These rotations depend on the prompt's length.
+    return f"its rotary positions are {rope}" if rope in ("dynamic", "longrope") else None
 
 
 def _plain(layer: Any) -> Any:
@@ -134,7 +148,7 @@ class _LeanLlama:
         config = language_model.config
         self.heads = config.num_attention_heads
         self.key_heads = config.num_key_value_heads
-        self.size = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.size = head_size(config)
         self.eps = config.rms_norm_eps
         self.embedding = language_model.get_input_embeddings()
         self.head = language_model.get_output_embeddings()

@@ -23,7 +23,7 @@ from assistant.events import EmotionReading, Exchange, Message, Samples, Spoken,
 from model.audio import split_at_pauses
 from model.checkpoint import Checkpoint
 from model.config import SAMPLE_RATE
-from model.decode import Decoder, KeyValueCache
+from model.decode import Decoder, KeyValueCache, unsupported
 from model.errors import BadInput, WeightsMissing
 from model.features import LONGEST_SECONDS, encoder_frames, log_mel
 from model.graph_decode import StaticDecoder
@@ -32,7 +32,7 @@ from model.prompt import Content, chat_ids, encode_text
 from model.prosody import prosody_frames
 from model.sampling import next_token
 from model.speech_llm import SPEECH_ID, Heard
-from model.static_step import FixedCache, unsupported
+from model.static_step import FixedCache
 from model.transcribe import Transcript
 
 _KEPT_HEARINGS = 256

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
+from model.decode import unsupported
 from model.lora import LoraScope
-from model.static_step import FixedCache, StaticStep, unsupported
+from model.static_step import FixedCache, StaticStep
 
 _log = logging.getLogger(__name__)
 _WARM_UPS = 2  # runs before a capture: libraries choose their kernels and take their workspace

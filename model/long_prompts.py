@@ -18,6 +18,8 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
+from model.config import head_size
+
 
 class LongPrompts(nn.Module):
     """Rotary positions with a prompt's NTK alpha, and the queries' log-n scale.
@@ -69,7 +71,7 @@ class LongPrompts(nn.Module):
         if all(alpha == 1 for alpha in self._alphas):
             return self.rotary(hidden, position_ids)
         config = self.rotary.config
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        size = head_size(config)
         exponents = torch.arange(0, size, 2, device=hidden.device, dtype=torch.float32) / size
         alphas = torch.tensor(self._alphas, device=hidden.device, dtype=torch.float32)[:, None]
         bases = config.rope_parameters["rope_theta"] * alphas ** (size / (size - 2))

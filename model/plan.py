@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from model.config import head_size
 from model.errors import BadInput, WeightsMissing
 from model.inventory import Source
 from model.memory import Memory, memory_of
@@ -281,7 +282,7 @@ def estimate(about: Source, device: str, mode: str, context: int, memory: Memory
         parts["recogniser"] = RECOGNISER_BYTES
     text: Any = about.text
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    size = head_size(text)
     load, first = _loading(about, device, mode, parts, plain)
     return Estimate(
         device=device,

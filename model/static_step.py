@@ -16,67 +16,35 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import embedding, rms_norm, scaled_dot_product_attention, silu
-from transformers import Cache, PreTrainedModel
-from transformers.cache_utils import CacheLayerMixin
+from transformers import PreTrainedModel
 
-from model.decode import LLAMA_LAYOUT
+from model.config import head_size
+from model.decode import KeptCache, KeptLayer
 from model.errors import BadInput
 from model.lora import LoraScope, PartialLoraLinear
 from model.nf4 import BLOCK
 
 
-def unsupported(language_model: PreTrainedModel) -> str | None:
-    """Why this model cannot take the static step and needs `model.decode.Decoder`; None when it can."""
-    config: Any = language_model.config
-    if config.model_type not in LLAMA_LAYOUT:
-        return f"{config.model_type} has another layout than {', '.join(sorted(LLAMA_LAYOUT))}"
-    if config.hidden_act != "silu":
-        return f"its activation is {config.hidden_act}"
-    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
-        return "its attention slides"
-    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    return f"its rotary positions are {rope}" if rope in ("dynamic", "longrope") else None
-
-
-class _FixedLayer(CacheLayerMixin):
+class _FixedLayer(KeptLayer):
     """Keys and values of one layer in one buffer [2, heads, capacity, size] that never moves."""
 
-    is_croppable = True
-    keys: Tensor
-    values: Tensor
-
     def __init__(self, heads: int, capacity: int, size: int, dtype: torch.dtype, device: torch.device) -> None:
-        super().__init__()
+        super().__init__(capacity)
         # Zeros: what was never written is masked, but a NaN there would get through the mask.
         self.both = torch.zeros(2, heads, capacity, size, dtype=dtype, device=device)
         self.keys, self.values = self.both[0, None], self.both[1, None]
-        self.length = 0
         self.is_initialized = True
 
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing to do: the buffer is there from the start."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
-        end = self.length + key_states.shape[2]
-        if end > self.get_max_length():
-            raise BadInput(f"The conversation needs more than {self.get_max_length()} positions: start a new one.")
-        self.keys[:, :, self.length : end] = key_states
-        self.values[:, :, self.length : end] = value_states
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.length + query_length, 0
-
-    def get_seq_length(self) -> int:
-        return self.length
+    def reserve(self, length: int) -> None:
+        if length > self.capacity:
+            raise BadInput(f"The conversation needs more than {self.capacity} positions: start a new one.")
 
     def get_max_length(self) -> int:
-        return self.both.shape[2]
+        return self.capacity
 
 
-class FixedCache(Cache):
-    """transformers' cache interface over buffers of a fixed capacity, batch 1; `keep` crops without copying.
+class FixedCache(KeptCache[_FixedLayer]):
+    """A cache of buffers of a fixed capacity, batch 1.
 
     Args:
         language_model: of the Llama layout; its dtype and device are the buffers'.
@@ -85,19 +53,12 @@ class FixedCache(Cache):
 
     def __init__(self, language_model: PreTrainedModel, capacity: int) -> None:
         config: Any = language_model.config
-        heads = config.num_key_value_heads
         weight: Any = language_model.get_input_embeddings().weight
         self.capacity = capacity
-        self.kept = [
-            _FixedLayer(heads, capacity, _head_size(config), weight.dtype, weight.device)
+        super().__init__(
+            _FixedLayer(config.num_key_value_heads, capacity, head_size(config), weight.dtype, weight.device)
             for _ in range(config.num_hidden_layers)
-        ]
-        super().__init__(layers=list(self.kept))
-
-    def keep(self, length: int) -> None:
-        """Forget every position from `length` on."""
-        for layer in self.kept:
-            layer.length = min(layer.length, length)
+        )
 
     def filled(self, length: int) -> None:
         """Take note that the device wrote every position below `length`."""
@@ -122,7 +83,7 @@ class StaticStep:
         self.layers = list(language_model.model.layers)
         self.cache = cache
         self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
-        self.size, self.eps = _head_size(config), config.rms_norm_eps
+        self.size, self.eps = head_size(config), config.rms_norm_eps
         self._everywhere = everywhere
         device, dtype = self.embedding.device, self.embedding.dtype
         self.token = torch.zeros(1, dtype=torch.int64, device=device)
@@ -194,10 +155,6 @@ class StaticStep:
         from bitsandbytes import matmul_4bit  # type: ignore[attr-defined]  # public, but not said to be
 
         return matmul_4bit(hidden, layer.weight, bias=residual[0], quant_state=state)
-
-
-def _head_size(config: Any) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def _attention_kernels(device: torch.device) -> AbstractContextManager[None]:

@@ -13,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import GenerationConfig
 
 from model.checkpoint import inspect
+from model.config import head_size
 from model.full_size.run import FRAMES, Figures, Run
 from model.graph_decode import StaticDecoder, uncaptured
 from model.plan import plan
@@ -120,7 +121,7 @@ def _bytes_per_token(run: Run) -> int:
         state = getattr(parameter, "quant_state", None)
         if state is not None:
             total += state.absmax.numel() + 4 * state.state2.absmax.numel()
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    size = head_size(text)
     position = 2 * text.num_hidden_layers * text.num_key_value_heads * size * run.dtype.itemsize
     return int(total + position * (run.size.prompt + run.size.new_tokens // 2))
 

@@ -17,13 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig, GPTNeoXConfig, LlamaConfig, MistralConfig, Qwen2Config
 
 from model import nf4
-from model.decode import Decoder, KeyValueCache
+from model.decode import Decoder, KeyValueCache, unsupported
 from model.errors import BadInput
 from model.graph_decode import Chooser, StaticDecoder, reaches
 from model.lora import LoraScope
 from model.sampling import next_token
 from model.speech_llm import SpeechLanguageModel
-from model.static_step import FixedCache, StaticStep, unsupported
+from model.static_step import FixedCache, StaticStep
 from tests.tiny import tiny_model
 
 GREEDY = GenerationConfig(do_sample=False)
