@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from assistant.speech import KokoroSynthesizer, Pyttsx3Synthesizer
+    from assistant.speech import KokoroSynthesizer, Pyttsx3Synthesizer, Synthesizer
 
 EXAMPLES = """\
 examples:
+  undertone                                         the window
   undertone ask question.wav                        transcript, reading and reply of a recording
   undertone ask question.wav --speak reply.wav      ... and the reply spoken into a file
   undertone ask a.flac --text "And tomorrow?"       several inputs are one conversation, in order
@@ -44,10 +45,62 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (add_ask, add_talk, add_sessions, add_generate, add_plan, add_doctor):
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    top.set_defaults(command="window", microphone=None, speaker=None)
+    for add in (add_window, add_ask, add_talk, add_sessions, add_generate, add_plan, add_doctor, add_fetch):
         add(commands)
     return top
+
+
+# ---- the window
+
+
+def add_window(commands: Any) -> None:
+    """The options of `window`, which is also what runs without a command."""
+    command = commands.add_parser("window", help="the desktop window; the same without a command")
+    command.add_argument("--microphone", metavar="FILE", help="a recording to be heard in the microphone's place")
+    command.add_argument("--speaker", metavar="OUT.wav", help="written in the speaker's place")
+
+
+def window(options: argparse.Namespace) -> int:
+    """Open the window and stay until it is closed."""
+    from functools import partial
+
+    from assistant.talk import Talk
+    from model.store import home
+    from ui.app import Services
+    from ui.window import run
+
+    heard = [Path(options.microphone)] if options.microphone else []
+    spoken = Path(options.speaker) if options.speaker else None
+    return run(
+        Services(
+            home=home(),
+            command=(sys.executable, "-m", "main"),
+            python=(sys.executable,),
+            synthesizer=fetched_synthesiser,
+            talk=partial(Talk, heard=heard, spoken=spoken),
+        )
+    )
+
+
+def fetched_synthesiser(engine: str) -> Synthesizer:
+    """The voice of an engine, "system" or "kokoro", without any download.
+
+    Raises:
+        AssistantError: the neural voice is not here yet.
+    """
+    from assistant.errors import AssistantError
+    from assistant.speech import KokoroSynthesizer, Pyttsx3Synthesizer
+    from model.errors import WeightsMissing
+    from model.fetch import ensure
+
+    if engine != "kokoro":
+        return Pyttsx3Synthesizer()
+    try:
+        return KokoroSynthesizer(ensure("kokoro-82m", offline=True))
+    except WeightsMissing as error:
+        raise AssistantError("The neural voice is not on this machine yet: download it in the settings.") from error
 
 
 # ---- ask
@@ -242,11 +295,38 @@ def doctor(options: argparse.Namespace) -> int:
     return 3 if any(one.essential for one in report) else 0
 
 
+# ---- fetch
+
+
+def add_fetch(commands: Any) -> None:
+    """The options of `fetch`."""
+    command = commands.add_parser("fetch", help="download a model or a voice now, to be used without a network later")
+    command.add_argument("what", metavar="NAME", help="a preset (mini, mini-0.5b) or an entry of weights.toml")
+    command.add_argument("--json", action="store_true", help="print one JSON object per step, nothing else")
+
+
+def fetch(options: argparse.Namespace) -> int:
+    """Fetch the parts of a preset, or one artifact."""
+    from dataclasses import asdict
+
+    from model.checkpoint import presets
+    from model.command_line import downloads
+    from model.fetch import ensure
+
+    preset = presets().get(options.what)
+    names = [preset["speech"], preset["text"]] if preset else [options.what]
+    with downloads() as bar:
+        shown = (lambda step: print(json.dumps(asdict(step)), flush=True)) if options.json else bar
+        folders = [str(ensure(name, progress=shown)) for name in names]
+    print(json.dumps({"folders": folders}) if options.json else "\n".join(folders))
+    return 0
+
+
 # ---- main
 
 COMMANDS = {
-    "ask": ask, "talk": talk, "sessions": recorded, "replay": recorded, "generate": generate, "plan": plan,
-    "doctor": doctor,
+    "window": window, "ask": ask, "talk": talk, "sessions": recorded, "replay": recorded, "generate": generate,
+    "plan": plan, "doctor": doctor, "fetch": fetch,
 }  # fmt: skip
 """Each takes the parsed options and returns the exit code."""
 

@@ -1,0 +1,83 @@
+"""A window's surroundings without devices or models: a scripted conversation that notes what it is told to do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PySide6.QtCore import QtMsgType, qInstallMessageHandler
+from PySide6.QtWidgets import QApplication
+
+from assistant.events import Event
+from assistant.signals import Ready
+from assistant.speech import Synthesizer
+from assistant.talk import TalkSettings
+from tests.fakes import ToneSynthesizer
+from ui import theme, window
+from ui.app import App, Services
+
+
+class ScriptedTalk:
+    """In a `Talk`'s place: every call is noted in `calls` as (name, arguments); `happen` tells the window an event."""
+
+    def __init__(self, settings: TalkSettings, synthesizer: Synthesizer | None, listener: Callable[..., None]) -> None:
+        self.settings = settings
+        self.listener = listener
+        self.calls: list[tuple[Any, ...]] = []
+        self.clips = Noting(self.calls, "clips.")
+        self.folder: Path | None = None
+
+    def happen(self, *events: Event | Ready) -> None:
+        for event in events:
+            self.listener(event)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments, **named: self.calls.append((name, *arguments, *([named] if named else [])))
+
+
+class Noting:
+    """Notes the calls of a part; its attributes can be set by the test."""
+
+    def __init__(self, calls: list[tuple[Any, ...]], prefix: str) -> None:
+        self._calls, self._prefix = calls, prefix
+        self.position, self.duration, self.playing = 0.0, 0.0, False
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        prefix, calls = self._prefix, self._calls
+        return lambda *arguments, **named: calls.append((prefix + name, *arguments, *([named] if named else [])))
+
+
+@pytest.fixture(scope="session")
+def qapp() -> QApplication:
+    return window.application()
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Services:
+    python = (sys.executable,)
+    return Services(tmp_path, (*python, "-m", "main"), python, lambda _engine: ToneSynthesizer(), ScriptedTalk)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def app(qapp: QApplication, services: Services) -> Iterator[App]:
+    """An `App` whose conversation is scripted: `app.talk` is a `ScriptedTalk`."""
+    theme.apply(qapp, "light")
+    made = App(services)
+    made.start()
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def no_qt_warnings() -> Iterator[None]:
+    """A warning of Qt is a failure."""
+    said: list[str] = []
+    before = qInstallMessageHandler(
+        lambda kind, _context, text: said.append(text) if kind is not QtMsgType.QtDebugMsg else None
+    )
+    yield
+    qInstallMessageHandler(before)
+    assert not said

@@ -1,0 +1,149 @@
+"""The window: pages, the model's status, and messages in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from PySide6.QtCore import QByteArray, QSettings, Qt, QTimer
+from PySide6.QtGui import QCloseEvent, QKeySequence, QShortcut
+from PySide6.QtWidgets import QHBoxLayout, QLabel, QMainWindow, QPushButton, QStackedWidget, QVBoxLayout, QWidget
+
+from assistant.events import Failed, ModelStatus
+from assistant.signals import Ready
+from ui import icons
+from ui.app import App, Message
+from ui.widgets import IconButton, Notice, button, column, label, line, row
+
+PAGES = ("talk", "sessions", "finetune", "settings")
+
+
+def about_model(about: Mapping[str, Any]) -> str:
+    """The model that stands, in a few words: name, device and bits, memory."""
+    device = "GPU" if str(about.get("device", "")).startswith("cuda") else "CPU"
+    bits = {"none": "full precision"}.get(str(about.get("quantize", "")), str(about.get("quantize", "")))
+    memory = about.get("memory_bytes")
+    parts = [str(about.get("name", "")), f"{device} {bits}".strip()]
+    if memory:
+        parts.append(f"{memory / 1e9:.1f} GB")
+    return " · ".join(part for part in parts if part)
+
+
+class MainWindow(QMainWindow):
+    """Header, messages, pages. A page is made when it is first shown.
+
+    Args:
+        pages: how each page of `PAGES` is made; "first" makes the first steps.
+    """
+
+    def __init__(self, app: App, pages: Mapping[str, Callable[[App], QWidget]]) -> None:
+        super().__init__()
+        self.app = app
+        self._makers = pages
+        self.pages: dict[str, QWidget] = {}
+        self.setWindowTitle("Undertone")
+        self.setWindowIcon(icons.application_icon())
+        self.setMinimumSize(480, 420)
+        self.resize(1100, 760)
+        self._tabs: dict[str, QPushButton] = {}
+        self._status = label("starting…", "small", wrap=False)
+        self._status.setAccessibleName("Model")
+        self._stack = QStackedWidget()
+        self._notices = QVBoxLayout()
+        self._notices.setContentsMargins(16, 0, 16, 0)
+        self._notices.setSpacing(8)
+        self._told: dict[str, Notice] = {}
+        centre = QWidget()
+        layout = column(spacing=0)
+        layout.addLayout(self._header())
+        layout.addWidget(line())
+        layout.addLayout(self._notices)
+        layout.addWidget(self._stack, 1)
+        centre.setLayout(layout)
+        self.setCentralWidget(centre)
+        for number, name in enumerate(PAGES[:3], 1):
+            self._shortcut(f"Ctrl+{number}", name)
+        self._shortcut("Ctrl+,", "settings")
+        app.told.connect(self.tell)
+        app.happened.connect(self._hear)
+        self._restore()
+
+    def show_page(self, name: str) -> QWidget:
+        """Turn to a page of `PAGES`, or "first"; returns it."""
+        if name not in self.pages:
+            self.pages[name] = self._makers[name](self.app)
+            self._stack.addWidget(self.pages[name])
+        self._stack.setCurrentWidget(self.pages[name])
+        for tab, shown in self._tabs.items():
+            shown.setChecked(tab == name)
+        return self.pages[name]
+
+    @property
+    def page(self) -> str:
+        """The name of the page that is shown."""
+        return next((name for name, page in self.pages.items() if page is self._stack.currentWidget()), "")
+
+    def tell(self, message: Message) -> None:
+        """Show a message above the page; the same words again replace the old ones, three stay at most."""
+        if (old := self._told.pop(message.text, None)) is not None:
+            old.dismiss()
+        while len(self._told) >= 3:
+            self._told.pop(next(iter(self._told))).dismiss()
+        notice = Notice(message.text, message.action, message.act, trouble=message.trouble)
+        notice.destroyed.connect(lambda: self._forget(message.text, notice))
+        self._told[message.text] = notice
+        self._notices.addWidget(notice)
+        if message.seconds:
+            QTimer.singleShot(round(message.seconds * 1000), notice, notice.dismiss)
+
+    def closeEvent(self, event: QCloseEvent) -> None:
+        """Remember where the window was."""
+        store = _geometry_store(self.app)
+        store.setValue("geometry", self.saveGeometry())
+        store.sync()
+        super().closeEvent(event)
+
+    # ---- inside
+
+    def _header(self) -> QHBoxLayout:
+        names = {"talk": "Talk", "sessions": "Sessions", "finetune": "Fine-tune"}
+        for page, words in names.items():
+            tab = button(self.tr(words), partial(self.show_page, page), "tab")
+            tab.setCheckable(True)
+            self._tabs[page] = tab
+        lock = QLabel()
+        lock.setPixmap(icons.icon("lock", "muted").pixmap(16, 16))
+        lock.setToolTip(self.tr("Everything stays on this machine."))
+        settings = IconButton("settings", self.tr("Settings (Ctrl+,)"), lambda: self.show_page("settings"))
+        settings.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        header = row(*self._tabs.values(), None, self._status, lock, settings)
+        header.setContentsMargins(12, 8, 12, 8)
+        return header
+
+    def _shortcut(self, keys: str, page: str) -> None:
+        QShortcut(QKeySequence(keys), self).activated.connect(lambda: self.show_page(page))
+
+    def _hear(self, event: object) -> None:
+        if isinstance(event, Ready):
+            self._status.setText(about_model(event.about))
+            self._status.setToolTip(str(event.about.get("why", "")))
+        elif isinstance(event, ModelStatus):
+            self._status.setText(event.text)
+            if event.status == "failed":
+                self.tell(Message(event.text, self.tr("Choose a model"), lambda: self.show_page("settings"), True))
+        elif isinstance(event, Failed) and event.turn is None:
+            self.tell(Message(event.message, trouble=True))
+
+    def _forget(self, text: str, notice: Notice) -> None:
+        if self._told.get(text) is notice:
+            del self._told[text]
+
+    def _restore(self) -> None:
+        geometry = _geometry_store(self.app).value("geometry")
+        if isinstance(geometry, QByteArray):
+            self.restoreGeometry(geometry)
+
+
+def _geometry_store(app: App) -> QSettings:
+    return QSettings(str(app.services.home / "window.ini"), QSettings.Format.IniFormat)

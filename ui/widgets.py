@@ -1,0 +1,275 @@
+"""Small parts that all pages share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from PySide6.QtCore import QEvent, QRectF, QSize, Qt
+from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen
+from PySide6.QtWidgets import (
+    QAbstractButton,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QSizePolicy,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from assistant.events import UNSURE
+from ui import icons, theme
+
+LONGEST_TEXT = 20_000
+"""Characters of one text that are laid out; a megabyte of unbroken text would freeze the window."""
+
+
+def label(text: str = "", role: str = "", *, wrap: bool = True, selectable: bool = False) -> QLabel:
+    """A label of plain text; what the model wrote is never taken for markup."""
+    made = QLabel()
+    made.setTextFormat(Qt.TextFormat.PlainText)
+    made.setWordWrap(wrap)
+    if role:
+        made.setProperty("role", role)
+    if selectable:
+        made.setTextInteractionFlags(
+            Qt.TextInteractionFlag.TextSelectableByMouse | Qt.TextInteractionFlag.TextSelectableByKeyboard
+        )
+    made.setText(text[:LONGEST_TEXT])
+    return made
+
+
+def button(text: str, act: Callable[[], object], kind: str = "", icon: str = "") -> QPushButton:
+    """A push button; `kind` is "primary", "quiet", "danger", "tab" or ""."""
+    made = QPushButton(text)
+    if kind:
+        made.setProperty("kind", kind)
+    if icon:
+        made.setIcon(
+            icons.icon(icon, {"primary": "on_accent", "quiet": "accent", "danger": "danger"}.get(kind, "text"))
+        )
+    made.setCursor(Qt.CursorShape.PointingHandCursor)
+    made.clicked.connect(lambda _checked=False: act())
+    return made
+
+
+def line() -> QFrame:
+    """A horizontal hairline."""
+    made = QFrame()
+    made.setProperty("role", "line")
+    made.setFixedHeight(1)
+    return made
+
+
+def row(*parts: QWidget | int | None, spacing: int = theme.GRID) -> QHBoxLayout:
+    """Widgets beside each other; a number is a space in pixels, None takes what is left."""
+    layout = QHBoxLayout()
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(spacing)
+    _fill(layout, parts)
+    return layout
+
+
+def column(*parts: QWidget | int | None, spacing: int = theme.GRID) -> QVBoxLayout:
+    """Widgets below each other, as `row`."""
+    layout = QVBoxLayout()
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(spacing)
+    _fill(layout, parts)
+    return layout
+
+
+def _fill(layout: QHBoxLayout | QVBoxLayout, parts: tuple[QWidget | int | None, ...]) -> None:
+    for part in parts:
+        if part is None:
+            layout.addStretch(1)
+        elif isinstance(part, int):
+            layout.addSpacing(part)
+        else:
+            layout.addWidget(part)
+
+
+def restyle(widget: QWidget, **properties: object) -> None:
+    """Set properties that the style sheet looks at, and let it look again."""
+    for name, value in properties.items():
+        widget.setProperty(name, value)
+    widget.style().unpolish(widget)
+    widget.style().polish(widget)
+
+
+class IconButton(QToolButton):
+    """A button that is an icon; `name` is what a screen reader says and the tool tip shows."""
+
+    def __init__(self, icon: str, name: str, act: Callable[[], object] | None = None, size: int = 20) -> None:
+        super().__init__()
+        self._icon = icon
+        self.setIconSize(QSize(size, size))
+        self.setAccessibleName(name)
+        self.setToolTip(name)
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
+        self.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self._draw()
+        if act is not None:
+            self.clicked.connect(lambda _checked=False: act())
+
+    def show_icon(self, icon: str, name: str) -> None:
+        """Another icon and name, for buttons that do one of two things."""
+        if (icon, name) != (self._icon, self.toolTip()):
+            self._icon = icon
+            self.setAccessibleName(name)
+            self.setToolTip(name)
+            self._draw()
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Follow the theme."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.PaletteChange:
+            self._draw()
+
+    def _draw(self) -> None:
+        self.setIcon(icons.icon(self._icon))
+
+
+class Switch(QAbstractButton):
+    """On or off, said by the knob's place and by its mark, not by colour alone."""
+
+    def __init__(self, text: str, act: Callable[[bool], object] | None = None) -> None:
+        super().__init__()
+        self.setText(text)
+        self.setAccessibleName(text)
+        self.setCheckable(True)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
+        self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+        if act is not None:
+            self.clicked.connect(act)
+
+    def sizeHint(self) -> QSize:
+        """The knob's track and the words beside it."""
+        words = self.fontMetrics().horizontalAdvance(self.text())
+        return QSize(46 + (8 + words if words else 0), max(26, self.fontMetrics().height() + 4))
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """Track, knob, mark, words."""
+        c = theme.colours()
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        on, middle = self.isChecked(), self.height() / 2
+        track = QRectF(3, middle - 10, 38, 20)
+        painter.setPen(QPen(QColor(c.accent if on else c.outline), 1.5))
+        painter.setBrush(QColor(c.accent if on else c.sunken))
+        painter.drawRoundedRect(track, 10, 10)
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(QColor(c.on_accent if on else c.outline))
+        painter.drawEllipse(QRectF(24 if on else 6, middle - 7, 14, 14))
+        if on:
+            icons.paint(painter, "check", QRectF(26, middle - 5, 10, 10), QColor(c.accent))
+        if self.hasFocus():
+            painter.setBrush(Qt.BrushStyle.NoBrush)
+            painter.setPen(QPen(QColor(c.accent), 2))
+            painter.drawRoundedRect(track.adjusted(-2, -2, 2, 2), 12, 12)
+        painter.setPen(QColor(c.text if self.isEnabled() else c.outline))
+        area = QRectF(50, 0, self.width() - 50, self.height())
+        painter.drawText(area, Qt.AlignmentFlag.AlignVCenter, self.text())
+
+
+class EmotionChip(QWidget):
+    """A reading in a word, with its glyph and hue."""
+
+    def __init__(self, emotion: str = UNSURE, note: str = "") -> None:
+        super().__init__()
+        self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+        self.emotion = UNSURE
+        self._note = ""
+        self.show_emotion(emotion, note)
+
+    def show_emotion(self, emotion: str, note: str = "") -> None:
+        """One of `EMOTIONS`, or "unsure"; `note` follows the word ("72 %", "corrected")."""
+        self.emotion, self._note = emotion, note
+        self.setAccessibleName(f"{theme.words(emotion)} {note}".strip())
+        self.updateGeometry()
+        self.update()
+
+    def sizeHint(self) -> QSize:
+        """Glyph, word and note."""
+        metrics = self.fontMetrics()
+        return QSize(36 + metrics.horizontalAdvance(self._words()), max(24, metrics.height() + 6))
+
+    def _words(self) -> str:
+        return f"{self.emotion}  {self._note}" if self._note else self.emotion
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """A pill with the hue as its edge."""
+        c = theme.colours()
+        hue = c.emotion(self.emotion)
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        fill = QColor(hue)
+        fill.setAlphaF(0.12)
+        painter.setPen(QPen(hue, 1.2))
+        painter.setBrush(fill)
+        painter.drawRoundedRect(
+            QRectF(self.rect()).adjusted(0.6, 0.6, -0.6, -0.6), self.height() / 2, self.height() / 2
+        )
+        icons.paint(painter, self.emotion, QRectF(8, self.height() / 2 - 8, 16, 16), hue)
+        painter.setPen(QColor(c.text))
+        area = QRectF(28, 0, self.width() - 28, self.height())
+        painter.drawText(area, Qt.AlignmentFlag.AlignVCenter, self._words())
+
+
+class EmptyState(QWidget):
+    """What to do where there is nothing yet: one sentence and one button."""
+
+    def __init__(self, icon: str, sentence: str, text: str = "", act: Callable[[], object] | None = None) -> None:
+        super().__init__()
+        self._icon = icon
+        self._picture = QLabel()
+        self._picture.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        words = label(sentence, "muted")
+        words.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        words.setMaximumWidth(420)
+        words.setMinimumWidth(min(420, words.fontMetrics().horizontalAdvance(sentence) + 8))
+        layout = column(None, self._picture, words, spacing=2 * theme.GRID)
+        layout.setAlignment(words, Qt.AlignmentFlag.AlignHCenter)
+        if text and act is not None:
+            self.button = button(text, act, "primary")
+            layout.addWidget(self.button, 0, Qt.AlignmentFlag.AlignHCenter)
+        layout.addStretch(1)
+        self.setLayout(layout)
+        self._draw()
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Follow the theme."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.PaletteChange:
+            self._draw()
+
+    def _draw(self) -> None:
+        self._picture.setPixmap(icons.icon(self._icon, "muted").pixmap(48, 48))
+
+
+class Notice(QFrame):
+    """A message in place: what happened, a button with the remedy or an undo, and a cross. Never modal."""
+
+    def __init__(self, text: str, action: str, act: Callable[[], object] | None, *, trouble: bool) -> None:
+        super().__init__()
+        self.setProperty("role", "raised")
+        picture = QLabel()
+        picture.setPixmap(icons.icon("warning" if trouble else "info", "danger" if trouble else "muted").pixmap(20, 20))
+        self.text = label(text, selectable=True)
+        self.setAccessibleName(text)
+        layout = row(picture, spacing=12)
+        layout.setContentsMargins(14, 8, 8, 8)
+        layout.addWidget(self.text, 1)
+        if act is not None:
+            self.action = button(action, act, "quiet")
+            self.action.clicked.connect(self.dismiss)
+            layout.addWidget(self.action)
+        layout.addWidget(IconButton("close", "Dismiss", self.dismiss, 16))
+        self.setLayout(layout)
+
+    def dismiss(self) -> None:
+        """Take it away."""
+        self.hide()
+        self.deleteLater()

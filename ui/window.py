@@ -1,0 +1,72 @@
+"""The desktop program: one application, one window, and what they need to begin and to end well."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+
+from PySide6.QtCore import QLoggingCategory, QTimer
+from PySide6.QtWidgets import QApplication, QWidget
+
+from ui import icons, theme
+from ui.app import App, Services
+from ui.main_window import MainWindow
+
+_PAGES = {
+    "talk": ("ui.talk_page", "TalkPage"),
+    "sessions": ("ui.session_browser", "SessionsPage"),
+    "finetune": ("ui.finetune_wizard", "FineTunePage"),
+    "settings": ("ui.settings_page", "SettingsPage"),
+    "first": ("ui.first_start", "FirstStart"),
+}
+
+
+def application() -> QApplication:
+    """The one QApplication, made at the first call."""
+    existing = QApplication.instance()
+    if isinstance(existing, QApplication):
+        return existing
+    QLoggingCategory.setFilterRules("qt.qpa.*=false")  # a desktop without an input method is no news
+    made = QApplication(sys.argv[:1])
+    made.setApplicationName("undertone")
+    made.setApplicationDisplayName("Undertone")
+    made.setDesktopFileName("undertone")
+    made.setWindowIcon(icons.application_icon())
+    return made
+
+
+def open_window(services: Services) -> MainWindow:
+    """The window, shown; the conversation begins right after it has been painted."""
+    app = App(services)
+    looks = app.settings.looks
+    theme.apply(application(), looks.theme, looks.text_size)
+    pages: dict[str, Callable[[App], QWidget]] = {name: partial(_page, *where) for name, where in _PAGES.items()}
+    window = MainWindow(app, pages)
+    window.show_page("talk" if app.settings.started else "first")
+    window.show()
+    QTimer.singleShot(0, window, app.start)
+    return window
+
+
+def run(services: Services) -> int:
+    """Open the window and stay until it is closed. Returns an exit code."""
+    qt = application()
+    window = open_window(services)
+    signal.signal(signal.SIGINT, lambda *_: qt.quit())
+    awake = QTimer()  # lets Python see a Ctrl-C while Qt waits
+    awake.start(200)
+    awake.timeout.connect(lambda: None)
+    try:
+        return qt.exec()
+    finally:
+        window.app.close()
+        logging.shutdown()
+
+
+def _page(module: str, name: str, app: App) -> QWidget:
+    made: QWidget = getattr(importlib.import_module(module), name)(app)
+    return made
