@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import sys
 import time
@@ -19,17 +18,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers.utils import logging
 
 from assistant.events import Exchange, Samples, Spoken
 from model import checkpoint
 from model.audio import read_audio
 from model.checkpoint import RESOURCES, Checkpoint
+from model.command_line import quiet_libraries
 from model.config import SAMPLE_RATE
 from model.engine import Engine
 from model.errors import ModelError
 from model.features import encode, log_mel
 from model.int8 import quantize_int8
+from model.memory import peak_bytes
 from model.plan import usable_device
 from model.prompt import chat_ids, encode_text
 
@@ -197,14 +197,13 @@ def shipped_figures(source: str, device: str, samples: Samples) -> dict[str, flo
     loaded = checkpoint.load(source, device=device)
     load_seconds = time.perf_counter() - started
     list(Engine(loaded).reply([], Spoken(samples)))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"load_seconds": load_seconds, "peak_memory_mib": peak / 1024}
+    return {"load_seconds": load_seconds, "peak_memory_mib": peak_bytes() / (1 << 20)}
 
 
 def bench(source: str, device: str, recording: Path, threads: int | None) -> dict[str, float | str]:
     """All figures of one checkpoint on one device."""
     samples = read_audio(recording)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=logging.disable_progress_bar) as apart:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=quiet_libraries) as apart:
         shipped = apart.submit(shipped_figures, source, device, samples).result()
     wide = usable_device(device) == "cpu" and checkpoint.inspect(source).stored is None
     loaded = checkpoint.load(source, device=device, quantize="none" if wide else "auto", threads=threads)
@@ -230,8 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="compute threads; all cores but one by default")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet_libraries()
     try:
         figures = bench(options.model, options.device, options.recording, options.threads)
     except ModelError as error:

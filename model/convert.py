@@ -17,23 +17,19 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from filelock import FileLock, Timeout
-from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from transformers import WhisperFeatureExtractor
-from transformers.utils import logging
 
 from model import fetch
-from model.artifacts import write_json
+from model.command_line import downloads, quiet_libraries
 from model.config import SpeechLanguageConfig
 from model.errors import BadInput, ModelError, WeightsMissing
 from model.inventory import CONTEXT
@@ -42,6 +38,7 @@ from model.parts import heeded
 from model.qwen_tokenizer import END_OF_TEXT, IM_END, IM_START, SPECIALS, VOCABULARY, build_tokenizer, read_ranks
 from model.tensor_writer import JOURNAL, SHARD_BYTES, Layout, TensorWriter, lay_out
 from model.untrusted import TensorInfo, list_tensors, read_config, read_shard
+from model.weight_files import write_json
 
 VERSION = 1
 """Raise it when a conversion writes something else than before: unfinished ones of older versions start afresh."""
@@ -338,21 +335,6 @@ def find_source(source: str, revision: str | None, progress: Callable[[fetch.Pro
     )
 
 
-@contextmanager
-def _bar() -> Iterator[Callable[[fetch.Progress], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def show(step: fetch.Progress) -> None:
-            if step.what not in tasks:
-                tasks[step.what] = bars.add_task(step.what, total=step.total)
-            bars.update(tasks[step.what], completed=step.done, total=step.total)
-
-        yield show
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert; returns the exit code: 0 done, 2 bad input, 3 the source or the disk will not do, 130 interrupted."""
     parser = argparse.ArgumentParser(
@@ -364,10 +346,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(arguments)
-    logging.set_verbosity_error()
+    quiet_libraries()
     started = time.perf_counter()
     try:
-        with _bar() as progress:
+        with downloads(passing=True) as progress:
             staging_of(options.target)
             conversion = examine(find_source(options.source, options.revision, progress, options.dry_run))
             needed, free = disk_need(conversion, options.target)

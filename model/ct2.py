@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from model.artifacts import Moved, write_json, write_tensors
 from model.errors import WeightsMissing
+from model.weight_files import Moved, write_json, write_tensors
 
 Array = NDArray[Any]
 BINARY_VERSION = 6

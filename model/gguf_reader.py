@@ -14,8 +14,8 @@ from gguf.quants import dequantize
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from model.artifacts import Moved, write_json, write_tensors
 from model.errors import WeightsMissing
+from model.weight_files import Moved, write_json, write_tensors
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 

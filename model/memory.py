@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,14 @@ def memory_of(device: str) -> Memory:
     held = psutil.Process().memory_info().rss
     left = min(psutil.virtual_memory().available, group_available())
     return Memory(held + CPU_WORKSPACE_BYTES, held, int(left), psutil.swap_memory().free)
+
+
+def peak_bytes() -> int:
+    """Most memory that this process has had so far, file pages included; what it has now where that is not told."""
+    status = Path("/proc/self/status")  # Linux; ru_maxrss begins with a parent's
+    if status.exists() and (peak := re.search(r"VmHWM:\s+(\d+) kB", status.read_text("utf-8"))):
+        return 1024 * int(peak[1])
+    return int(psutil.Process().memory_info().rss)
 
 
 def group_available(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from transformers.utils import logging
 
 from model.checkpoint import inspect, read_model
+from model.command_line import quiet_libraries
 from model.errors import BadInput, ModelError, WeightsMissing
 from model.inventory import Source
 from model.nf4 import MODES
@@ -103,8 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quantize", choices=MODES, default="nf4", help="nf4-all: the encoder in 4 bits too")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     options = parser.parse_args(arguments)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet_libraries()
     try:
         quantize(options.source, options.target, options.quantize, options.device)
     except KeyboardInterrupt:

@@ -14,11 +14,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from transformers.utils import logging
-
 from assistant.events import Exchange, Typed
 from model import checkpoint
 from model.checkpoint import RESOURCES
+from model.command_line import quiet_libraries
 from model.engine import Engine
 from model.errors import ModelError
 
@@ -54,8 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="mini")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet_libraries()
     cases = tomllib.loads((RESOURCES / "reply_cases.toml").read_text("utf-8"))
     try:
         judged = judge(Engine(checkpoint.load(options.model)), cases)

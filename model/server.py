@@ -15,7 +15,6 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from transformers.utils import logging
 
 from assistant.events import Spoken
 from assistant.signals import (
@@ -32,6 +31,7 @@ from assistant.signals import (
     Ready,
 )
 from model import checkpoint
+from model.command_line import quiet_libraries
 from model.engine import Engine
 from model.errors import ModelError
 from model.fetch import Progress
@@ -48,8 +48,7 @@ def serve(connection: Connection, cancelled: Any, choice: ModelChoice) -> None:
         choice: what to load.
     """
     started = time.perf_counter()
-    logging.disable_progress_bar()  # loading is told through the pipe
-    logging.set_verbosity_error()
+    quiet_libraries()  # loading is told through the pipe
     connection.send(Loading(f"Loading {choice.source} ..."))
     try:
         loaded = checkpoint.load(

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from typing import Any
 
+from model.command_line import quiet_libraries
 from training.config import CleanOptions, InitOptions, LabelOptions, Options, PrepareOptions
 from training.manifest import Dropped
 
@@ -40,10 +41,7 @@ def run_data_command(given: argparse.Namespace) -> dict[str, Any] | None:
     """
     if given.command not in _COMMANDS:
         return None
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers is partly typed
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    quiet_libraries()
     values = vars(given)
     told: Counter[tuple[str, str]] = Counter()
 

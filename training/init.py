@@ -20,7 +20,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from model import fetch, parts
-from model.artifacts import write_json
 from model.config import SpeechLanguageConfig
 from model.convert import staging_of
 from model.errors import BadInput, WeightsMissing
@@ -28,6 +27,7 @@ from model.packages import load_manifest
 from model.speech_llm import SpeechLanguageModel
 from model.tensor_writer import JOURNAL, Form, Layout, TensorWriter, lay_out
 from model.untrusted import TensorInfo, list_tensors, read_config, read_shard
+from model.weight_files import write_json
 from training.config import InitOptions
 from training.run_folder import OPTIONS, Bar, Run, open_run
 

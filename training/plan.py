@@ -7,15 +7,12 @@ middling and long rows.
 from __future__ import annotations
 
 import os
-import re
 import time
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
-from model.memory import CUDA_CONTEXT_BYTES
+from model.memory import CUDA_CONTEXT_BYTES, peak_bytes
 from training.batches import collate
 from training.config import TrainOptions
 from training.dataset import SpeechRows
@@ -74,10 +71,7 @@ def _peak(device: str) -> int:
     """Most bytes that this process has held so far, or holds now where that is not told; on a GPU those there."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() + CUDA_CONTEXT_BYTES
-    status = Path("/proc/self/status")  # Linux; ru_maxrss would be a parent's
-    if status.exists() and (peak := re.search(r"VmHWM:\s+(\d+) kB", status.read_text("utf-8"))):
-        return 1024 * int(peak[1])
-    return int(psutil.Process().memory_info().rss)
+    return peak_bytes()
 
 
 def _pace(

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from model.command_line import quiet_libraries
 from model.errors import BadInput
 from training.config import TrainOptions
 
@@ -63,7 +64,7 @@ def run_train_command(given: argparse.Namespace) -> dict[str, Any] | None:
     """
     if given.command not in ("train", "plan", "evaluate", "bench", "demo"):
         return None
-    _quiet()
+    quiet_libraries()
     if given.command == "train":
         from training.train import train
 
@@ -88,13 +89,6 @@ def run_train_command(given: argparse.Namespace) -> dict[str, Any] | None:
 
         return demo(given.out, sentences=given.sentences, steps=given.steps)
     return _evaluate(given)
-
-
-def _quiet() -> None:
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers is partly typed
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _evaluate(given: argparse.Namespace) -> dict[str, Any]:

@@ -24,9 +24,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
-from transformers.utils import logging
 
 from model.checkpoint import RESOURCES
+from model.command_line import quiet_libraries
 from model.errors import ModelError, WeightsMissing
 from model.full_size.decoding import attention, decode, memory, profile, prompt_times
 from model.full_size.run import SIZES, Figures, Run, bandwidth
@@ -133,8 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, help="folder for 30 GB of weights, removed afterwards")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet_libraries()
     words = sys.argv[1:] if arguments is None else arguments
     command = f"python -m model.full_size {shlex.join(words)}".strip()
     out = options.out or (RESOURCES / "figures" if options.size == "full" else None)

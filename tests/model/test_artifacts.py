@@ -38,10 +38,11 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.utils import logging as transformers_logging
 
 from model import fetch, store
-from model.artifacts import convert, write_tensors
+from model.artifacts import convert
 from model.ct2 import read_ct2, whisper_tokenizer
 from model.errors import WeightsMissing
 from model.gguf_reader import QWEN2_WORDS, build_tokenizer, unpermute
+from model.weight_files import write_tensors
 
 Array = NDArray[Any]
 
