@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from assistant.clips import ClipPlayer
 from assistant.conversation import Conversation
 from assistant.ears import Ears
 from assistant.events import (
@@ -29,6 +30,7 @@ from assistant.events import (
 from assistant.inference import Model
 from assistant.signals import (
     Ask,
+    BargeIn,
     CancelAsk,
     Command,
     DropUtterance,
@@ -85,6 +87,8 @@ class Assistant:
         self.ears = ears
         self.muted = False
         """Whether the microphone is ignored."""
+        self.deaf = False
+        """Whether the ears are closed, for a check of the microphone."""
         self._line = line
         self._listener = listener
         self._clock = clock
@@ -93,11 +97,12 @@ class Assistant:
         self._level_at = 0.0
         self._model: Model | None = None
         self._voice: ReplyVoice | None = None
+        self._clips: ClipPlayer | None = None
         self._thread: threading.Thread | None = None
 
-    def attach(self, model: Model, voice: ReplyVoice) -> None:
-        """Name the model and the voice; both report to `put`."""
-        self._model, self._voice = model, voice
+    def attach(self, model: Model, voice: ReplyVoice, clips: ClipPlayer | None = None) -> None:
+        """Name the model, the voice, both of which report to `put`, and the player of recordings."""
+        self._model, self._voice, self._clips = model, voice, clips
 
     # ---- from any thread
 
@@ -170,6 +175,8 @@ class Assistant:
         """Time has passed: look after playback and ceilings."""
         if self._voice is not None:
             self._voice.pump()
+        if self._clips is not None:
+            self._clips.pump()
         self._handle(Tick())
 
     def empty(self) -> None:
@@ -195,7 +202,8 @@ class Assistant:
                 self.beat()
 
     def _take_sound(self, chunk: AudioChunk) -> None:
-        speaking = self.conversation.state is State.SPEAKING
+        clip = self._clips is not None and self._clips.playing
+        speaking = clip or self.conversation.state is State.SPEAKING
         raw, judged = self._line.take(chunk, speaking=speaking)
         if not len(raw):
             return
@@ -203,6 +211,8 @@ class Assistant:
             self._level_at = self.now
             power = 0.0 if self.muted else float(np.mean(np.square(raw)))
             self._listener(InputLevel(max(-120.0, 10 * float(np.log10(power + 1e-12)))))
+        if self.deaf or (clip and self.conversation.settings.barge_in is not BargeIn.VOICE):
+            judged = np.zeros_like(judged)
         if not self.muted:
             self.ears.over_speech = speaking
             self._hear(self.ears.feed(raw, judged))

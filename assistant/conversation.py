@@ -34,6 +34,7 @@ from assistant.events import (
     Transcribed,
     Turn,
     TurnEnded,
+    TurnUndone,
     Typed,
     Utterance,
     UtteranceEnded,
@@ -135,6 +136,7 @@ class Conversation:
         self._held_since: float | None = None  # playback is paused on a suspicion
         self._over: dict[int, Turn] = {}  # the last turns by their asks: words and hearing may still come
         self._closing: set[int] = set()  # silenced; the final word on what was heard is still to come
+        self._undone: set[int] = set()  # of these, the ones that are to be told as undone after it
         self._moved = 0.0  # when the live turn last progressed
         self._now = 0.0
 
@@ -154,6 +156,11 @@ class Conversation:
         """What the model is to remember. Turns without a heard reply are left out, or carried over."""
         told = (turn for turn in self.turns if turn.outcome is not Outcome.SUPERSEDED and turn.heard.strip())
         return tuple(Exchange(turn.message, turn.heard) for turn in told)
+
+    @property
+    def number(self) -> int:
+        """The number of the last turn that has begun for certain; 0 before the first."""
+        return self._numbers
 
     # ---- the user speaks
 
@@ -393,6 +400,9 @@ class Conversation:
         self._revise(ask, final)
         yield PlaybackFinished(final.number, heard)
         yield TurnEnded(final)
+        if ask in self._undone:
+            self._undone.discard(ask)
+            yield TurnUndone(final.number)
 
     def _go_on(self) -> Iterator[Command | Event]:
         if self._held_since is not None and self._live is not None:
@@ -427,13 +437,22 @@ class Conversation:
         if self._live and self._live.certain:
             yield from self._stop(StopPressed())
         if self.turns:
-            self.turns.pop()
+            yield from self._forget(self.turns.pop())
+
+    def _forget(self, turn: Turn) -> Iterator[Event]:
+        """The turn was taken out of the history: told once it has ended."""
+        closing = next((ask for ask in self._closing if self._over.get(ask) is turn), None)
+        if closing is None:
+            yield TurnUndone(turn.number)
+        else:
+            self._undone.add(closing)
 
     def _again(self, again: AgainPressed) -> Iterator[Command | Event]:
         yield from self._stop(StopPressed())
         if not self.turns:
             return
         last = self.turns.pop()
+        yield from self._forget(last)
         yield self._begin(Typed(again.text.strip()) if again.text and again.text.strip() else last.message)
         yield from self._make_certain()
 

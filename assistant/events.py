@@ -145,7 +145,7 @@ class Turn:
     """One message and what came of it.
 
     Attributes:
-        number: 1, 2, ... within its conversation.
+        number: 1, 2, ... ; it goes on rising when a new conversation is begun, so that no two turns share one.
         message: what the user said or typed.
         transcript: the words of a spoken message, or None where no recogniser wrote them.
         reading: how a spoken message sounded, or None.
@@ -264,6 +264,13 @@ class TurnEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnUndone:
+    """A turn stands in the history no more: it was undone, or is being answered again under another number."""
+
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelStatus:
     """How the model process is: "loading", "ready", "failed", "stopped"; and what to tell the user."""
 
@@ -296,6 +303,6 @@ class TrainingEnded:
 
 Event = (
     StateChanged | InputLevel | SpeechStarted | UtteranceEnded | EmotionRead | Transcribed | ReplyText | ReplyFinished
-    | PlaybackStarted | PlaybackProgressed | PlaybackFinished | TurnEnded | ModelStatus | Failed | TrainingProgress
-    | TrainingEnded
+    | PlaybackStarted | PlaybackProgressed | PlaybackFinished | TurnEnded | TurnUndone | ModelStatus | Failed
+    | TrainingProgress | TrainingEnded
 )  # fmt: skip

@@ -80,9 +80,11 @@ class ModelProcess:
         self._lock = threading.Lock()
         self._asked: Ask | None = None
         self._ready = False
+        self._coming = False  # a child is being started, loads, or is ready
         self._crashes = 0  # since the last complete answer
         self._generation = 0  # raised when a child is replaced: its end is then nobody's concern
-        self._start()
+        with self._lock:
+            self._start()
 
     # ---- what one asks of it
 
@@ -94,9 +96,11 @@ class ModelProcess:
             if self._ready:
                 self._send(ask)
                 return
-            alive = self._process.is_alive()
-        if not alive:
-            self._break(ask.ask, "The model is not running: choose one in the settings, or start again.")
+            coming = self._coming
+            if not coming:
+                self._asked = None
+        if not coming:
+            self._break(ask.ask, "No model is loaded: choose one in the settings.")
 
     def prepare(self, prepare: Prepare) -> None:
         """Take in a history ahead of time; dropped while the model is not ready or is answering."""
@@ -112,32 +116,45 @@ class ModelProcess:
                 self._asked = None
 
     def replace(self, choice: ModelChoice) -> None:
-        """Let the model go and load another one."""
-        self.close()
-        self.choice = choice
-        self._crashes = 0
-        self._start()
+        """Let the model go and load another one. What it was answering fails; what waits for it goes to the other."""
+        self._let_go(coming=True)
+        with self._lock:
+            self.choice = choice
+            self._crashes = 0
+            self._start()
 
     def close(self) -> None:
         """Let the model go; its memory is free when this returns."""
+        self._let_go(coming=False)
+        self._report(ModelStatus("stopped", "The model is not loaded."))
+
+    def _let_go(self, *, coming: bool) -> None:
         with self._lock:
             self._generation += 1
-            self._ready = False
-            connection, process = self._connection, self._process
-        with contextlib.suppress(OSError):
-            connection.send(None)
-        process.join(_CLOSE_SECONDS)
-        if process.is_alive():
+            self._coming = coming
+            was_ready, self._ready = self._ready, False
+            asked = self._asked if was_ready or not coming else None
+            if asked is not None:
+                self._cancelled.value = max(self._cancelled.value, asked.ask)
+                self._asked = None
+            connection, process, reader = self._connection, self._process, self._reader
+        if asked is not None:
+            self._break(asked.ask, "The model was taken away: ask again once one is loaded.")
+        if was_ready:
+            with contextlib.suppress(OSError):
+                connection.send(None)
+            process.join(_CLOSE_SECONDS)
+        if process.is_alive():  # a child that loads does not listen
             process.kill()
             process.join()
-        self._reader.join(_CLOSE_SECONDS)
-        self._report(ModelStatus("stopped", "The model is not loaded."))
+        reader.join(_CLOSE_SECONDS)
 
     # ---- the child and the thread that reads from it
 
     def _start(self) -> None:
+        """With the lock held."""
         self._generation += 1
-        self._ready = False
+        self._ready, self._coming = False, True
         self._connection, theirs = self._context.Pipe()
         target = (theirs, self._cancelled, self.choice, self._server)
         self._process = self._context.Process(target=_child, args=target, daemon=True, name="model")
@@ -168,8 +185,7 @@ class ModelProcess:
                 break
         process.join()
         connection.close()
-        if generation == self._generation:
-            self._fell(process.exitcode, hung=hung)
+        self._fell(process.exitcode, generation, hung=hung)
 
     def _take(self, message: Any, generation: int) -> None:
         if generation != self._generation:
@@ -180,6 +196,7 @@ class ModelProcess:
         elif isinstance(message, LoadFailed):
             with self._lock:
                 self._generation += 1  # its exit is expected
+                self._coming = False
                 asked, self._asked = self._asked, None
             self._report(ModelStatus("failed", message.message))
             if asked is not None:
@@ -210,17 +227,20 @@ class ModelProcess:
                 return silent > self._ceilings.load
             return self._asked is not None and silent > self._ceilings.answer
 
-    def _fell(self, exitcode: int | None, *, hung: bool) -> None:
-        """The child ended without being told to: report why, and start it once more."""
+    def _fell(self, exitcode: int | None, generation: int, *, hung: bool) -> None:
+        """The child ended. If it was not told to: report why, and start it once more."""
         with self._lock:
+            if generation != self._generation:
+                return
             asked, self._asked = self._asked, None
             was_ready, self._ready = self._ready, False
             self._crashes += 1
-            again = self._crashes == 1 and was_ready
+            again = self._coming = self._crashes == 1 and was_ready
+            if again:
+                self._start()
         why = _why(exitcode, hung=hung, loading=not was_ready)
         if again:
             self._report(ModelStatus("loading", f"{why} It is being started again."))
-            self._start()
         else:
             self._report(ModelStatus("failed", f"{why} Choose a smaller model, or start it again in the settings."))
         if asked is not None:

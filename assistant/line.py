@@ -192,12 +192,18 @@ class MicrophoneLine:
     def __init__(self, reference: Reference, duplex: Duplex = Duplex.CANCEL) -> None:
         self.duplex = duplex
         self._reference = reference
-        self._canceller = Canceller() if duplex is Duplex.CANCEL else None
+        self._canceller: Canceller | None = Canceller() if duplex is Duplex.CANCEL else None
         self._recorded, self._played = (Resampler(), _Frames()), (Resampler(), _Frames())
         self._loudness = _Loudness()
         self._quiet_frames = 1 << 30  # since the assistant spoke
         self._unplayed_frames = 1 << 30  # since anything was given to the speaker
         self.forget_echo()
+
+    def use(self, duplex: Duplex, canceller: Canceller | None = None) -> None:
+        """Deal with echo in this way from now on; `canceller` is needed where there was none to cancel it."""
+        self._canceller = self._canceller or canceller
+        assert self._canceller or duplex is not Duplex.CANCEL, "without a canceller nothing can be cancelled"
+        self.duplex = duplex
 
     def take(self, chunk: AudioChunk, *, speaking: bool) -> tuple[Samples, Samples]:
         """The chunk as mono 16 kHz, as it came and as it is to be judged, equally long: whole frames of 10 ms."""
@@ -228,9 +234,7 @@ class MicrophoneLine:
 
     def _clean(self, frame: Samples) -> Samples:
         """The frame as it is to be judged while the assistant speaks."""
-        if self._canceller is None:
-            return frame
-        cleaned = self._canceller.clean(frame)
+        cleaned = frame if self._canceller is None else self._canceller.clean(frame)
         power = _power(frame)
         powers = (power, _power(cleaned), 1.0)
         if self._unplayed_frames * FRAME <= _HANGOVER_SECONDS * RATE:

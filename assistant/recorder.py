@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from assistant.events import Failed, Samples, Spoken, TurnEnded, Typed
@@ -29,6 +30,8 @@ VERSION = 1
 RATE = 16_000
 EVENTS = "events.jsonl"
 JOURNAL = "-user.journal"
+LOCK = "in-use.lock"
+"""Held while a session is being recorded; the system lets go of it when the process is killed."""
 
 
 class Recorder:
@@ -55,7 +58,8 @@ class Recorder:
         self._started = clock()
         self._journal: Journal | None = None
         self._lines: Lines | None = None
-        self._turns = 0
+        self._told: set[int] = set()  # turns whose message was written
+        self._in_use: FileLock | None = None
         with self._guard():
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             now = datetime.now(UTC).astimezone()
@@ -63,6 +67,8 @@ class Recorder:
             (folder / "audio").mkdir(mode=0o700, parents=True)
             folder.chmod(0o700)
             self.folder = folder
+            self._in_use = FileLock(folder / LOCK, mode=0o600, thread_local=False)
+            self._in_use.acquire()
             self._lines = Lines(folder / EVENTS)
             self._line("session_started", started=now.isoformat(timespec="seconds"), **(about or {}), sync=True)
 
@@ -90,7 +96,7 @@ class Recorder:
         """The user's message of a turn, complete."""
         if self._lines is None:
             return
-        self._turns += 1
+        self._told.add(turn)
         with self._guard():
             if isinstance(message, Typed):
                 self._line("typed", turn=turn, text=message.text)
@@ -101,6 +107,8 @@ class Recorder:
     def ended(self, event: TurnEnded, audio: Samples | None = None, rate: int = RATE) -> None:
         """A turn is over; `audio` is what was heard of its reply."""
         turn = event.turn
+        if turn.number not in self._told:  # recording began in mid-turn
+            self.utterance(turn.number, turn.message)
         if self._lines is None:
             return
         with self._guard():
@@ -137,8 +145,15 @@ class Recorder:
         if self._lines is not None:
             self._lines.close()
             self._lines = None
-            if not self._turns:
+            self._let_go()
+            if not self._told:
                 shutil.rmtree(self.folder)
+
+    def _let_go(self) -> None:
+        """The session is no longer in use."""
+        if self._in_use is not None and self.folder is not None:
+            self._in_use.release()
+            (self.folder / LOCK).unlink(missing_ok=True)
 
     def _line(self, kind: str, *, sync: bool = False, **values: Any) -> None:
         assert self._lines is not None, "callers look first"
@@ -159,6 +174,8 @@ class Recorder:
             if lines is not None:
                 with contextlib.suppress(OSError):
                     lines.close()
+            with contextlib.suppress(OSError):
+                self._let_go()
             why = error.strerror or str(error)
             self._report(Failed(None, f"Recording stopped ({why}): free space or choose another folder; talk on."))
 

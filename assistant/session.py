@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
+from assistant.corrections import keep
 from assistant.errors import AssistantError
 from assistant.events import EMOTIONS, EmotionReading, Outcome, Samples, Spoken, Turn, Typed
 from assistant.journal import Lines, read_journal, read_lines
-from assistant.recorder import EVENTS, JOURNAL, RATE, VERSION, write_flac
+from assistant.recorder import EVENTS, JOURNAL, LOCK, RATE, VERSION, write_flac
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,6 +85,7 @@ def read_session(folder: Path) -> Session:
         raise AssistantError(f"{folder} holds no session: choose a folder with an {EVENTS} in it.") from error
     about: Mapping[str, Any] = {}
     halves: dict[int, _Half] = {}
+    undone: set[int] = set()
     for line in lines:
         kind, number = line.get("type"), line.get("turn")
         if kind == "session_started":
@@ -102,7 +105,9 @@ def read_session(folder: Path) -> Session:
             half.words = line.get("text")
         elif kind == "correction":
             half.corrected = line.get("emotion")
-    turns = tuple(_recorded(half) for half in halves.values())
+        elif kind == "undone":
+            undone.add(number)
+    turns = tuple(_recorded(half) for half in halves.values() if half.number not in undone)
     return Session(folder, about, turns, damaged)
 
 
@@ -167,20 +172,87 @@ def recover(folder: Path) -> int:
         OSError: one cannot be written; its journal stays.
     """
     made = 0
-    for path in sorted(folder.glob(f"*{JOURNAL}")):
+    for path in _journals(folder):
         number = int(path.name.removesuffix(JOURNAL))
-        named = {line.get("turn") for line in read_lines(folder / EVENTS)[0] if line["type"].startswith("utterance")}
+        lines, _ = read_lines(folder / EVENTS)
+        named = {line.get("turn") for line in lines if str(line.get("type")).startswith("utterance")}
         samples = read_journal(path).astype(np.float32) / np.float32(32768)
         if number not in named and len(samples):
             name = f"{number:04d}-user.flac"
             digest = write_flac(folder / "audio" / name, samples, RATE)
-            lines = Lines(folder / EVENTS)
-            line = {"v": VERSION, "t": 0.0, "type": "utterance_recovered", "turn": number}
-            lines.append({**line, "audio": f"audio/{name}", "sha256": digest}, sync=True)
-            lines.close()
+            _append(folder, "utterance_recovered", turn=number, audio=f"audio/{name}", sha256=digest)
             made += 1
         path.unlink()
     return made
+
+
+def _journals(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob(f"*{JOURNAL}") if path.name.removesuffix(JOURNAL).isdecimal())
+
+
+def _append(folder: Path, kind: str, **values: Any) -> None:
+    """Write one more line into a session. Raises OSError."""
+    started = next((line.get("started") for line in read_lines(folder / EVENTS)[0] if "started" in line), None)
+    since = (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds() if started else 0.0
+    lines = Lines(folder / EVENTS)
+    try:
+        lines.append({"v": VERSION, "t": round(since, 3), "type": kind, **values}, sync=True)
+    finally:
+        lines.close()
+
+
+def correct(
+    folder: Path, turn: int, emotion: str | None, *, consent: bool = False, corrections: Path | None = None
+) -> None:
+    """The user says how an utterance of a session really sounded, or takes that back (None).
+
+    Args:
+        consent: whether the utterance may be used for fine-tuning: then it is named in `corrections`.
+        corrections: the file of all corrections; None leaves it alone.
+
+    Raises:
+        AssistantError: there is no such spoken turn, no such emotion, or it cannot be written.
+    """
+    recorded = next((one for one in read_session(folder).turns if one.turn.number == turn), None)
+    if recorded is None or recorded.user_audio is None:
+        raise AssistantError(f"{folder.name} holds no recording of turn {turn}: choose another one.")
+    if emotion is not None and emotion not in EMOTIONS:
+        raise AssistantError(f"{emotion!r} is no emotion: choose one of {', '.join(EMOTIONS)}.")
+    try:
+        _append(folder, "correction", turn=turn, emotion=emotion)
+        if corrections is not None:
+            keep(corrections, recorded.turn, emotion if consent else None, folder.name, recorded.user_audio)
+    except OSError as error:
+        raise AssistantError(f"The correction cannot be kept ({error.strerror or error}): free space.") from error
+
+
+def tidy(root: Path, keep_days: int | None = None) -> list[str]:
+    """What is to be done at a start: recover what a killed process left, delete what is older than `keep_days`.
+
+    Returns what to tell the user. A session that a running program records is left alone.
+    """
+    told = []
+    for folder in sessions(root):
+        if not _journals(folder):
+            continue
+        try:
+            with FileLock(folder / LOCK, mode=0o600, timeout=0):
+                if recover(folder):
+                    told.append(f"What was being said when session {folder.name} was cut off has been recovered.")
+            (folder / LOCK).unlink(missing_ok=True)
+        except Timeout:
+            pass
+        except OSError as error:
+            told.append(f"Session {folder.name} cannot be repaired ({error.strerror or error}): free space.")
+    if keep_days is not None:
+        try:
+            gone = len(expire(root, keep_days))
+        except AssistantError as error:
+            told.append(str(error))
+        else:
+            if gone:
+                told.append(f"{gone} session{'s' * (gone > 1)} older than {keep_days} days deleted, as you chose.")
+    return told
 
 
 def sessions(root: Path) -> list[Path]:

@@ -127,9 +127,10 @@ class SoundSpeaker(Stream):
         self._lock = threading.Lock()
         self._flush_wanted = False
         self._held = False
-        self._parts: list[Samples] = []  # of the reply, as it was written
+        self._parts: list[tuple[Samples, int]] = []  # as they were written, and their lengths at the device's rate
+        self._gone = 0  # samples of parts that were heard to their end and are forgotten
         self._written = 0
-        self._sound = np.zeros(0, np.float32)  # the same, joined and at the device's rate
+        self._sound = np.zeros(0, np.float32)  # the parts, joined and at the device's rate
         self._at = 0  # the next sample to be given to the device
         self._heard = 0  # what has surely been heard; below the next two, which tell the rest
         self._block_at, self._block_heard_at = 0, 0.0
@@ -138,16 +139,30 @@ class SoundSpeaker(Stream):
 
     def write(self, samples: Samples) -> None:
         with self._lock:
-            self._parts.append(samples)
+            sound = self._for_device(samples)
+            self._forget()
+            self._parts.append((samples, len(sound)))
             self._written += len(samples)
-            self._sound = np.concatenate([self._sound, self._for_device(samples)])
+            self._sound = np.concatenate([self._sound, sound])
+
+    def _forget(self) -> None:
+        """Let go of what was heard: a long recording is played in many parts."""
+        heard = self._device_heard()
+        while self._parts and self._parts[0][1] <= heard:
+            samples, length = self._parts.pop(0)
+            self._gone += len(samples)
+            self._sound = self._sound[length:]
+            heard -= length
+            self._at -= length
+            self._heard -= length
+            self._block_at -= length
 
     def played(self) -> int:
         with self._lock:
             heard = self._device_heard()
             if heard >= len(self._sound):
                 return self._written
-            return min(self._written, int(heard * RATE / self.device_rate))
+            return min(self._written, self._gone + int(heard * RATE / self.device_rate))
 
     def hold(self) -> None:
         with self._lock:
@@ -163,7 +178,7 @@ class SoundSpeaker(Stream):
             self._flush_wanted |= self._at > self._heard
             self._parts.clear()
             self._sound = self._sound[:0]
-            self._written = self._at = self._heard = self._block_at = 0
+            self._written = self._gone = self._at = self._heard = self._block_at = 0
             self._held = False
         self._wake()
         return played
@@ -203,7 +218,9 @@ class SoundSpeaker(Stream):
             if rate != self.device_rate:
                 share = rate / self.device_rate if self.device_rate else 1.0
                 self.device_rate = rate
-                self._sound = np.concatenate([np.zeros(0, np.float32), *map(self._for_device, self._parts)])
+                sounds = [self._for_device(samples) for samples, _ in self._parts]
+                self._parts = [(samples, len(s)) for (samples, _), s in zip(self._parts, sounds, strict=True)]
+                self._sound = np.concatenate([np.zeros(0, np.float32), *sounds])
                 self._at = self._heard = self._block_at = min(len(self._sound), round(self._at * share))
 
     def _for_device(self, samples: Samples) -> Samples:

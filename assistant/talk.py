@@ -6,42 +6,44 @@ is told as `Failed`, and the rest goes on: without sound one types and reads.
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from assistant.assistant import Assistant
-from assistant.ears import PATIENCE, RATE, Ears, EarSettings, SpeechJudge
+from assistant.audio_check import AudioCheck, CheckResult
+from assistant.clips import ClipPlayer
+from assistant.ears import PATIENCE, Ears, EarSettings, SpeechJudge
 from assistant.errors import AssistantError
 from assistant.events import (
-    AudioChunk,
     Event,
     Failed,
     Samples,
     SpeechStarted,
+    Spoken,
     State,
     StateChanged,
-    Transcribed,
-    TurnEnded,
     UtteranceEnded,
 )
 from assistant.inference import ModelProcess
-from assistant.line import Duplex, MicrophoneLine, Reference
-from assistant.recorder import Recorder
-from assistant.signals import ModelChoice, Ready, TurnSettings, TypedIn
+from assistant.line import Canceller, Duplex, MicrophoneLine, Reference
+from assistant.scribe import Scribe, Tape
+from assistant.signals import (
+    AgainPressed,
+    ModelChoice,
+    NewPressed,
+    Ready,
+    TurnSettings,
+    TypedIn,
+    UndoPressed,
+)
 from assistant.sound import SoundSystem
 from assistant.speech import Synthesizer, VoiceSettings
 from assistant.voice import ReplyVoice, Speaker
 from assistant.wav import FileSound
-
-_RECALLED_SECONDS = 1.5  # of sound kept for the journal: speech is known to be speech only after it began
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ class TalkSettings:
     Attributes:
         microphone, speaker: names of devices; None for the system's defaults.
         patience: a key of `PATIENCE`.
-        sessions: the folder of all sessions; None records nothing.
+        sessions: the folder of all sessions; None records nothing. `keep_days`: older ones are deleted at the start.
+        corrections: the file of all corrections of readings; None keeps them in the sessions alone.
         server: the module that the model's process runs.
     """
 
@@ -64,6 +67,8 @@ class TalkSettings:
     patience: str = "normal"
     duplex: Duplex = Duplex.CANCEL
     sessions: Path | None = None
+    keep_days: int | None = None
+    corrections: Path | None = None
     server: str = "model.server"
 
 
@@ -71,14 +76,17 @@ Listener = Callable[[Event | Ready], None]
 
 
 class Talk:
-    """A conversation from its start to its end.
+    """A conversation from its start to its end. Its methods may be called from any thread, and none of them waits.
 
     Args:
-        settings: what the user chose.
+        settings: what the user chose; the setters below change it while it runs.
         synthesizer: the voice; None: replies are read. It belongs to the caller.
         listener: told of every event, on the conversation's thread; it must not block.
         heard, spoken: recordings in the microphone's place, and a WAV in the speaker's; with either, no device is
             opened.
+
+    Attributes:
+        clips: plays recordings through the replies' speaker.
 
     Raises:
         AssistantError: the judge of speech is not installed, or a recording cannot be read.
@@ -96,10 +104,14 @@ class Talk:
         self.settings = settings
         self._listener = listener
         self._reference = Reference()
+        self._errands = ThreadPoolExecutor(1, "errands")  # what takes longer than a moment
+        self._check: AudioCheck | None = None
+        self._listening_in: Callable[[Samples], None] | None = None
         ears = Ears(SpeechJudge(), EarSettings(patience=PATIENCE[settings.patience]))
         ears.hands_free = settings.hands_free
         self.line, trouble = _line(self._reference, settings.duplex)
-        self._tape = _Tape(self.line)
+        self._tape = Tape(self.line)
+        self._tape.listener = self._listen_in
         self.assistant = Assistant(ears, self._tape, self._hear, settings=settings.turns)
         put: Callable[[Any], None] = self.assistant.put  # calls, too: they are made on the conversation's thread
         heard = tuple(heard)
@@ -113,10 +125,13 @@ class Talk:
         self.voice = ReplyVoice(
             synthesizer, self._speaker(), put, settings=settings.voice, wake=lambda: put(self.voice.pump)
         )
-        self._scribe = None if settings.sessions is None else _Scribe(settings, put)
-        self._tape.record = self._scribe.sound if self._scribe else None
+        self.clips = ClipPlayer(put, put, free=lambda: self.quiet and self._check is None)
+        self.clips.speaker = self._speaker()
+        self._scribe = Scribe(put, self._about, settings.corrections)
+        self._tape.record = self._scribe.sound
         self.model = ModelProcess(settings.model, put, server=settings.server)
-        self.assistant.attach(self.model, self.voice)
+        self.record(settings.sessions)
+        self.assistant.attach(self.model, self.voice, self.clips)
         if trouble:
             put(Failed(None, trouble))
 
@@ -128,12 +143,8 @@ class Talk:
         except AssistantError as error:
             self.assistant.put(Failed(None, str(error)))
 
-    def type(self, text: str) -> None:
-        """The user typed a message."""
-        self.assistant.put(TypedIn(text))
-
     def close(self) -> None:
-        """End everything, in the order in which nothing is lost.
+        """End everything, in the order in which nothing is lost. This one waits.
 
         Raises:
             AssistantError: the file in the speaker's place cannot be written.
@@ -143,9 +154,9 @@ class Talk:
         finally:
             self.assistant.close()
             self.voice.close()
+            self._errands.shutdown(cancel_futures=True)
             self.model.close()
-            if self._scribe is not None:
-                self._scribe.close()
+            self._scribe.close()
 
     @property
     def quiet(self) -> bool:
@@ -155,20 +166,161 @@ class Talk:
 
     @property
     def folder(self) -> Path | None:
-        """Where the session is recorded."""
-        return self._scribe.recorder.folder if self._scribe else None
+        """Where the session is recorded, once that has begun."""
+        recorder = self._scribe.recorder
+        return recorder.folder if recorder else None
+
+    # ---- the conversation
+
+    def type(self, text: str) -> None:
+        """The user typed a message."""
+        self.assistant.put(TypedIn(text))
+
+    def press(self) -> None:
+        """The talk key goes down."""
+        self.assistant.press()
+
+    def release(self) -> None:
+        """The talk key goes up."""
+        self.assistant.release()
+
+    def stop(self) -> None:
+        """Stop listening, thinking, speaking, a recording that is being played, and a check."""
+        self.assistant.stop()
+        self.assistant.put(self._end_others)
+
+    def undo(self) -> None:
+        """Forget the last turn: `TurnUndone` tells which."""
+        self.assistant.put(UndoPressed())
+
+    def again(self, text: str | None = None) -> None:
+        """Answer the last message once more, or `text` in its place; `TurnUndone` tells of the turn that goes."""
+        self.assistant.put(AgainPressed(text))
+
+    def new(self) -> None:
+        """Begin a new conversation, and with its first turn a new session."""
+        self.assistant.put(NewPressed())
+        self.assistant.put(lambda: self._scribe.begin_anew(self.assistant.conversation.number))
+
+    def correct(self, turn: int, emotion: str | None, *, consent: bool) -> None:
+        """The user says how that spoken turn of this conversation really sounded, or takes it back (None).
+
+        It stands in the session, if that is recorded; with consent also in `TalkSettings.corrections`.
+        """
+
+        def find() -> None:
+            turns = self.assistant.conversation.turns
+            found = next((one for one in turns if one.number == turn and isinstance(one.message, Spoken)), None)
+            if found is not None:
+                self._scribe.correct(found, emotion, consent=consent)
+
+        self.assistant.put(find)
+
+    # ---- what can be chosen while it runs
+
+    def set_hands_free(self, on: bool) -> None:
+        """Whether the ears open by themselves."""
+        self.assistant.set_hands_free(on)
+
+    def set_muted(self, on: bool) -> None:
+        """Whether the microphone is ignored."""
+        self.assistant.set_muted(on)
+
+    def configure(self, turns: TurnSettings) -> None:
+        """Who may interrupt, empathy, ceilings."""
+        self.assistant.configure(turns)
+
+    def set_patience(self, name: str) -> None:
+        """A key of `PATIENCE`."""
+        ears, patience = self.assistant.ears, PATIENCE[name]
+        self.assistant.put(lambda: setattr(ears, "settings", replace(ears.settings, patience=patience)))
+
+    def set_duplex(self, duplex: Duplex) -> None:
+        """How it keeps from hearing itself; without a canceller it becomes deaf while it speaks, and says why."""
+        self._errand(lambda: self._change_duplex(duplex))
+
+    def choose_devices(self, microphone: str | None, speaker: str | None) -> None:
+        """Devices by name, None for the system's default. The same names again look for devices that are new."""
+        if isinstance(self.sound, SoundSystem):
+            self.sound.choose(microphone, speaker)
+
+    def set_voice(self, settings: VoiceSettings) -> None:
+        """How replies are spoken, from the next sentence on."""
+        self.assistant.put(lambda: setattr(self.voice, "settings", settings))
+
+    def set_synthesizer(self, synthesizer: Synthesizer | None) -> None:
+        """Who speaks, from the next sentence on; the one before may be closed once no reply is being spoken."""
+        self.assistant.put(lambda: setattr(self.voice, "synthesizer", synthesizer))
+
+    def replace_model(self, choice: ModelChoice) -> None:
+        """Let the model go and load another one: `ModelStatus` and `Ready` tell how it goes."""
+        self._errand(lambda: self.model.replace(choice))
+
+    def release_model(self) -> None:
+        """Let the model go: `ModelStatus` "stopped" comes once its memory is free."""
+        self._errand(self.model.close)
+
+    def record(self, sessions: Path | None) -> None:
+        """Record below that folder from now on, or nothing (None)."""
+        self._scribe.record(sessions, self.settings.keep_days)
+
+    # ---- microphone and speaker tried out
+
+    def listen_in(self, callback: Callable[[Samples], None] | None) -> None:
+        """Hand every chunk of the microphone, mono 16 kHz, to `callback` on the conversation's thread; None ends it."""
+        self.assistant.put(lambda: setattr(self, "_listening_in", callback))
+
+    def audio_check(self, told: Callable[[CheckResult], None], *, seconds: float = 3.0, echo: bool = True) -> None:
+        """Measure the echo with a soft noise, record the user for some seconds, and play that back.
+
+        `told` hears of every step on the conversation's thread, lastly of `Step.DONE`; `stop` ends it early. The
+        turn under way is stopped; nothing said meanwhile becomes a turn. Without a microphone no step ends: offer
+        a way out.
+        """
+
+        def begin() -> None:
+            self.assistant.ears.drop()
+            self.assistant.deaf = True
+            self._check = AudioCheck(self.line, self.clips, told, seconds=seconds, echo=echo)
+
+        self.stop()
+        self.assistant.put(begin)
+
+    def _errand(self, work: Callable[[], None]) -> None:
+        self._errands.submit(work).add_done_callback(Future.result)  # what it did not expect is logged
 
     # ---- on the conversation's thread
 
     def _hear(self, event: Event | Ready) -> None:
+        if isinstance(event, SpeechStarted | UtteranceEnded):
+            self._end_others()
         if isinstance(event, SpeechStarted):
             ears = self.assistant.ears
             self._tape.begin(event.turn, ears.seconds - event.at + ears.settings.pre_roll)
         elif isinstance(event, StateChanged) and not event.user_speaking:
             self._tape.end()
-        if self._scribe is not None:
-            self._scribe.note(event, self.voice)
+        self._scribe.note(event, self.voice)
         self._listener(event)
+
+    def _listen_in(self, chunk: Samples) -> None:
+        if self._listening_in is not None:
+            self._listening_in(chunk)
+        if self._check is not None:
+            self._check.feed(chunk)
+            if self._check.over:
+                self._end_others()
+
+    def _end_others(self) -> None:
+        """What is no turn makes way for one."""
+        self.clips.end()
+        if self._check is not None:
+            check, self._check = self._check, None
+            self.assistant.deaf = False
+            check.end()
+
+    def _about(self) -> dict[str, Any]:
+        choice = self.model.choice
+        return {"model": choice.source, "device": choice.device, "quantize": choice.quantize}
 
     def _speaker(self) -> Speaker | None:
         """The speaker, unless its device is away: then replies are read."""
@@ -177,9 +329,23 @@ class Talk:
         return None if self.sound.speaker.away else self.sound.speaker
 
     def _take_what_speaker_there_is(self) -> None:
-        before, self.voice.speaker = self.voice.speaker, self._speaker()
-        if before is not None and self.voice.speaker is None:
+        before, now = self.voice.speaker, self._speaker()
+        if now is None:
+            self.clips.end()
+        self.voice.speaker = self.clips.speaker = now
+        if before is not None and now is None:
             before.abort()
+
+    def _change_duplex(self, duplex: Duplex) -> None:
+        """On the errands' thread: a canceller takes a moment to be loaded."""
+        canceller = None
+        if duplex is Duplex.CANCEL:
+            try:
+                canceller = Canceller()
+            except AssistantError as error:
+                duplex = Duplex.HALF
+                self.assistant.put(Failed(None, _without(error)))
+        self.assistant.put(lambda: self.line.use(duplex, canceller))
 
 
 def _line(reference: Reference, duplex: Duplex) -> tuple[MicrophoneLine, str]:
@@ -187,77 +353,8 @@ def _line(reference: Reference, duplex: Duplex) -> tuple[MicrophoneLine, str]:
     try:
         return MicrophoneLine(reference, duplex), ""
     except AssistantError as error:
-        return MicrophoneLine(reference, Duplex.HALF), f"{error} Until then nobody can interrupt by voice."
+        return MicrophoneLine(reference, Duplex.HALF), _without(error)
 
 
-class _Tape:
-    """Remembers the last moments of the line, and hands on what the user says while they say it."""
-
-    def __init__(self, line: MicrophoneLine) -> None:
-        self.record: Callable[[int, Samples], None] | None = None
-        self._line = line
-        self._past: deque[Samples] = deque()
-        self._turn: int | None = None
-
-    def take(self, chunk: AudioChunk, *, speaking: bool) -> tuple[Samples, Samples]:
-        raw, judged = self._line.take(chunk, speaking=speaking)
-        self._past.append(raw)
-        while sum(map(len, self._past)) - len(self._past[0]) > _RECALLED_SECONDS * RATE:
-            self._past.popleft()
-        if self._turn is not None and self.record is not None:
-            self.record(self._turn, raw)
-        return raw, judged
-
-    def begin(self, turn: int, seconds: float) -> None:
-        """The user has been speaking for so long."""
-        self._turn = turn
-        if self.record is not None and self._past:
-            self.record(turn, np.concatenate(list(self._past))[-round(seconds * RATE) :])
-
-    def end(self) -> None:
-        """The user has stopped."""
-        self._turn = None
-
-
-class _Scribe:
-    """Writes the session on a thread of its own: a slow disk keeps nobody waiting."""
-
-    def __init__(self, settings: TalkSettings, report: Callable[[Failed], None]) -> None:
-        assert settings.sessions is not None, "the caller looks first"
-        model = settings.model
-        about = {"model": model.source, "device": model.device, "quantize": model.quantize}
-        self.recorder = Recorder(settings.sessions, report, about=about)
-        self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="scribe")
-        self._thread.start()
-
-    def sound(self, turn: int, samples: Samples) -> None:
-        self._orders.put(lambda: self.recorder.sound(turn, samples))
-
-    def note(self, event: Event | Ready, voice: ReplyVoice) -> None:
-        """What of an event belongs on disk."""
-        recorder = self.recorder
-        if isinstance(event, UtteranceEnded):
-            self._orders.put(lambda: recorder.utterance(event.turn, event.message))
-        elif isinstance(event, TurnEnded):
-            audio, rate = (voice.heard_audio, voice.heard_rate) if event.turn.heard else (None, RATE)
-            self._orders.put(lambda: recorder.ended(event, audio, rate))
-        elif isinstance(event, Transcribed):
-            # It may come after the turn's end.
-            values = {"turn": event.turn, "text": event.text, "language": event.language}
-            self._orders.put(lambda: recorder.note("transcribed", **values))
-        elif isinstance(event, StateChanged) and not event.user_speaking:
-            self._orders.put(recorder.dropped)
-        elif isinstance(event, Ready):
-            self._orders.put(lambda: recorder.note("model_ready", **event.about))
-        elif isinstance(event, Failed):
-            self._orders.put(lambda: recorder.note("failed", turn=event.turn, message=event.message))
-
-    def close(self) -> None:
-        self._orders.put(None)
-        self._thread.join()
-        self.recorder.close()
-
-    def _run(self) -> None:
-        while (order := self._orders.get()) is not None:
-            order()
+def _without(error: AssistantError) -> str:
+    return f"{error} Until then nobody can interrupt by voice."

@@ -68,7 +68,7 @@ class ReplyVoice:
     """Carries out the voice's commands.
 
     Args:
-        synthesizer: makes a sentence into speech.
+        synthesizer: makes a sentence into speech; None: replies are read.
         speaker: where it is played; None: replies are read, not heard, and end as soon as they are complete.
         report: told what begins, is heard and ends; called on the owner's thread, from `pump`.
         wake: called from the inner thread when there is something for `pump` to do.
@@ -87,10 +87,10 @@ class ReplyVoice:
     ) -> None:
         self.settings = settings or VoiceSettings()
         self.speaker = speaker
+        self.synthesizer = synthesizer
         self.heard_audio: Samples = np.zeros(0, np.float32)
         """What was heard of the last reply that ended, at `heard_rate`."""
         self.heard_rate = 16_000
-        self._synthesizer = synthesizer
         self._report = report
         self._wake = wake
         self._reply: _Reply | None = None
@@ -149,7 +149,7 @@ class ReplyVoice:
     # ---- inside
 
     def _mute(self, reply: _Reply) -> bool:
-        return self.speaker is None or self._synthesizer is None or reply.broke
+        return self.speaker is None or self.synthesizer is None or reply.broke
 
     def _cut(self, reply: _Reply) -> None:
         if self._mute(reply):
@@ -168,11 +168,11 @@ class ReplyVoice:
         if order is None:
             return
         reply, sentence = order
-        if reply is not self._reply or reply.broke:
+        synthesizer = self.synthesizer
+        if reply is not self._reply or reply.broke or synthesizer is None:
             return
-        assert self._synthesizer is not None, "without one nothing is ordered"
         try:
-            self._made.put((reply, self._synthesizer.speak(sentence, self.settings, mood_of(reply.reading))))
+            self._made.put((reply, synthesizer.speak(sentence, self.settings, mood_of(reply.reading))))
         except SpeechUnavailable as error:
             self._made.put((reply, error))
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from assistant.assistant import Assistant
+from assistant.clips import ClipPlayer
 from assistant.ears import BLOCK, Ears, EarSettings
-from assistant.events import AudioChunk, Event, Samples, Spoken
+from assistant.events import AudioChunk, Event, Samples, Spoken, State
 from assistant.signals import (
     Ask,
     Happening,
@@ -175,7 +176,11 @@ class Stage:
         self.synthesizer = ToneSynthesizer()
         self.voice = ReplyVoice(self.synthesizer, self.speaker, self.assistant.put, threaded=False)
         self.model = ScriptedModel(replies or ("Yes.",), self.clock, self.assistant.put)
-        self.assistant.attach(self.model, self.voice)
+        self.clips = ClipPlayer(
+            self.assistant.put, self.events.append, lambda: self.assistant.conversation.state is State.IDLE
+        )
+        self.clips.speaker = self.speaker
+        self.assistant.attach(self.model, self.voice, self.clips)
         self._chunks = 0
 
     def sound(self, level: float, seconds: float) -> None:

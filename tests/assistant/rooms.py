@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from assistant.assistant import Assistant
+from assistant.clips import ClipPlayer
 from assistant.ears import Ears, SpeechJudge
 from assistant.events import AudioChunk, Samples, SpeechStarted, State, StateChanged
 from assistant.line import Duplex, MicrophoneLine, Reference
+from assistant.scribe import Tape
 from assistant.signals import TypedIn
 from assistant.speech import Synthesizer
 from assistant.voice import ReplyVoice
@@ -58,10 +60,13 @@ class RoomStage:
         self.reference = Reference()
         self.line = MicrophoneLine(self.reference, duplex)
         self.ears = Ears(SpeechJudge())
-        self.assistant = Assistant(self.ears, self.line, self._told, clock=self.clock)
+        self.tape = Tape(self.line)
+        self.assistant = Assistant(self.ears, self.tape, self._told, clock=self.clock)
         voice = ReplyVoice(synthesizer, self.speaker, self.assistant.put, threaded=False)
         self._model = ScriptedModel([reply], self.clock, self.assistant.put, delay=0.1)
-        self.assistant.attach(self._model, voice)
+        self.clips = ClipPlayer(self.assistant.put, self.assistant.put, lambda: self.state is State.IDLE)
+        self.clips.speaker = self.speaker
+        self.assistant.attach(self._model, voice, self.clips)
         self._taps, self._gains = room.impulses()
         self._past = np.zeros(self._taps[-1] + BLOCK, np.float32)
         self._noise = np.random.default_rng(1)

@@ -92,7 +92,7 @@ def test_a_crash_costs_one_turn_and_is_repaired_once(watched) -> None:
     assert "Choose a smaller model" in one.status("failed")
     one.until(lambda report: isinstance(report, ModelBroke) and report.ask == 4)
     one.ask(5, "hello")
-    assert "not running" in one.until(lambda report: isinstance(report, ModelBroke) and report.ask == 5).message
+    assert "No model is loaded" in one.until(lambda report: isinstance(report, ModelBroke) and report.ask == 5).message
     one.model.replace(ModelChoice("other"))
     one.ask(6, "hello")
     assert one.until(is_(Ready)).about["name"] == "other"
