@@ -1,4 +1,4 @@
-"""The command lines of `train`, `plan`, `evaluate`, `bench` and `demo`: arguments, and what is told of a run."""
+"""The command lines of `train`, `plan`, `evaluate`, `fitting`, `bench`, `demo`: arguments, and what is told of a run."""
 
 from __future__ import annotations
 
@@ -42,6 +42,11 @@ def add_train_commands(commands: Any) -> list[argparse.ArgumentParser]:
     )
     evaluate.add_argument("--features", type=Path, action="append", default=[], help="feature cache; repeatable")
     evaluate.add_argument("--picture", type=Path, metavar="OUT.svg", help="the confusion matrix")
+    fitting = commands.add_parser("fitting", help="whether replies differ with the emotion, and fit it")
+    fitting.add_argument("checkpoint", help="folder or preset")
+    fitting.add_argument("corpus", type=Path, help="folder of `corpus`")
+    fitting.add_argument("--split", choices=("test", "engine", "human"), default="test")
+    fitting.add_argument("--sentences", type=int, default=50, help="each spoken in five ways")
     bench = commands.add_parser("bench", help="training steps with cached features and bucketing, and without")
     bench.add_argument("checkpoint", help="folder to train from")
     bench.add_argument("--data", type=Path, required=True, help="data set of `prepare`")
@@ -53,7 +58,7 @@ def add_train_commands(commands: Any) -> list[argparse.ArgumentParser]:
     demo.add_argument("out", type=Path, help="folder of everything")
     demo.add_argument("--sentences", type=int, default=24)
     demo.add_argument("--steps", type=int, default=6, help="of each stage")
-    return [train, plan, evaluate, bench, demo]
+    return [train, plan, evaluate, fitting, bench, demo]
 
 
 def run_train_command(given: argparse.Namespace) -> dict[str, Any] | None:
@@ -62,7 +67,7 @@ def run_train_command(given: argparse.Namespace) -> dict[str, Any] | None:
     Raises:
         BadInput, WeightsMissing: as the commands say.
     """
-    if given.command not in ("train", "plan", "evaluate", "bench", "demo"):
+    if given.command not in ("train", "plan", "evaluate", "fitting", "bench", "demo"):
         return None
     quiet_libraries()
     if given.command == "train":
@@ -73,6 +78,13 @@ def run_train_command(given: argparse.Namespace) -> dict[str, Any] | None:
         from training.plan import plan
 
         return plan(TrainOptions.of(vars(given)))
+    if given.command == "fitting":
+        from training.evaluate import Subject
+        from training.fitting import fitting, read_scenes
+
+        scenes = read_scenes(given.corpus, given.split, given.sentences)
+        subject = Subject.load(given.checkpoint)
+        return fitting(subject.engine, subject.writer, scenes)
     if given.command == "bench":
         from training.bench import bench
 
