@@ -1,4 +1,4 @@
-"""The command lines of `train`, `plan`, `evaluate`, `fitting`, `bench`, `demo`: arguments, and what is told of a run."""
+"""Command lines of `train`, `plan`, `evaluate`, `fitting`, `bench`, `demo`: arguments, and what is told of a run."""
 
 from __future__ import annotations
 
