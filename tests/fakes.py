@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,14 @@ from assistant.voice import ReplyVoice
 
 RATE = 16_000
 PLAIN, CALM = VoiceSettings(), Mood()
+
+
+def eventually(happened: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait until `happened()`, where a thread or the sound stack takes its time."""
+    ceiling = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < ceiling, "it did not happen"
+        time.sleep(0.01)
 
 
 class Clock:

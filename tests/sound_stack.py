@@ -19,6 +19,7 @@ import pytest
 import soundfile
 
 from assistant.events import Samples
+from tests.fakes import eventually
 
 RATE = 48_000
 # Without norewinds a null sink hands out what it has rendered ahead up to two seconds late.
@@ -138,14 +139,7 @@ class SoundStack:
         finally:
             heard.close()
 
-    @staticmethod
-    def until(happened: object, seconds: float = 20.0) -> None:
-        """Wait until `happened()`, which takes the sound stack its time."""
-        assert callable(happened)
-        ceiling = time.monotonic() + seconds
-        while not happened():
-            assert time.monotonic() < ceiling, "it did not happen"
-            time.sleep(0.01)
+    until = staticmethod(eventually)
 
 
 @pytest.fixture(scope="session")

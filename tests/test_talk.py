@@ -19,12 +19,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
 import main
+from assistant.audio_check import CheckResult, Step
+from assistant.corrections import corrections
 from assistant.ears import PATIENCE
 from assistant.events import (
     Event,
     Failed,
+    ModelStatus,
     Outcome,
     PlaybackStarted,
     Samples,
@@ -32,14 +36,16 @@ from assistant.events import (
     Spoken,
     Transcribed,
     TurnEnded,
+    TurnUndone,
     UtteranceEnded,
 )
 from assistant.line import Duplex
-from assistant.session import read_session, recover
-from assistant.signals import BargeIn, ModelChoice, Ready
-from assistant.speech import Pyttsx3Synthesizer
+from assistant.session import read_session, recover, sessions
+from assistant.signals import BargeIn, ModelChoice, Ready, TurnSettings
+from assistant.speech import Pyttsx3Synthesizer, VoiceSettings
 from assistant.talk import Talk, TalkSettings
 from assistant.terminal import as_line
+from tests.fakes import eventually
 
 if TYPE_CHECKING:
     from tests.sound_stack import SoundStack
@@ -73,6 +79,10 @@ class Scene:
         with self._came:
             assert self._came.wait_for(lambda: len(self.of(kind)) >= count, seconds), f"no {kind.__name__}"
             return self.of(kind)[count - 1]
+
+    def until_fits(self, fits: Callable[[Event | Ready], bool]) -> None:
+        with self._came:
+            assert self._came.wait_for(lambda: any(map(fits, self.events)), 60)
 
     @property
     def messages(self) -> list[str]:
@@ -260,6 +270,150 @@ def test_without_sound_one_types_and_reads(
     turn = play.until(TurnEnded).turn
     assert (turn.outcome, turn.heard) == (Outcome.ANSWERED, "I read you.")
     assert play.messages == ["PortAudio is missing: install libportaudio2 to talk; typing works without."]
+
+
+def test_what_is_recorded_can_be_chosen_while_it_runs(scene: Callable[..., Scene], tmp_path: Path) -> None:
+    """Off, on in the middle, a new conversation, off: two sessions, and the turns that were undone are in none."""
+    root = tmp_path / "sessions"
+    play = scene(scripted(tmp_path, "One.", "Two.", "Three."), spoken=tmp_path / "out.wav")
+    talk = play.talk
+
+    def ask(words: str, count: int) -> None:
+        talk.type(words)
+        play.until(TurnEnded, count)
+
+    ask("a", 1)
+    talk.record(root)
+    ask("b", 2)
+    talk.again("c")
+    play.until(TurnEnded, 3)
+    assert [undone.turn for undone in play.of(TurnUndone)] == [2]
+    ask("d", 4)
+    talk.undo()
+    play.until(TurnUndone, 2)
+    talk.new()
+    ask("e", 5)
+    talk.record(None)
+    ask("f", 6)
+    talk.close()
+    newest, oldest = (read_session(folder) for folder in sessions(root))
+    if newest.turns[0].turn.number < oldest.turns[0].turn.number:  # begun within one second
+        newest, oldest = oldest, newest
+    assert [(one.turn.message.text, one.turn.reply) for one in oldest.turns] == [("c", "Two.")]
+    assert [(one.turn.message.text, one.turn.reply) for one in newest.turns] == [("e", "One.")]
+    assert talk.folder is None
+
+
+def test_the_model_is_released_and_another_one_answers(scene: Callable[..., Scene], tmp_path: Path) -> None:
+    play = scene(scripted(tmp_path, "Old."), spoken=tmp_path / "out.wav")
+    play.until(Ready)
+    other = tmp_path / "other.txt"
+    other.write_text("New.", "utf-8")
+    play.talk.release_model()
+    play.until_fits(lambda event: isinstance(event, ModelStatus) and event.status == "stopped")
+    play.talk.type("a")
+    assert play.until(TurnEnded, 1).turn.outcome is Outcome.FAILED
+    assert play.messages == ["No model is loaded: choose one in the settings."]
+    play.talk.replace_model(ModelChoice(str(other)))
+    play.until(Ready, 2)
+    play.talk.set_synthesizer(None)
+    play.talk.type("b")
+    turn = play.until(TurnEnded, 2).turn
+    assert (turn.heard, turn.outcome) == ("New.", Outcome.ANSWERED)
+    assert not play.of(PlaybackStarted)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_reading_is_corrected_and_the_correction_taken_back(
+    scene: Callable[..., Scene], tmp_path: Path, recorded: bool
+) -> None:
+    path, root = tmp_path / "corrections.jsonl", tmp_path / "sessions" if recorded else None
+    play = scene(scripted(tmp_path, "Yes.", sessions=root, corrections=path), heard=[SAMPLES / "go-forward.flac"])
+    turn = play.until(TurnEnded).turn
+    play.talk.correct(1, "angry", consent=True)
+    play.talk.correct(9, "angry", consent=True)  # there is none
+    eventually(lambda: len(corrections(path)) == 1)
+    (one,) = corrections(path)
+    samples, _ = soundfile.read(one.audio, dtype="float32")
+    assert np.abs(samples - turn.message.samples).max() < 1e-4
+    assert (one.emotion, one.read_as, one.turn, one.text) == ("angry", None, 1, turn.transcript)
+    if recorded:
+        assert read_session(play.talk.folder).turns[0].corrected == "angry"
+        assert one.session == play.talk.folder.name
+    play.talk.correct(1, None, consent=True)
+    eventually(lambda: corrections(path) == [])
+    play.talk.close()
+    if recorded:
+        assert read_session(play.talk.folder).turns[0].corrected is None
+
+
+def test_a_clip_is_heard_and_makes_way_for_a_turn(scene: Callable[..., Scene], tmp_path: Path) -> None:
+    play = scene(scripted(tmp_path, "Yes."), spoken=tmp_path / "out.wav")
+    clip = recording("novel-1")
+    play.talk.clips.play(clip, RATE)
+    eventually(lambda: play.talk.clips.position > 1.0)
+    play.talk.type("a")
+    play.until(PlaybackStarted)
+    assert not play.talk.clips.playing
+    assert 1.0 <= play.talk.clips.position < 10.0
+    play.until(TurnEnded)
+    play.talk.close()
+    heard, rate = soundfile.read(tmp_path / "out.wav", dtype="float32")
+    begin = int(np.flatnonzero(np.abs(heard) > 1e-3)[0])
+    expected = soxr.resample(clip[:RATE], RATE, rate)
+    first = int(np.flatnonzero(np.abs(expected) > 1e-3)[0])
+    part = heard[begin : begin + len(expected) - first]
+    assert np.corrcoef(part, expected[first:])[0, 1] > 0.99
+
+
+def test_microphone_and_speaker_are_checked_and_nothing_said_becomes_a_turn(
+    scene: Callable[..., Scene], tmp_path: Path
+) -> None:
+    told: list[CheckResult] = []
+    chunks: list[Samples] = []
+    long = tmp_path / "long.wav"
+    soundfile.write(long, np.concatenate([recording("novel-1"), recording("novel-4")]), RATE)
+    play = scene(scripted(tmp_path, "Yes."), heard=[long])
+    play.talk.audio_check(told.append, seconds=1.0, echo=False)
+    play.talk.listen_in(chunks.append)
+    eventually(lambda: bool(told) and told[-1].step is Step.DONE)
+    assert len(told[-1].recording) >= RATE
+    assert sum(map(len, chunks)) > RATE
+    assert not play.of(SpeechStarted)
+    play.until(SpeechStarted)  # afterwards the ears are open again
+    play.talk.audio_check(told.append, seconds=30.0, echo=False)
+    eventually(lambda: told[-1].step is Step.SPEAK)
+    play.talk.stop()
+    eventually(lambda: told[-1].step is Step.DONE)
+    assert told[-1].recording is None
+
+
+def test_settings_change_from_any_thread(scene: Callable[..., Scene], tmp_path: Path) -> None:
+    play = scene(scripted(tmp_path, LONG, hands_free=False), spoken=tmp_path / "out.wav")
+    talk = play.talk
+    talk.set_patience("patient")
+    talk.set_duplex(Duplex.OPEN)
+    talk.set_voice(VoiceSettings(rate=1.5))
+    talk.configure(TurnSettings(barge_in=BargeIn.OFF))
+    talk.choose_devices(None, None)
+    talk.set_hands_free(True)
+    talk.set_muted(True)
+    eventually(lambda: talk.assistant.muted and talk.line.duplex is Duplex.OPEN)
+    assert talk.assistant.ears.settings.patience == PATIENCE["patient"]
+    assert talk.assistant.ears.hands_free
+    assert talk.assistant.conversation.settings.barge_in is BargeIn.OFF
+    talk.set_muted(False)
+    talk.press()
+    play.until(SpeechStarted)
+    talk.release()
+    talk.set_duplex(Duplex.CANCEL)
+    eventually(lambda: talk.line.duplex is Duplex.CANCEL)
+    talk.type("a")
+    play.until(PlaybackStarted)
+    talk.stop()
+    assert play.until(TurnEnded).turn.outcome is Outcome.STOPPED
+    with pytest.raises(KeyError):
+        talk.set_patience("endless")
 
 
 def test_events_are_plain_json() -> None:

@@ -22,6 +22,7 @@ from assistant.events import (
     StateChanged,
     Transcribed,
     TurnEnded,
+    TurnUndone,
     Typed,
     Utterance,
     UtteranceEnded,
@@ -216,6 +217,7 @@ def test_undo_again_and_new() -> None:
     script.answer(script.say(1))
     script.answer(script.say(2), "Second.")
     script(s.AgainPressed())
+    assert [one.turn for one in script.of(TurnUndone)] == [2]
     assert script.ask().message is script.of(s.Ask)[1].message
     assert len(script.ask().history) == 1
     script.answer(script.ask().ask, "Better.")
@@ -224,7 +226,18 @@ def test_undo_again_and_new() -> None:
     script.answer(script.ask().ask)
     script(s.UndoPressed())
     assert [turn.heard for turn in script.talk.turns] == ["Good. Fine."]
+    assert [one.turn for one in script.of(TurnUndone)] == [2, 3, 4]
     script(s.NewPressed())
+    assert script.talk.turns == []
+    assert script.talk.number == 4
+
+
+def test_a_turn_undone_while_it_sounds_is_told_once_it_has_ended() -> None:
+    script = Script()
+    ask = script.say(1)
+    script(s.ModelText(ask, "One two."), s.VoiceStarted(ask), s.VoiceProgressed(ask, "One"))
+    assert not [one for one in script(s.UndoPressed()) if isinstance(one, TurnUndone)]
+    assert [type(one) for one in script(s.VoiceEnded(ask, "One"))][-2:] == [TurnEnded, TurnUndone]
     assert script.talk.turns == []
 
 

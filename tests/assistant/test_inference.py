@@ -133,3 +133,29 @@ def test_out_of_memory_leaves_it_running(watched) -> None:
 def test_this_side_holds_no_torch() -> None:
     code = "import sys, assistant.inference, assistant.conversation; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_model_released_in_mid_answer_costs_that_turn_and_comes_back(watched) -> None:
+    one = watched()
+    one.until(is_(Ready))
+    one.ask(1, "endless")
+    one.until(is_(ModelText))
+    one.model.close()
+    assert "taken away" in one.until(is_(ModelBroke)).message
+    one.status("stopped")
+    one.ask(2, "hello")
+    assert "No model is loaded" in one.until(is_(ModelBroke)).message
+    one.model.replace(ModelChoice("other"))
+    one.until(is_(Ready))
+    one.ask(3, "hello")
+    assert one.until(is_(ModelDone)).ask == 3
+
+
+def test_one_that_never_ends_loading_is_replaced_at_once(watched) -> None:
+    one = watched("slow")
+    one.ask(1, "hello")
+    one.status("loading")
+    one.model.replace(ModelChoice("other"))
+    assert one.until(is_(Ready)).about["name"] == "other"
+    assert one.until(is_(ModelDone)).ask == 1
+    assert not [report for report in one.seen if isinstance(report, ModelBroke)]

@@ -18,8 +18,8 @@ import pytest
 from assistant import journal, session
 from assistant.errors import AssistantError
 from assistant.events import EmotionReading, Failed, Outcome, Spoken, Turn, TurnEnded, Typed
-from assistant.recorder import EVENTS, Recorder
-from assistant.session import expire, read_session, recover, sessions, summary
+from assistant.recorder import EVENTS, LOCK, Recorder
+from assistant.session import expire, read_session, recover, sessions, summary, tidy
 from tests.assistant.session_victim import chunk
 
 READING = EmotionReading(
@@ -186,6 +186,57 @@ def test_a_root_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     recorder.utterance(1, said(1))
     assert len(failures) == 1
     recorder.close()
+
+
+def test_a_start_repairs_what_was_cut_off_and_leaves_what_is_in_use(tmp_path: Path) -> None:
+    cut = record(tmp_path)
+    left = journal.Journal(cut / "0004-user.journal")
+    left.append(np.full(800, 7, np.int16))
+    running = Recorder(tmp_path, lambda failed: pytest.fail(failed.message))
+    running.sound(1, np.full(800, 0.1, np.float32))
+    old = record(tmp_path)
+    month_ago = datetime.now(UTC).astimezone() - timedelta(days=31)
+    old.rename(tmp_path / f"{month_ago:%Y-%m-%d_%H-%M-%S}-abcd")
+    told = tidy(tmp_path, keep_days=30)
+    assert len(told) == 2
+    assert cut.name in told[0]
+    assert "1 session older than 30 days" in told[1]
+    assert np.all(read_session(cut).turns[-1].turn.message.samples == np.float32(7 / 32768))
+    assert len(list(running.folder.glob("*.journal"))) == 1
+    assert tidy(tmp_path) == []
+    running.utterance(1, said(1))
+    running.close()
+    assert not (running.folder / LOCK).exists()
+    assert not (cut / LOCK).exists()
+
+
+def test_a_repair_that_fails_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = record(tmp_path)
+    journal.Journal(folder / "0004-user.journal").append(np.full(800, 7, np.int16))
+
+    def full(*_: object) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(session, "write_flac", full)
+    (message,) = tidy(tmp_path)
+    assert "free space" in message
+    assert len(list(folder.glob("*.journal"))) == 1
+
+
+def test_what_was_undone_is_read_no_more(tmp_path: Path) -> None:
+    folder = record(tmp_path)
+    lines = journal.Lines(folder / EVENTS)
+    lines.append({"v": 1, "t": 9.0, "type": "undone", "turn": 1})
+    lines.close()
+    assert [past.turn.number for past in read_session(folder).turns] == [2, 3]
+
+
+def test_a_turn_in_the_middle_of_which_recording_began_is_whole(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, lambda failed: pytest.fail(failed.message))
+    recorder.ended(TurnEnded(Turn(5, said(5), "words", None, "Yes.", "Yes.")))
+    recorder.close()
+    (past,) = read_session(recorder.folder).turns
+    assert np.array_equal(past.turn.message.samples, said(5).samples)
 
 
 def test_old_sessions_expire(tmp_path: Path) -> None:
