@@ -57,7 +57,7 @@ class ModelProcess:
     """A model behind a pipe.
 
     Args:
-        choice: the checkpoint to start with.
+        choice: the checkpoint to start with; one without a source is none, until another is chosen.
         report: told of every answer and every change of status, from a thread of this object.
         ceilings: when silence is a hang.
         server: the module that the child runs; tests put a scripted one here.
@@ -83,8 +83,12 @@ class ModelProcess:
         self._coming = False  # a child is being started, loads, or is ready
         self._crashes = 0  # since the last complete answer
         self._generation = 0  # raised when a child is replaced: its end is then nobody's concern
-        with self._lock:
-            self._start()
+        self._connection: Any = None
+        self._process: Any = None
+        self._reader: Any = None
+        if choice.source:
+            with self._lock:
+                self._start()
 
     # ---- what one asks of it
 
@@ -117,6 +121,8 @@ class ModelProcess:
 
     def replace(self, choice: ModelChoice) -> None:
         """Let the model go and load another one. What it was answering fails; what waits for it goes to the other."""
+        if not choice.source:
+            return self.close()
         self._let_go(coming=True)
         with self._lock:
             self.choice = choice
@@ -138,6 +144,8 @@ class ModelProcess:
                 self._cancelled.value = max(self._cancelled.value, asked.ask)
                 self._asked = None
             connection, process, reader = self._connection, self._process, self._reader
+        if process is None:
+            return
         if asked is not None:
             self._break(asked.ask, "The model was taken away: ask again once one is loaded.")
         if was_ready:

@@ -11,10 +11,9 @@ from PySide6.QtCore import QObject, QTimer, Signal
 from PySide6.QtWidgets import QApplication
 
 from assistant.errors import AssistantError
-from assistant.events import Event, Failed
-from assistant.session import tidy
+from assistant.events import Event
 from assistant.settings import Settings, load, save
-from assistant.signals import Ready
+from assistant.signals import ModelChoice, Ready
 from assistant.speech import Synthesizer
 from assistant.talk import Talk, TalkSettings
 from ui import theme
@@ -97,8 +96,6 @@ class App(QObject):
         """Begin the conversation; the model loads in its own process meanwhile."""
         if self._trouble:
             self.tell(self._trouble, trouble=True)
-        for message in tidy(self.sessions, self.settings.recording.keep_days):
-            self.tell(message)
         self.synthesizer = self._synthesizer()
         try:
             self.talk = self.services.talk(self._talk_settings(), self.synthesizer, self._bridge)
@@ -133,6 +130,11 @@ class App(QObject):
         if self.settings != before:
             self._put_in_force(before)
             self._save()
+
+    def load_model(self) -> None:
+        """Load the model that the settings name; before the first steps are done it is not loaded by itself."""
+        if self.talk is not None:
+            self.talk.replace_model(self.settings.model.choice)
 
     def finish_first_start(self) -> None:
         """The first steps are done."""
@@ -181,7 +183,7 @@ class App(QObject):
     def _talk_settings(self) -> TalkSettings:
         s = self.settings
         return TalkSettings(
-            model=s.model.choice,
+            model=s.model.choice if s.started else ModelChoice(""),
             turns=s.turns.settings,
             voice=s.voice.settings,
             microphone=s.sound.microphone,
@@ -190,6 +192,7 @@ class App(QObject):
             patience=s.turns.patience,
             duplex=s.sound.echo,
             sessions=None if s.recording.mode == "off" else self.sessions,
+            keep_days=s.recording.keep_days,
             corrections=self.corrections,
         )
 
@@ -219,7 +222,3 @@ class App(QObject):
             talk.replace_model(now.model.choice)
         if now.recording.mode != before.recording.mode:
             talk.record(None if now.recording.mode == "off" else self.sessions)
-
-    def trouble(self, event: Failed) -> None:
-        """Show a failure that belongs to no turn."""
-        self.tell(event.message, trouble=True)

@@ -128,7 +128,7 @@ class MainWindow(QMainWindow):
         if isinstance(event, Ready):
             self._status.setText(about_model(event.about))
             self._status.setToolTip(str(event.about.get("why", "")))
-        elif isinstance(event, ModelStatus):
+        elif isinstance(event, ModelStatus) and event.status != "ready":  # `Ready` tells more
             self._status.setText(event.text)
             if event.status == "failed":
                 self.tell(Message(event.text, self.tr("Choose a model"), lambda: self.show_page("settings"), True))
