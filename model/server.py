@@ -35,6 +35,7 @@ from model.command_line import quiet_libraries
 from model.engine import Engine
 from model.errors import ModelError
 from model.fetch import Progress
+from model.memory import memory_of
 
 _REPORT_SECONDS = 0.2
 
@@ -70,6 +71,8 @@ def serve(connection: Connection, cancelled: Any, choice: ModelChoice) -> None:
         "name": loaded.name,
         "device": loaded.device,
         "quantize": loaded.quantize,
+        "why": _why(loaded.device),
+        "memory_bytes": _held(loaded.device),
         "path": config.path,
         "frame_seconds": config.frame_seconds,
         "reads_emotion": loaded.model.emotion_head is not None,
@@ -78,6 +81,20 @@ def serve(connection: Connection, cancelled: Any, choice: ModelChoice) -> None:
     }
     connection.send(Ready(about))
     _Server(connection, cancelled, engine).run()
+
+
+def _why(device: str) -> str:
+    """Why a CPU is used, or ""."""
+    if device != "cpu":
+        return ""
+    if torch.version.cuda is None:
+        return "It runs on the CPU: this PyTorch is built without CUDA."
+    return "It runs on the CPU, as chosen." if torch.cuda.is_available() else "It runs on the CPU: no CUDA GPU was found."
+
+
+def _held(device: str) -> int:
+    """Bytes that the loaded model's process holds, on the card if it is there."""
+    return torch.cuda.memory_reserved() if device == "cuda" else memory_of("cpu").held
 
 
 def _progress(connection: Connection) -> Callable[[Progress], None]:
