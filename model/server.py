@@ -87,9 +87,10 @@ def _why(device: str) -> str:
     """Why a CPU is used, or ""."""
     if device != "cpu":
         return ""
-    if torch.version.cuda is None:
-        return "It runs on the CPU: this PyTorch is built without CUDA."
-    return "It runs on the CPU, as chosen." if torch.cuda.is_available() else "It runs on the CPU: no CUDA GPU was found."
+    if torch.cuda.is_available():
+        return "It runs on the CPU, as chosen."
+    why = "this PyTorch is built without CUDA" if torch.version.cuda is None else "no CUDA GPU was found"
+    return f"It runs on the CPU: {why}."
 
 
 def _held(device: str) -> int:
