@@ -5,5 +5,9 @@ class AssistantError(Exception):
     """Base of everything that `assistant` raises on purpose."""
 
 
+class BadInput(AssistantError):
+    """What the user named or gave cannot be used."""
+
+
 class SpeechUnavailable(AssistantError):
     """No voice can be had, or the synthesiser failed."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from assistant.errors import AssistantError
+from assistant.errors import AssistantError, BadInput
 from assistant.events import Samples, Spoken, Typed
 from assistant.recorder import EVENTS, RATE
 from assistant.session import Session, as_json, as_text, read_flac, read_session, words_of
@@ -146,7 +146,8 @@ def import_archive(path: Path, root: Path) -> Path:
     """Read an archive into a new session below `root`; returns its folder.
 
     Raises:
-        AssistantError: it is no archive of a session, is damaged, or cannot be written.
+        BadInput: it is no archive of a session, or is damaged.
+        AssistantError: it cannot be read or written.
     """
     staging = root / f".import-{secrets.token_hex(4)}"
     try:
@@ -156,12 +157,14 @@ def import_archive(path: Path, root: Path) -> Path:
             _unpack(archive, staging)
         session = read_session(staging)
         if not session.turns or session.damaged:
-            raise AssistantError(f"{path} is damaged: export it again.")
+            raise BadInput(f"{path} is damaged: export it again.")
         name = re.sub(r"[^0-9-]", "", session.started.replace("T", "_").replace(":", "-")[:19].replace("_", "-"))
         target = root / f"{name[:10] or 'imported'}_{name[11:] or '00-00-00'}-{secrets.token_hex(2)}"
         staging.rename(target)
     except _MALFORMED as error:
-        raise AssistantError(f"{path} is no archive of a session: choose a file that Undertone exported.") from error
+        raise BadInput(f"{path} is no archive of a session: choose a file that Undertone exported.") from error
+    except FileNotFoundError as error:
+        raise BadInput(f"There is no file {path}: choose one that Undertone exported.") from error
     except OSError as error:
         raise AssistantError(f"{path} cannot be imported ({error.strerror or error}).") from error
     finally:

@@ -122,7 +122,8 @@ class ModelProcess:
     def replace(self, choice: ModelChoice) -> None:
         """Let the model go and load another one. What it was answering fails; what waits for it goes to the other."""
         if not choice.source:
-            return self.close()
+            self.close()
+            return
         self._let_go(coming=True)
         with self._lock:
             self.choice = choice

@@ -15,7 +15,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from assistant.corrections import keep
-from assistant.errors import AssistantError
+from assistant.errors import AssistantError, BadInput
 from assistant.events import EMOTIONS, EmotionReading, Outcome, Samples, Spoken, Turn, Typed
 from assistant.journal import Lines, read_journal, read_lines
 from assistant.recorder import EVENTS, JOURNAL, LOCK, RATE, VERSION, write_flac
@@ -77,12 +77,12 @@ def read_session(folder: Path) -> Session:
     """Read a session, whatever a kill, a full disk or a failing one has left of it. It changes nothing.
 
     Raises:
-        AssistantError: there is no session in the folder.
+        BadInput: there is no session in the folder.
     """
     try:
         lines, damaged = read_lines(folder / EVENTS)
     except OSError as error:
-        raise AssistantError(f"{folder} holds no session: choose a folder with an {EVENTS} in it.") from error
+        raise BadInput(f"{folder} holds no session: choose a folder with an {EVENTS} in it.") from error
     about: Mapping[str, Any] = {}
     halves: dict[int, _Half] = {}
     undone: set[int] = set()
@@ -211,13 +211,14 @@ def correct(
         corrections: the file of all corrections; None leaves it alone.
 
     Raises:
-        AssistantError: there is no such spoken turn, no such emotion, or it cannot be written.
+        BadInput: there is no such spoken turn, or no such emotion.
+        AssistantError: it cannot be written.
     """
     recorded = next((one for one in read_session(folder).turns if one.turn.number == turn), None)
     if recorded is None or recorded.user_audio is None:
-        raise AssistantError(f"{folder.name} holds no recording of turn {turn}: choose another one.")
+        raise BadInput(f"{folder.name} holds no recording of turn {turn}: choose another one.")
     if emotion is not None and emotion not in EMOTIONS:
-        raise AssistantError(f"{emotion!r} is no emotion: choose one of {', '.join(EMOTIONS)}.")
+        raise BadInput(f"{emotion!r} is no emotion: choose one of {', '.join(EMOTIONS)}.")
     try:
         _append(folder, "correction", turn=turn, emotion=emotion)
         if corrections is not None:
@@ -266,10 +267,11 @@ def delete(folder: Path) -> None:
     """Delete a session.
 
     Raises:
-        AssistantError: it is none, or cannot be deleted.
+        BadInput: it is none.
+        AssistantError: it cannot be deleted.
     """
     if not (folder / EVENTS).is_file():
-        raise AssistantError(f"{folder} holds no session: nothing was deleted.")
+        raise BadInput(f"{folder} holds no session: nothing was deleted.")
     try:
         shutil.rmtree(folder)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import queue
 import sys
@@ -10,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from assistant.errors import AssistantError
+from assistant.errors import AssistantError, BadInput
 from assistant.events import Exchange, ModelStatus, Spoken
 from assistant.export import FORMATS, differences, export, import_archive, joined
 from assistant.inference import ModelProcess
 from assistant.recorder import RATE
-from assistant.session import Session, as_json, delete, read_session, sessions, summary, words_of
+from assistant.session import Session, as_json, delete, read_session, sessions, summary, tidy, words_of
 from assistant.signals import Ask, ModelBroke, ModelChoice, ModelDone, ModelRead, ModelText
 
 Say = Callable[[str], None]
@@ -51,17 +52,34 @@ def find(root: Path, name: str) -> Path:
     """The folder of a session by its name, the beginning of it, or a path.
 
     Raises:
-        AssistantError: there is none, or more than one.
+        BadInput: there is none, or more than one.
     """
     if Path(name).is_dir():
         return Path(name)
     found = [folder for folder in sessions(root) if folder.name.startswith(name)]
     if len(found) != 1:
-        what = f"{len(found)} sessions begin" if found else "no session begins"
-        raise AssistantError(f"{what} with {name!r}: see `undertone sessions list`.")
+        what = f"{len(found)} sessions begin" if found else "No session begins"
+        raise BadInput(f"{what} with {name!r}: see `undertone sessions list`.")
     return found[0]
 
 
+def _mistakes_said(command: Callable[[argparse.Namespace, Path, Say], int]) -> Callable[[Any, Path, Say], int]:
+    """The command, after a look at what a killed run left; what cannot be used is exit code 2 and one line."""
+
+    @functools.wraps(command)
+    def run(options: argparse.Namespace, root: Path, say: Say) -> int:
+        try:
+            for message in tidy(root):
+                sys.stderr.write(f"{message}\n")
+            return command(options, root, say)
+        except BadInput as error:
+            sys.stderr.write(f"{error}\n")
+            return 2
+
+    return run
+
+
+@_mistakes_said
 def manage(options: argparse.Namespace, root: Path, say: Say) -> int:
     """Carry out `sessions`."""
     if options.action == "list":
@@ -109,6 +127,7 @@ def _shown(session: Session) -> str:
     return "\n".join(lines)
 
 
+@_mistakes_said
 def replay(options: argparse.Namespace, root: Path, say: Say) -> int:
     """Carry out `replay`: sound without --model, differences with it."""
     session = read_session(find(root, options.session))

@@ -130,7 +130,7 @@ class Talk:
         self._scribe = Scribe(put, self._about, settings.corrections)
         self._tape.record = self._scribe.sound
         self.model = ModelProcess(settings.model, put, server=settings.server)
-        self.record(settings.sessions)
+        self.record(settings.sessions, settings.keep_days)
         self.assistant.attach(self.model, self.voice, self.clips)
         if trouble:
             put(Failed(None, trouble))
@@ -260,9 +260,9 @@ class Talk:
         """Let the model go: `ModelStatus` "stopped" comes once its memory is free."""
         self._errand(self.model.close)
 
-    def record(self, sessions: Path | None) -> None:
-        """Record below that folder from now on, or nothing (None)."""
-        self._scribe.record(sessions, self.settings.keep_days)
+    def record(self, sessions: Path | None, keep_days: int | None = None) -> None:
+        """Record below that folder from now on, or nothing (None); sessions older than `keep_days` are deleted."""
+        self._scribe.record(sessions, keep_days)
 
     # ---- microphone and speaker tried out
 
