@@ -66,8 +66,8 @@ def window(options: argparse.Namespace) -> int:
     """Open the window and stay until it is closed."""
     from functools import partial
 
+    from assistant.places import user_folder
     from assistant.talk import Talk
-    from model.store import home
     from ui.app import Services
     from ui.window import run
 
@@ -75,7 +75,7 @@ def window(options: argparse.Namespace) -> int:
     spoken = Path(options.speaker) if options.speaker else None
     return run(
         Services(
-            home=home(),
+            home=user_folder(),
             command=(sys.executable, "-m", "main"),
             python=(sys.executable,),
             synthesizer=fetched_synthesiser,
@@ -211,19 +211,19 @@ def add_talk(commands: Any) -> None:
 def talk(options: argparse.Namespace) -> int:
     """Hold a conversation until the user ends it."""
     from assistant.command_line import converse
-    from model.store import home
+    from assistant.places import user_folder
 
     with synthesiser(options) as voice:
-        converse(options, voice, home())
+        converse(options, voice, user_folder())
     return 0
 
 
 def recorded(options: argparse.Namespace) -> int:
     """Look after the recorded sessions, or play one back."""
+    from assistant.places import user_folder
     from assistant.session_commands import manage, replay
-    from model.store import home
 
-    return (replay if options.command == "replay" else manage)(options, home() / "sessions", print)
+    return (replay if options.command == "replay" else manage)(options, user_folder() / "sessions", print)
 
 
 # ---- generate
@@ -335,9 +335,9 @@ def report_bug() -> int:
     """Write the current exception to the log file; one line tells where. Returns exit code 1."""
     import traceback
 
-    from model.store import home
+    from assistant.places import user_folder
 
-    folder = home() / "logs"
+    folder = user_folder() / "logs"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (folder / "undertone.log").open("a", encoding="utf-8") as log:
         log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{traceback.format_exc()}\n")
