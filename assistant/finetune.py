@@ -1,0 +1,373 @@
+"""What fine-tuning needs beside the training itself: the recordings as they are checked and mended, the run folders
+as their watcher sees them, and taking a tuned checkpoint into use and back.
+
+Training is `python -m training` in a child process; its run folder is the whole contract. Knows no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from assistant.events import EMOTIONS
+from assistant.settings import Settings
+
+IGNORE = "ignore"
+"""In a mapping of emotions: the recording goes without one."""
+
+MANIFEST, OPTIONS, PROGRESS, SUMMARY, STOP, LOCK, PLAN, FAILED, ADOPTED, MODEL = (
+    "manifest.jsonl", "run.toml", "progress.jsonl", "summary.json", "stop", ".lock", "plan.json", "failed.txt",
+    "adopted.json", "model",
+)  # fmt: skip
+"""What a run folder holds; the last but one where its checkpoint is in use, with what was in use before."""
+
+LEAST_PER_EMOTION = 4
+"""Fewer recordings of an emotion say little about it."""
+
+
+# ---- recordings
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with a recording, in a word and in a sentence; a `fatal` one keeps it out."""
+
+    kind: str
+    message: str
+    fatal: bool = True
+
+
+@dataclass(slots=True)
+class Recording:
+    """One recording to learn from, as the check found it and the user mended it.
+
+    Attributes:
+        audio: its path. `text`: what is said, "" if unknown. `emotion`: as it stands in the data, "" if nothing does.
+        suggestion: what an unknown emotion may mean.
+        seconds: None where it cannot be read; `level`: RMS in decibels of full scale; `snr`: loud over quiet, in dB.
+        heard: what is wrong with the sound.
+        excluded: the user leaves it out.
+    """
+
+    audio: str
+    text: str = ""
+    emotion: str = ""
+    speaker: str = ""
+    suggestion: str = ""
+    seconds: float | None = None
+    level: float | None = None
+    snr: float | None = None
+    heard: tuple[Problem, ...] = ()
+    excluded: bool = False
+
+    @classmethod
+    def of(cls, line: Mapping[str, Any]) -> Recording:
+        """The recording that `as_dict` wrote."""
+        values = dict(line)
+        values["heard"] = tuple(Problem(**one) for one in values.get("heard", ()))
+        return cls(**values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    def problems(self, mapping: Mapping[str, str], *, words: bool = False) -> list[Problem]:
+        """Everything that is wrong with it, the worst first.
+
+        Args:
+            mapping: what other names of emotions mean.
+            words: whether the transcript is needed.
+        """
+        found = list(self.heard)
+        if self.meaning(mapping) is None:
+            hint = f", maybe {self.suggestion}" if self.suggestion else ""
+            if self.emotion and self.emotion not in mapping:
+                found.append(Problem("unknown emotion", f"“{self.emotion}” is none of the five{hint}: choose one"))
+            else:
+                found.append(Problem("no emotion", "no emotion is given: choose one"))
+        if not self.text.strip():
+            found.append(Problem("no transcript", "it has no transcript: write it, or have it written", words))
+        return sorted(found, key=lambda one: not one.fatal)
+
+    def meaning(self, mapping: Mapping[str, str]) -> str | None:
+        """Which of the five emotions it is spoken in, or None."""
+        name = self.emotion.strip().lower()
+        name = mapping.get(self.emotion, name)
+        return name if name in EMOTIONS else None
+
+    def usable(self, mapping: Mapping[str, str], *, words: bool = False) -> bool:
+        """Whether it can be learnt from, and is."""
+        return not self.excluded and not any(one.fatal for one in self.problems(mapping, words=words))
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What a set of recordings comes to, and what speaks against it.
+
+    Attributes:
+        emotions: usable recordings of each of the five. `remarks`: what to know; `refusal`: why it cannot be learnt
+            from, "" if it can.
+    """
+
+    recordings: int
+    usable: int
+    minutes: float
+    speakers: int
+    emotions: Mapping[str, int]
+    problems: Mapping[str, int]
+    remarks: tuple[str, ...]
+    refusal: str
+
+
+def overview(rows: Iterable[Recording], mapping: Mapping[str, str], *, words: bool = False) -> Overview:
+    """Count the recordings and weigh them up."""
+    listed = list(rows)
+    used = [one for one in listed if one.usable(mapping, words=words)]
+    counts = Counter(one.meaning(mapping) for one in used)
+    emotions = {name: counts[name] for name in EMOTIONS}
+    problems = Counter(one.kind for row in listed if not row.excluded for one in row.problems(mapping, words=words))
+    present = [name for name in EMOTIONS if counts[name]]
+    refusal = ""
+    if len(present) < 2:
+        refusal = "Recordings of at least two emotions are needed: the head learns to tell them apart."
+    elif sum(count >= 2 for count in emotions.values()) < 2:
+        refusal = "At least two recordings of two emotions are needed: one of each is held out to judge the result."
+    remarks = []
+    if absent := [name for name in EMOTIONS if not counts[name]]:
+        remarks.append(f"No recording is {_listed(absent)}: how that sounds stays as the model knows it.")
+    if few := [name for name in present if counts[name] < LEAST_PER_EMOTION]:
+        remarks.append(f"Only few recordings are {_listed(few)}: {LEAST_PER_EMOTION} or more of each teach more.")
+    if present and max(emotions.values()) > 4 * min(emotions[name] for name in present):
+        remarks.append("The emotions are out of balance: they are weighed so that each counts about alike.")
+    return Overview(
+        recordings=len(listed),
+        usable=len(used),
+        minutes=sum(one.seconds or 0.0 for one in used) / 60,
+        speakers=len({one.speaker for one in used if one.speaker}),
+        emotions=emotions,
+        problems=dict(problems),
+        remarks=tuple(remarks),
+        refusal=refusal,
+    )
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def write_manifest(path: Path, rows: Iterable[Recording], mapping: Mapping[str, str], *, words: bool = False) -> int:
+    """Write the usable recordings as a manifest with absolute paths; how many they are. Raises: OSError."""
+    lines = [
+        {"audio": os.path.abspath(one.audio), "text": one.text.strip(), "emotion": one.meaning(mapping)}  # noqa: PTH100
+        | ({"speaker": one.speaker} if one.speaker else {})
+        for one in rows
+        if one.usable(mapping, words=words)
+    ]
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _write(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return len(lines)
+
+
+def _write(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.new")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+# ---- runs
+
+
+class Stage(StrEnum):
+    """Where a run stands. A run that was stopped, killed or failed goes on where it was."""
+
+    PLANNED = "planned"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True)
+class TuningRun:
+    """A run folder as its watcher sees it; `refresh` reads what is new.
+
+    Attributes:
+        progress: all reports so far. `summary`: what came of it, once it is finished. `why`: of a failure.
+    """
+
+    folder: Path
+    options: dict[str, Any] = field(default_factory=dict)
+    progress: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] | None = None
+    why: str = ""
+    _read: int = 0
+
+    @classmethod
+    def open(cls, folder: Path) -> TuningRun:
+        """The run in a folder, of this machine or another.
+
+        Raises:
+            ValueError: it holds none.
+        """
+        run = cls(folder)
+        run.refresh()
+        if not run.options and not (folder / MANIFEST).is_file():
+            raise ValueError(f"{folder} holds no tuning run: choose the folder with the {OPTIONS} of one.")
+        return run
+
+    def refresh(self) -> list[dict[str, Any]]:
+        """Read what was written since; the new reports."""
+        if not self.options:
+            with contextlib.suppress(OSError, ValueError):
+                self.options = tomllib.loads((self.folder / OPTIONS).read_text("utf-8"))
+        new = self._new_reports()
+        self.progress += new
+        self.summary = read_object(self.folder / SUMMARY)
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            self.why = ""
+            self.why = (self.folder / FAILED).read_text("utf-8").strip()
+        return new
+
+    def _new_reports(self) -> list[dict[str, Any]]:
+        try:
+            with (self.folder / PROGRESS).open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self._read:
+                    self._read = 0
+                    self.progress.clear()
+                file.seek(self._read)
+                content = file.read()
+        except OSError:
+            return []
+        whole = content[: content.rfind(b"\n") + 1]  # a line that is being written is left for later
+        self._read += len(whole)
+        return [row for line in whole.splitlines() if (row := _object(line)) is not None]
+
+    @property
+    def stage(self) -> Stage:
+        """Where it stands."""
+        if self.summary is not None:
+            return Stage.FINISHED
+        if self.at_work:
+            return Stage.RUNNING
+        if self.why:
+            return Stage.FAILED
+        return Stage.STOPPED if self.options else Stage.PLANNED
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a process works in the folder now."""
+        lock = self.folder / LOCK
+        if not lock.exists():
+            return False
+        try:
+            with FileLock(lock, timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # a folder that cannot be written is nobody's workplace
+            return False
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where its tuned checkpoint is, once it is finished."""
+        return self.folder / MODEL
+
+    def ask_to_stop(self) -> None:
+        """Let it end at the next safe place. Raises: OSError."""
+        (self.folder / STOP).touch()
+
+    def free_bytes(self) -> int:
+        """Room on its disk."""
+        return shutil.disk_usage(self.folder).free
+
+    def note_end(self, code: int, said: str) -> None:
+        """Keep why the process ended, for who opens the folder later; code 0: it did as it was told."""
+        with contextlib.suppress(OSError):  # a full disk is what it may be about
+            if code == 0:
+                (self.folder / FAILED).unlink(missing_ok=True)
+            else:
+                _write(self.folder / FAILED, (said or end_of(code)) + "\n")
+        self.why = "" if code == 0 else said or end_of(code)
+
+
+def end_of(code: int) -> str:
+    """What an exit code without words means."""
+    if code in (-1, 137):
+        return "The training was ended from outside, maybe because memory ran out: it can go on where it was."
+    return f"The training ended unexpectedly (exit {code}): it can go on where it was."
+
+
+def runs(folder: Path) -> list[TuningRun]:
+    """The runs below a folder, the latest first."""
+    found = []
+    for path in sorted(folder.iterdir(), reverse=True) if folder.is_dir() else []:
+        with contextlib.suppress(ValueError, OSError):
+            if path.is_dir() and not path.name.startswith("."):
+                found.append(TuningRun.open(path))
+    return found
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file, or None where there is no readable one."""
+    try:
+        return _object(path.read_bytes())
+    except OSError:
+        return None
+
+
+def _object(text: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+# ---- into use, and back
+
+
+def adopt(run: TuningRun, settings: Settings) -> dict[str, Any]:
+    """Note that the run's checkpoint comes into use; the values of the settings' section "model" that do it.
+
+    Raises:
+        ValueError: the run has no checkpoint. OSError: it cannot be noted.
+    """
+    if not (run.checkpoint / "config.json").is_file():
+        raise ValueError(f"{run.folder} has no checkpoint to use: let the run finish first.")
+    source, now = str(run.checkpoint.absolute()), settings.model
+    if now.source != source:
+        before = {"source": now.source, "device": now.device, "quantize": now.quantize}
+        _write(run.folder / ADOPTED, json.dumps(before) + "\n")
+    folders = now.folders if source in now.folders else (*now.folders, source)
+    return {"source": source, "folders": folders}
+
+
+def in_use(run: TuningRun, settings: Settings) -> bool:
+    """Whether the run's checkpoint is the one that answers."""
+    return settings.model.source == str(run.checkpoint.absolute())
+
+
+def roll_back(run: TuningRun, settings: Settings) -> dict[str, Any]:
+    """The values of the settings' section "model" that were in force before `adopt`. Raises: ValueError, OSError."""
+    before = read_object(run.folder / ADOPTED)
+    if before is None:
+        raise ValueError(
+            f"Nothing is noted in {run.folder} that could be gone back to: choose a model in the settings."
+        )
+    source = str(run.checkpoint.absolute())
+    (run.folder / ADOPTED).unlink()
+    return before | {"folders": tuple(one for one in settings.model.folders if one != source)}
