@@ -36,32 +36,28 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+SPEECH = {
+    "d_model": 32, "encoder_attention_heads": 4, "decoder_layers": 1, "vocab_size": 64,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
+}  # fmt: skip
+"""Of a tiny Whisper; layers and widths of the encoder's are the test's."""
+
+TEXT = {"vocab_size": 300, "max_position_embeddings": 4096, "bos_token_id": None, "eos_token_id": None}
+"""Of a tiny language model on `tiny_tokenizer`."""
+
+
 def tiny_model(seed: int = 0, **config: object) -> SpeechLanguageModel:
     """A speech language model of some 100,000 random parameters, in fp32 and eval mode."""
     torch.manual_seed(seed)
     settings = {
-        "speech_config": WhisperConfig(
-            d_model=32,
-            encoder_layers=2,
-            encoder_attention_heads=4,
-            encoder_ffn_dim=64,
-            decoder_layers=1,
-            vocab_size=64,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-            decoder_start_token_id=1,
-        ),
+        "speech_config": WhisperConfig(**SPEECH, encoder_layers=2, encoder_ffn_dim=64),
         "text_config": LlamaConfig(
-            vocab_size=300,
+            **TEXT,
             hidden_size=48,
             intermediate_size=96,
             num_hidden_layers=3,
             num_attention_heads=6,
             num_key_value_heads=2,
-            max_position_embeddings=4096,
-            bos_token_id=None,
-            eos_token_id=None,
         ),
         "adapter_inner_size": 24,
         "lora_rank": 4,

@@ -22,15 +22,6 @@ from tests.model.test_engine import recording
 from tests.tiny import tiny_checkpoint, tiny_tokenizer
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A saved tiny checkpoint; the recogniser, which would be downloaded, is left out."""
-    tiny_checkpoint().save(tmp_path / "tiny")
-    monkeypatch.setattr(checkpoint.fetch, "ensure", lambda *_args, **_kwargs: tmp_path)
-    monkeypatch.setattr(checkpoint.Transcriber, "load", lambda *_args, **_kwargs: None)
-    return tmp_path / "tiny"
-
-
 def test_a_saved_folder_answers_the_same(folder: Path) -> None:
     files = {path.name for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= files

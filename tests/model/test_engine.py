@@ -10,7 +10,7 @@ from transformers import GPTNeoXConfig
 from assistant.events import Exchange, Spoken, Typed
 from model.engine import Engine
 from model.errors import BadInput
-from tests.tiny import tiny_checkpoint
+from tests.tiny import TEXT, tiny_checkpoint
 
 
 def recording(seed: int, seconds: float = 1.5) -> Spoken:
@@ -79,16 +79,7 @@ def test_the_static_decoder_changes_no_reply(scope: str) -> None:
 
 
 def test_any_causal_language_model_will_do() -> None:
-    other = GPTNeoXConfig(
-        vocab_size=300,
-        hidden_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=96,
-        max_position_embeddings=4096,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
+    other = GPTNeoXConfig(**TEXT, hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96)
     engine = Engine(tiny_checkpoint(text_config=other, lora_targets=["query_key_value", "dense"]))
     cached, _ = replies(engine, fresh=False)
     scratch, _ = replies(engine, fresh=True)

