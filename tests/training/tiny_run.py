@@ -1,4 +1,4 @@
-"""A tiny checkpoint and a tiny prepared data set to train on, made by the commands themselves."""
+"""A tiny checkpoint and a tiny prepared data set to train on, made by the commands themselves; what a run says."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, WhisperConfig, WhisperFeatureExtractor
 from transformers import WhisperForConditionalGeneration as Whisper
 
+import training
 from assistant.events import EMOTIONS
 from tests.tiny import SPEECH, TEXT, tiny_tokenizer
 from training.config import InitOptions, PrepareOptions, TrainOptions
 from training.init import init
 from training.prepare import prepare
+from training.run_folder import read_progress
 
+CONFIGS = Path(training.__file__).parent / "accelerate"
 TEXTS = ("the rain in spain", "open the door", "what a day", "stay here a little longer then", "no", "an inner thing")
 
 
@@ -70,3 +74,16 @@ def options(folder: Path, name: str, **changes: object) -> TrainOptions:
     given = {"data": folder / "data", "model": str(folder / "start"), "run": folder / name}
     given |= {"batch_size": 4, "rows_at_once": 2, "max_steps": 8, "validate_every": 4, "learning_rate": 1e-3}
     return TrainOptions.of(given | {"warmup_steps": 2} | changes)
+
+
+def losses(run: Path) -> dict[int, float]:
+    """The loss of every step; the last report counts."""
+    return {line["step"]: line["loss"] for line in read_progress(run) if line["stage"] != "features" and line["loss"]}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def near(one: dict[int, float], other: dict[int, float], tolerance: float = 1e-5) -> bool:
+    return one.keys() == other.keys() and all(abs(other[step] / one[step] - 1) < tolerance for step in one)
