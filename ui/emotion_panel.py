@@ -1,0 +1,491 @@
+"""The emotion panel: what the voice sounded like in this turn and over the conversation, and the user's correction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from PySide6.QtCore import QEvent, QRectF, QSettings, Qt, QTimer
+from PySide6.QtGui import QFocusEvent, QPainter, QPaintEvent, QResizeEvent
+from PySide6.QtWidgets import (
+    QBoxLayout,
+    QFrame,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QToolButton,
+    QToolTip,
+    QWidget,
+)
+
+from assistant.events import (
+    EMOTIONS,
+    UNSURE,
+    EmotionRead,
+    EmotionReading,
+    Failed,
+    Spoken,
+    StateChanged,
+    TurnEnded,
+    TurnUndone,
+    UtteranceEnded,
+)
+from assistant.signals import Ready
+from ui import icons, theme
+from ui.app import App
+from ui.emotion_charts import ReadingBars, ReadingHistory, TurnReading, percent
+from ui.waveform import Waveform
+from ui.widgets import EmotionChip, IconButton, button, column, label, row
+
+_RATE = 16_000
+_FRAME_MS = 40
+_PATIENCE = 25  # frames in which a clip must begin to play
+_STRIP_HEIGHT = 320  # pixels of the unfolded strip, at most
+_UNLIMITED = 16_777_215  # Qt's own largest height
+
+PROSODY = (
+    "Estimated from pitch, loudness, tempo and colour of the voice alone.\n"
+    "It was fitted on synthetic voices: how often it is right about people's feelings has not been measured."
+)
+NO_HEAD = "Its checkpoint has no emotion head: choose another model, or fit one under Fine-tune."
+CONSENT = "May your corrections and these recordings be kept on this machine, for fine-tuning?"
+
+
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """A spoken turn as the panel knows it."""
+
+    number: int
+    spoken: Spoken
+    reading: EmotionReading | None = None
+    read: bool = False  # an answer came, with a reading or without
+    ended: bool = False  # it stands in the history: only then can it be corrected
+    corrected: str | None = None
+    before: str | None = None  # what `corrected` was before
+
+
+class _Explained(QPushButton):
+    """A word that explains itself under the mouse, when it gets the focus, and to a screen reader."""
+
+    def __init__(self, text: str, explanation: str) -> None:
+        super().__init__(text)
+        self.setProperty("kind", "quiet")
+        self.setToolTip(explanation)
+        self.setAccessibleDescription(explanation)
+        self.clicked.connect(self._explain)
+
+    def focusInEvent(self, event: QFocusEvent) -> None:
+        """Explain."""
+        super().focusInEvent(event)
+        if event.reason() in (Qt.FocusReason.TabFocusReason, Qt.FocusReason.BacktabFocusReason):
+            self._explain()
+
+    def _explain(self) -> None:
+        QToolTip.showText(self.mapToGlobal(self.rect().bottomLeft()), self.toolTip(), self)
+
+
+class _Glyph(QWidget):
+    """A large glyph, in the hue of its emotion."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._name = UNSURE
+
+    def show_glyph(self, name: str) -> None:
+        """An emotion, or any other icon, which is muted."""
+        self._name = name
+        self.setFixedSize(theme.pixels("display"), theme.pixels("display"))
+        self.update()
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """The icon, as large as the text asks."""
+        painter = QPainter(self)
+        icons.paint(painter, self._name, QRectF(self.rect()), theme.colours().emotion(self._name))
+
+
+class EmotionPanel(QWidget):
+    """Listens to `app.happened` by itself. Beside the conversation it is a column; `set_strip` lays it above."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__()
+        self._app = app
+        self._turns: dict[int, _Turn] = {}
+        self._shown: int | None = None
+        self._speaking = False
+        self._about: Mapping[str, Any] = {}
+        self._strip = self._folded = False
+        self._playing = False
+        self._waited = 0
+        self._drawn: tuple[_Turn | None, EmotionReading | None] = (None, None)
+        self._frames = QTimer(self)
+        self._frames.setInterval(_FRAME_MS)
+        self._frames.timeout.connect(self._follow)
+        self.setAccessibleName(self.tr("Emotion"))
+        self._build()
+        app.happened.connect(self._hear)
+        self._draw()
+
+    # ---- what the page calls
+
+    def show_turn(self, number: int) -> None:
+        """Show that turn's reading, if it was spoken."""
+        if number in self._turns and number != self._shown:
+            self._silence()
+            self._shown = number
+            self._draw()
+
+    def clear(self) -> None:
+        """A new conversation has begun."""
+        self._silence()
+        self._turns.clear()
+        self._shown = None
+        self._draw()
+
+    def set_strip(self, on: bool) -> None:
+        """A strip above the conversation, folded at first, instead of a column beside it."""
+        if on != self._strip:
+            self._strip = on
+            across, down = QBoxLayout.Direction.LeftToRight, QBoxLayout.Direction.TopToBottom
+            self._top.setDirection(across if on else down)
+            self._halves.setDirection(across if on else down)
+            self._halves.setSpacing(32 if on else 16)
+            self._edge.setContentsMargins(16, 8 if on else 16, 16, 8 if on else 16)
+            self._fold.setVisible(on)
+            self.set_folded(on)
+
+    def set_folded(self, folded: bool) -> None:
+        """Whether the strip shows its headline alone."""
+        self._folded = folded and self._strip
+        self._body.setVisible(not self._folded)
+        self._fold.show_icon(*(("down", self.tr("More")) if self._folded else ("close", self.tr("Less"))))
+        self._limit_height()
+
+    @property
+    def strip(self) -> bool:
+        """Whether it is a strip."""
+        return self._strip
+
+    @property
+    def folded(self) -> bool:
+        """Whether the strip shows its headline alone."""
+        return self._folded
+
+    @property
+    def shown(self) -> int | None:
+        """The number of the turn that is shown."""
+        return self._shown
+
+    def correct(self, emotion: str) -> None:
+        """The user says how the shown turn really sounded."""
+        turn = self._turn
+        if turn is not None and turn.corrected != emotion:
+            turn.before, turn.corrected = turn.corrected, emotion
+            self._send(turn)
+            if not self._app.settings.recording.corrections and not self._asked:
+                self._consent.show()
+            self._draw()
+
+    def undo(self) -> None:
+        """Take the last correction of the shown turn back."""
+        turn = self._turn
+        if turn is not None:
+            turn.corrected, turn.before = turn.before, None
+            self._send(turn)
+            self._consent.hide()
+            self._draw()
+
+    # ---- what happens
+
+    def _hear(self, event: object) -> None:
+        if isinstance(event, StateChanged):
+            if event.user_speaking != self._speaking:
+                self._speaking = event.user_speaking
+                self._draw()
+            return
+        if isinstance(event, UtteranceEnded) and isinstance(event.message, Spoken):
+            self._silence()
+            self._turns[event.turn] = _Turn(event.turn, event.message)
+            self._shown = event.turn
+        elif isinstance(event, EmotionRead) and (turn := self._turns.get(event.turn)):
+            turn.reading, turn.read = event.reading, True
+        elif isinstance(event, TurnEnded) and (turn := self._turns.get(event.turn.number)):
+            self._end(turn, event)
+        elif isinstance(event, TurnUndone) and event.turn in self._turns:
+            self._forget(event.turn)
+        elif isinstance(event, Failed) and event.turn is not None and (turn := self._turns.get(event.turn)):
+            turn.ended = True
+        elif isinstance(event, Ready):
+            self._about = event.about
+        else:
+            return
+        self._draw()
+
+    def _end(self, turn: _Turn, event: TurnEnded) -> None:
+        if not turn.ended:
+            turn.ended = True
+            if turn.corrected:
+                self._send(turn)
+        if event.turn.reading is not None:
+            turn.reading, turn.read = event.turn.reading, True
+
+    def _forget(self, number: int) -> None:
+        del self._turns[number]
+        if self._shown == number:
+            self._silence()
+            self._shown = next(reversed(self._turns), None)
+
+    # ---- corrections
+
+    @property
+    def _store(self) -> QSettings:
+        return QSettings(str(self._app.services.home / "window.ini"), QSettings.Format.IniFormat)
+
+    @property
+    def _asked(self) -> bool:
+        return self._store.value("corrections_asked", "") == "yes"
+
+    def _send(self, turn: _Turn) -> None:
+        talk = self._app.talk
+        if talk is not None and turn.ended:
+            talk.correct(turn.number, turn.corrected, consent=self._app.settings.recording.corrections)
+
+    def _answer(self, consent: bool) -> None:
+        self._store.setValue("corrections_asked", "yes")
+        self._consent.hide()
+        if consent:
+            self._app.change("recording", corrections=True)
+            for turn in self._turns.values():
+                if turn.corrected:
+                    self._send(turn)
+
+    # ---- sound
+
+    def _play(self, at: float) -> None:
+        turn, talk = self._turn, self._app.talk
+        if turn is not None and talk is not None:
+            talk.clips.play(turn.spoken.samples, _RATE, at)
+            self._playing, self._waited = False, 0
+            self._waveform.set_position(at)
+            self._frames.start()
+            self._sound.show_icon("stop", self.tr("Stop"))
+
+    def _play_or_stop(self) -> None:
+        if self._frames.isActive():
+            self._silence()
+        else:
+            self._play(0.0)
+
+    def _silence(self) -> None:
+        if self._frames.isActive() and self._app.talk is not None:
+            self._app.talk.clips.stop()
+        self._fall_silent()
+
+    def _fall_silent(self) -> None:
+        self._frames.stop()
+        self._waveform.set_position(None)
+        self._sound.show_icon("play", self.tr("Play"))
+
+    def _follow(self) -> None:
+        """Move the playhead while our clip plays."""
+        clips = self._app.talk.clips if self._app.talk else None
+        ours = clips is not None and abs(clips.duration - self._waveform.duration) < 1e-3
+        self._waited += 1
+        if clips is not None and ours and clips.playing:
+            self._playing = True
+            self._waveform.set_position(clips.position)
+        elif self._playing or self._waited > _PATIENCE:
+            self._fall_silent()
+
+    # ---- building
+
+    def _build(self) -> None:
+        self._glyph = _Glyph()
+        self._headline = label(role="title")
+        self._headline.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+        self._confidence = label(role="title", wrap=False)
+        self._fold = IconButton("down", self.tr("More"), lambda: self.set_folded(not self._folded))
+        self._fold.hide()
+        head, sub = QWidget(), QWidget()
+        head.setLayout(row(self._glyph, self._headline, self._confidence, spacing=10))
+        self._note = label(role="small")
+        self._estimate = _Explained(self.tr("prosody estimate"), self.tr(PROSODY))
+        sub.setLayout(row(self._note, self._estimate, None))
+        self._top = QBoxLayout(QBoxLayout.Direction.TopToBottom)
+        self._top.addWidget(head, 1)
+        self._top.addWidget(sub)
+        self._bars, self._history = ReadingBars(), ReadingHistory()
+        self._history.chosen.connect(self.show_turn)
+        self._waveform = Waveform(self.tr("Your voice"))
+        self._waveform.sought.connect(self._play)
+        self._sound = IconButton("play", self.tr("Play"), self._play_or_stop, 16)
+        self._caption = label(role="small", wrap=False)
+        self._utterance = QWidget()
+        self._utterance.setLayout(column(_widget(row(self._caption, None, self._sound)), self._waveform, spacing=0))
+        self._correction = self._build_correction()
+        self._conversation = QWidget()
+        self._conversation.setLayout(column(label(self.tr("This conversation"), "small"), self._history, spacing=4))
+        left, right = QWidget(), QWidget()
+        left.setLayout(column(self._bars, self._utterance, spacing=12))
+        right.setLayout(column(self._correction, self._conversation, spacing=16))
+        self._halves = QBoxLayout(QBoxLayout.Direction.TopToBottom)
+        self._halves.setContentsMargins(0, 0, 8, 0)
+        self._halves.setSpacing(16)
+        for half in (left, right):
+            self._halves.addWidget(half, 1, Qt.AlignmentFlag.AlignTop)
+        inside = _widget(self._halves)
+        self._body = QScrollArea()
+        self._body.setWidgetResizable(True)
+        self._body.setFrameShape(QFrame.Shape.NoFrame)
+        self._body.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._body.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self._body.setWidget(inside)
+        self._edge = column(spacing=12)
+        self._edge.addWidget(_widget(_beside(self._top, self._fold)))
+        self._edge.addWidget(self._body, 1)
+        self._edge.setContentsMargins(16, 16, 16, 16)
+        self.setLayout(self._edge)
+
+    def _build_correction(self) -> QWidget:
+        self._question = label(self.tr("Not right? It sounded"), "small")
+        self._buttons = {}
+        for emotion in EMOTIONS:
+            made = QToolButton()
+            made.setText(emotion)
+            made.setAccessibleName(self.tr("It sounded {0}").format(emotion))
+            made.setToolTip(made.accessibleName())
+            made.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+            made.setCursor(Qt.CursorShape.PointingHandCursor)
+            made.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            made.clicked.connect(partial(self._choose, emotion))
+            self._buttons[emotion] = made
+        self._choices = _widget(row(*self._buttons.values(), spacing=0))
+        self._chip = EmotionChip()
+        self._undo = button(self.tr("Undo"), self.undo, "quiet")
+        self._corrected = _widget(row(self._chip, self._undo, None))
+        self._consent = QFrame()
+        self._consent.setProperty("role", "sunken")
+        ask = label(self.tr(CONSENT))
+        answers = row(
+            button(self.tr("Keep them"), partial(self._answer, True)),
+            button(self.tr("Do not keep"), partial(self._answer, False), "quiet"),
+            None,
+        )
+        inside = column(ask, spacing=8)
+        inside.addLayout(answers)
+        inside.setContentsMargins(12, 10, 12, 10)
+        self._consent.setLayout(inside)
+        self._consent.hide()
+        return _widget(column(self._question, self._choices, self._corrected, self._consent, spacing=4))
+
+    # ---- drawing
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Follow the theme."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.PaletteChange and hasattr(self, "_edge"):
+            self._draw()
+            self._limit_height()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Words under the glyphs of the correction where there is room for them."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def _choose(self, emotion: str, _checked: bool = False) -> None:
+        self.correct(emotion)
+
+    @property
+    def _turn(self) -> _Turn | None:
+        return None if self._shown is None else self._turns.get(self._shown)
+
+    def _draw(self) -> None:
+        turn = None if self._speaking else self._turn
+        reading = turn.reading if turn else None
+        glyph, headline, note = self._words(turn)
+        self._glyph.show_glyph(glyph)
+        self._headline.setText(headline)
+        self._confidence.setText(percent(reading.confidence) if reading else "")
+        self._note.setText(note)
+        self._note.setVisible(bool(note))
+        self._estimate.setVisible(reading is not None and self._is_estimate)
+        self._bars.show_reading(reading)
+        if (turn, reading) != self._drawn:
+            self._drawn = turn, reading
+            if turn is None:
+                self._waveform.clear()
+            else:
+                self._waveform.show(turn.spoken.samples, _RATE, reading)
+                seconds = len(turn.spoken.samples) / _RATE
+                self._caption.setText(self.tr("Turn {0}, {1:.1f} s").format(turn.number, seconds))
+        self._utterance.setVisible(turn is not None)
+        self._draw_correction(turn)
+        turns = [TurnReading(t.number, t.reading, t.corrected) for t in self._turns.values() if t.reading]
+        self._history.show_turns(turns, self._shown)
+        self._conversation.setVisible(bool(turns))
+
+    def _draw_correction(self, turn: _Turn | None) -> None:
+        self._correction.setVisible(turn is not None and turn.reading is not None)
+        if turn is None or turn.reading is None:
+            return
+        for emotion, made in self._buttons.items():
+            made.setIcon(icons.icon(emotion))
+        self._fit()
+        self._corrected.setVisible(turn.corrected is not None)
+        if turn.corrected is not None:
+            right = turn.corrected == turn.reading.label
+            self._chip.show_emotion(turn.corrected, self.tr("confirmed") if right else self.tr("corrected"))
+
+    def _words(self, turn: _Turn | None) -> tuple[str, str, str]:
+        """Glyph, headline, note."""
+        if self._speaking:
+            return "microphone", self.tr("Listening"), self.tr("Your voice is read when you have finished.")
+        if turn is not None and turn.reading is not None:
+            reading = turn.reading
+            if reading.label == UNSURE:
+                return UNSURE, self.tr("Unsure, closest to {0}").format(reading.strongest), ""
+            return reading.label, theme.words(reading.label), ""
+        if self._about.get("reads_emotion") is False or (turn is not None and turn.read):
+            return "info", self.tr("This model reads no emotion"), self.tr(NO_HEAD)
+        if turn is not None and turn.ended:
+            return UNSURE, self.tr("Not read"), self.tr("The turn ended before the voice was read.")
+        if turn is not None:
+            return UNSURE, self.tr("Reading your voice…"), ""
+        return UNSURE, self.tr("No reading yet"), self.tr("Say something: how your voice sounds appears here.")
+
+    @property
+    def _is_estimate(self) -> bool:
+        source = self._app.settings.model.source
+        return bool(self._about.get("prosody_estimate", source.partition("-")[0] == "mini"))
+
+    def _fit(self) -> None:
+        under = Qt.ToolButtonStyle.ToolButtonTextUnderIcon
+        font = self.font()
+        font.setPixelSize(theme.pixels("small"))
+        for made in self._buttons.values():
+            made.setFont(font)
+            made.setToolButtonStyle(under)
+        wide = sum(made.sizeHint().width() for made in self._buttons.values())
+        if wide > self._choices.width():
+            for made in self._buttons.values():
+                made.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonIconOnly)
+
+    def _limit_height(self) -> None:
+        most = _STRIP_HEIGHT if self._strip else _UNLIMITED
+        self._body.setMaximumHeight(most)
+
+
+def _widget(layout: Any) -> QWidget:
+    made = QWidget()
+    made.setLayout(layout)
+    layout.setContentsMargins(0, 0, 0, 0)
+    return made
+
+
+def _beside(layout: QBoxLayout, *parts: QWidget) -> QBoxLayout:
+    made = row()
+    made.addLayout(layout, 1)
+    for part in parts:
+        made.addWidget(part, 0, Qt.AlignmentFlag.AlignTop)
+    return made
