@@ -22,7 +22,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from model import fetch, inventory, parts, plan
+from model import fetch, inventory, parts, plan, tuned
 from model.config import SpeechLanguageConfig
 from model.errors import BadInput, WeightsMissing
 from model.int8 import quantize_int8
@@ -87,16 +87,26 @@ def presets() -> dict[str, dict[str, Any]]:
     return tomllib.loads((RESOURCES / "presets.toml").read_text("utf-8"))
 
 
+def preset_of(source: str) -> dict[str, Any] | None:
+    """The settings of a preset, or of one that a tuned checkpoint's folder stands for; None: an ordinary folder.
+
+    Raises:
+        WeightsMissing: such a folder is damaged.
+    """
+    known = presets()
+    return known.get(source) or tuned.preset_of(Path(source), known)
+
+
 def inspect(source: str) -> inventory.Source:
     """What is known of a preset or folder before it is loaded, for `plan.plan`.
 
     Raises:
         WeightsMissing: there is no such checkpoint, or its parts were not fetched yet.
     """
-    known = presets()
-    if source not in known:
+    preset = preset_of(source)
+    if preset is None:
         return _explained(Path(source), inventory.inspect_folder)
-    speech, text = (fetch.home() / "models" / known[source][part] for part in ("speech", "text"))
+    speech, text = (fetch.home() / "models" / preset[part] for part in ("speech", "text"))
     if not (speech / "config.json").is_file() or not (text / "config.json").is_file():
         raise WeightsMissing(f"{source} is not here yet: undertone ask --model {source} --text Hello fetches it.")
     return inventory.inspect_preset(source, speech, text)
@@ -126,17 +136,20 @@ def load(
     """
     device = usable_device(device)
     torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) - 1))
-    known = presets()
+    preset = preset_of(source)
     with blocks_given_back():
-        if source in known:
-            checkpoint = _compose(source, known[source], device, usable_mode(quantize, device), progress)
+        if preset is not None and source in presets():
+            checkpoint = _compose(source, preset, device, usable_mode(quantize, device), progress)
+        elif preset is not None:
+            mode = usable_mode(quantize, device)
+            checkpoint = _explained(Path(source), lambda _: _compose(source, preset, device, mode, progress))
         else:
             checkpoint = _explained(Path(source), lambda folder: _read_folder(folder, device, quantize, progress))
         model = checkpoint.model.eval()
         if checkpoint.quantize == "int8":
             quantize_int8(model.encoder)
             quantize_int8(model.language_model)
-        elif checkpoint.quantize in MODES and source in known:
+        elif checkpoint.quantize in MODES and preset is not None:
             quantize_nf4(model, checkpoint.quantize, _dtype(device))
     return checkpoint
 
@@ -155,6 +168,7 @@ def _compose(
     speech = fetch.ensure(preset["speech"], progress=progress)
     text = fetch.ensure(preset["text"], progress=progress)
     context = plan.fitting_context(inventory.inspect_preset(name, speech, text), device, quantize)
+    tuned.check(preset)
     transcriber = Transcriber.load(speech, int8=device == "cpu")
     language_model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(text, dtype=_dtype(device))
     head = RESOURCES / preset["head"]
