@@ -24,6 +24,11 @@ _FOUR_BIT = {"nf4": {"language_model"}, "nf4-all": {"language_model", "encoder"}
 _EIGHT_BIT = {"language_model", "encoder", "recogniser"}
 
 
+def longest_context(text_config: PreTrainedConfig) -> int:
+    """Positions of conversation that are kept with this language model where memory allows."""
+    return min(getattr(text_config, "max_position_embeddings", 2048), CONTEXT)
+
+
 @dataclass(frozen=True, slots=True)
 class Weight:
     """A tensor of a checkpoint.
@@ -74,7 +79,7 @@ class Source:
     @property
     def longest(self) -> int:
         """Positions of conversation that are kept where memory allows."""
-        return min(getattr(self.text, "max_position_embeddings", 2048), CONTEXT)
+        return longest_context(self.text)
 
     def largest(self, mode: str) -> int:
         """Weights of the largest layer that `mode` quantises; 0 if none."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from typing import Any
@@ -31,10 +31,12 @@ from assistant.signals import (
     Ready,
 )
 from model import checkpoint
+from model.checkpoint import Checkpoint
 from model.command_line import quiet_libraries
 from model.engine import Engine
 from model.errors import ModelError
 from model.fetch import Progress
+from model.inventory import longest_context
 from model.memory import memory_of
 
 _REPORT_SECONDS = 0.2
@@ -71,7 +73,7 @@ def serve(connection: Connection, cancelled: Any, choice: ModelChoice) -> None:
         "name": loaded.name,
         "device": loaded.device,
         "quantize": loaded.quantize,
-        "why": _why(loaded.device),
+        "why": " ".join(_compromises(loaded)),
         "memory_bytes": _held(loaded.device),
         "path": config.path,
         "frame_seconds": config.frame_seconds,
@@ -83,14 +85,17 @@ def serve(connection: Connection, cancelled: Any, choice: ModelChoice) -> None:
     _Server(connection, cancelled, engine).run()
 
 
-def _why(device: str) -> str:
-    """Why a CPU is used, or ""."""
-    if device != "cpu":
-        return ""
-    if torch.cuda.is_available():
-        return "It runs on the CPU, as chosen."
-    why = "this PyTorch is built without CUDA" if torch.version.cuda is None else "no CUDA GPU was found"
-    return f"It runs on the CPU: {why}."
+def _compromises(loaded: Checkpoint) -> Iterator[str]:
+    """Why a CPU is used, and what there was too little memory for."""
+    if loaded.device == "cpu":
+        if torch.cuda.is_available():
+            yield "It runs on the CPU, as chosen."
+        else:
+            why = "this PyTorch is built without CUDA" if torch.version.cuda is None else "no CUDA GPU was found"
+            yield f"It runs on the CPU: {why}."
+    longest = longest_context(loaded.model.language_model.config)
+    if loaded.context < longest:
+        yield f"Memory is short: {loaded.context} positions of conversation are kept instead of {longest}."
 
 
 def _held(device: str) -> int:
