@@ -242,7 +242,8 @@ def add_generate(commands: Any) -> None:
 
 def generate(options: argparse.Namespace) -> int:
     """Answer the lines of a file. Returns 2 when any of them failed."""
-    from model.generate import Options, run
+    from model.generate import Options
+    from model.generate_command import run
 
     return run(Options.chosen(options))
 

@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
@@ -314,34 +313,3 @@ def read_record(raw: bytes) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise BadInput("not a JSON object")
     return record
-
-
-def run(options: Options) -> int:
-    """Answer the lines with bars on stderr. Returns 2 when any of them failed; each is named with its reason.
-
-    Raises:
-        BadInput: the input or the output cannot be used.
-        WeightsMissing: the checkpoint cannot be loaded.
-    """
-    from rich.console import Console
-    from rich.progress import Progress as Bars
-
-    from model.command_line import downloads, quiet_libraries
-
-    with Job(options) as job:
-        if job.done < len(job.lines):
-            quiet_libraries()
-            from model.answer_lines import Answerer, load
-
-            with downloads() as progress:
-                loaded = load(options, progress)
-            with Bars(console=Console(stderr=True)) as bars:
-                task = bars.add_task("lines", total=len(job.lines), completed=job.done)
-                for results in job.write(Answerer(loaded, options)):
-                    for number, result in enumerate(results, job.done - len(results) + 1):
-                        if "error" in result:
-                            sys.stderr.write(f"line {number}: {result['error']}\n")
-                    bars.update(task, completed=job.done)
-        failed = f"; {job.failed} of them failed and hold an error" if job.failed else ""
-        sys.stderr.write(f"{job.done} lines in {options.output_file}{failed}\n")
-    return 2 if job.failed else 0
