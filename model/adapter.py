@@ -62,13 +62,14 @@ class ConvAdapter(nn.Module):
         hidden = encoded.transpose(1, 2)
         for convolution in self.convolutions:
             if not legacy_batching:
-                hidden = hidden * _mask(lengths, hidden.shape[2])[:, None, :]
+                hidden = hidden * valid_mask(lengths, hidden.shape[2])[:, None, :]
             hidden = nn.functional.glu(convolution(hidden), dim=1)
             lengths = (lengths - 1) // 2 + 1
         hidden = hidden.transpose(1, 2)
         hidden = self.norm(hidden + self.fc2(nn.functional.gelu(self.fc1(hidden))))
-        return hidden, _mask(lengths, hidden.shape[1])
+        return hidden, valid_mask(lengths, hidden.shape[1])
 
 
-def _mask(lengths: Tensor, size: int) -> Tensor:
+def valid_mask(lengths: Tensor, size: int) -> Tensor:
+    """Which of `size` frames each row has: bool [B, size]."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]

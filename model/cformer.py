@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
+from model.adapter import valid_mask
+
 
 class Integrated(NamedTuple):
     """What the CFormer made of a batch.
@@ -79,7 +81,7 @@ class CFormerAdapter(nn.Module):
                 rounded sum of the weights, at least 1.
             legacy_batching: let frames of a short row see what stands behind its end, as in the original.
         """
-        valid = _mask(lengths, encoded.shape[1])
+        valid = valid_mask(lengths, encoded.shape[1])
         hidden = encoded
         for layer in self.pre_layers:
             hidden = layer(hidden, None if legacy_batching else _attend(valid, hidden))
@@ -91,7 +93,7 @@ class CFormerAdapter(nn.Module):
         weights = weights * (counts / mass)[:, None]
         tokens = fire(weights, hidden[..., :-1].float(), int(counts.max()))
         tokens = self.projection(tokens.to(hidden.dtype))
-        mask = _mask(counts, tokens.shape[1])
+        mask = valid_mask(counts, tokens.shape[1])
         for layer in self.post_layers:
             tokens = layer(tokens, _attend(mask, tokens))
         return Integrated(self.token_projection(tokens), mask, weights, mass, tokens)
@@ -108,10 +110,6 @@ def fire(weights: Tensor, frames: Tensor, count: int) -> Tensor:
     first = torch.arange(count, device=weights.device)[None, :, None]
     shares = torch.minimum(ends[:, None], first + 1) - torch.maximum(starts[:, None], first)
     return shares.clamp(min=0).to(frames.dtype) @ frames
-
-
-def _mask(lengths: Tensor, size: int) -> Tensor:
-    return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
 def _attend(valid: Tensor, hidden: Tensor) -> Tensor:
