@@ -1,0 +1,55 @@
+"""Settings: how the window looks."""
+
+from __future__ import annotations
+
+from assistant.settings import Settings
+from ui.app import App
+from ui.settings_parts import Choices, Section, ValueSlider
+from ui.translations import LANGUAGES, tr
+from ui.widgets import Switch, label
+
+
+class LooksSettings(Section):
+    """Theme, size of the text, language, tray."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__(tr("Looks"))
+        looks = app.settings.looks
+        self.theme = Choices(
+            [
+                ("system", tr("As the system"), ""),
+                ("light", tr("Light"), ""),
+                ("dark", tr("Dark"), ""),
+                ("contrast", tr("High contrast"), ""),
+            ],
+            looks.theme,
+            tr("Theme"),
+        )
+        self.theme.chosen.connect(lambda value: app.change("looks", theme=value))
+        self.text_size = ValueSlider(tr("Size of the text"), 0.75, 2.0, 0.05, looks.text_size, lambda v: f"{v:.0%}")
+        self.text_size.settled.connect(lambda value: app.change("looks", text_size=value))
+        self.language = Choices(
+            [("system", tr("As the system"), ""), *((code, name, "") for code, name in LANGUAGES.items())],
+            looks.language,
+            tr("Language"),
+        )
+        self.language.chosen.connect(lambda value: app.change("looks", language=value))
+        self.tray = Switch(tr("Keep an icon in the tray"), lambda on: app.change("looks", tray=on))
+        self.add_field(tr("Theme"), self.theme)
+        self.add_field(tr("Size of the text"), self.text_size)
+        self.add_field(
+            tr("Language"),
+            self.language,
+            note=tr("Of the window. Pages that are open already may follow at the next start."),
+        )
+        self.add(self.tray, label(tr("Closing the window then leaves it listening in the tray."), "small"))
+        app.settings_changed.connect(self._follow)
+        self._follow(app.settings)
+
+    def _follow(self, settings: Settings) -> None:
+        looks = settings.looks
+        self.theme.choose(looks.theme)
+        self.language.choose(looks.language)
+        self.tray.setChecked(looks.tray)
+        if not self.text_size.slider.isSliderDown():
+            self.text_size.show_value(looks.text_size)
