@@ -12,6 +12,7 @@ from model.errors import BadInput, ModelError, WeightsMissing
 from .data_commands import add_data_commands, run_data_command
 from .speech_commands import add_speech_commands, run_speech_command
 from .train_commands import add_train_commands, run_train_command
+from .tune_commands import add_tune_commands, run_tune_command
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,7 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     speech = add_speech_commands(commands)
     data = add_data_commands(commands)
     training = add_train_commands(commands)
-    for command in (*data, *speech, *training, corpus, head):
+    tuning = add_tune_commands(commands)
+    for command in (*data, *speech, *training, *tuning, corpus, head):
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return parser
 
@@ -49,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
             summary = speech
         elif (training := run_train_command(options)) is not None:
             summary = training
+        elif (tuned := run_tune_command(options)) is not None:
+            summary = tuned
         elif options.command == "corpus":
             from .corpus import build_corpus
 

@@ -25,6 +25,7 @@ from model.audio import read_audio
 from model.errors import BadInput
 from training.manifest import BadRow, Dropped, Report, Row, Rules, find_audio, read_rows
 from training.predictions import emotion_of_label
+from training.tune_options import CheckOptions
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.5, 30.0
 LEAST_SNR = 10.0
@@ -62,12 +63,14 @@ def check(source: Path, mapping: dict[str, str], tell: Callable[[Recording], Non
     return rows
 
 
-def check_command(source: Path, mapping: dict[str, str], out: Path | None, *, as_json: bool) -> dict[str, Any]:
-    """Print what is found, a line a recording; write the usable ones as a manifest to `out`. The overview.
+def check_command(options: CheckOptions, *, as_json: bool) -> dict[str, Any]:
+    """Print what is found, a line a recording; write the usable ones as a manifest where that is asked. The overview.
 
     Raises:
         BadInput: see `check`; or nothing can be learnt from what is left.
     """
+
+    mapping, out = options.emotion_map, options.write
 
     def tell(row: Recording) -> None:
         if as_json:
@@ -77,7 +80,7 @@ def check_command(source: Path, mapping: dict[str, str], out: Path | None, *, as
         for one in row.problems(mapping):
             sys.stdout.write(f"{row.audio}: {one.message}{'' if one.fatal else ' (it can be used)'}\n")
 
-    rows = check(source, mapping, tell)
+    rows = check(options.source, mapping, tell)
     found = overview(rows, mapping)
     summary = {name: getattr(found, name) for name in found.__dataclass_fields__}
     if out is not None:

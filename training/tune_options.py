@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from training.config import POSITIONAL, Options
+from assistant.events import EMOTIONS
+from training.config import IGNORE, POSITIONAL, Options, Pairs
 
 What = Literal["head", "stage1", "stage2", "both"]
 
@@ -32,3 +33,18 @@ class TuneOptions(Options):
     judged: int = Field(8, ge=0, le=1000, description="neutral rows whose continuation loss is compared")
     replies: int = Field(4, ge=0, le=100, description="recordings answered before and after")
     seed: int = Field(0, ge=0, description="divides the rows")
+
+
+class CheckOptions(Options):
+    """`check`: what recordings are good for. SOURCE is a manifest, a folder, or the user's corrections.jsonl."""
+
+    source: Path = Field(description="JSONL, or a folder of recordings", json_schema_extra=POSITIONAL)
+    emotion_map: Pairs = Field({}, description="what other names of emotions mean: joy=happy,fear=ignore")
+    write: Path | None = Field(None, description="a manifest of the recordings that can be used")
+
+    @model_validator(mode="after")
+    def _emotions_known(self) -> Self:
+        for name, target in self.emotion_map.items():
+            if target not in (*EMOTIONS, IGNORE):
+                raise ValueError(f"--emotion-map: {name}={target} is none of {', '.join((*EMOTIONS, IGNORE))}")
+        return self
