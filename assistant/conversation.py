@@ -74,6 +74,7 @@ from assistant.signals import (
     UndoPressed,
     VoiceEnded,
     VoiceProgressed,
+    VoiceReached,
     VoiceStarted,
 )
 
@@ -341,6 +342,11 @@ class Conversation:
 
     # ---- the voice speaks
 
+    def _reached(self, voice: VoiceReached) -> Iterator[Command | Event]:
+        if live := self._current(voice.ask):
+            live.marks.setdefault(voice.stage, self._now)
+        yield from ()
+
     def _started(self, voice: VoiceStarted) -> Iterator[Command | Event]:
         if (live := self._current(voice.ask)) and live.certain:
             live.sounding = True
@@ -501,6 +507,7 @@ _HANDLERS: dict[type, Callable[[Conversation, Any], Iterator[Command | Event]]] 
     ModelText: Conversation._text,
     ModelDone: Conversation._done,
     ModelBroke: Conversation._broke,
+    VoiceReached: Conversation._reached,
     VoiceStarted: Conversation._started,
     VoiceProgressed: Conversation._progressed,
     VoiceEnded: Conversation._silent,

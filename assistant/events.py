@@ -150,8 +150,9 @@ class Turn:
         transcript: the words of a spoken message, or None where no recogniser wrote them.
         reading: how a spoken message sounded, or None.
         reply: everything that was generated; `heard`: the part that was heard, to the word.
-        marks: times of its stages in seconds, by the conversation's clock ("ended", "asked", "read",
-            "first_text", "first_sound", "reply_finished", "finished").
+        marks: times of its stages in seconds, by the conversation's clock ("asked", "read", "first_text",
+            "first_sentence", "first_speech", "ended", "first_sound", "reply_finished", "finished"): it was asked at
+            the soft end of speech, and "ended" is the hard one.
         figures: the model's own: milliseconds and counts by stage (`ModelDone.figures`).
     """
 

@@ -123,6 +123,14 @@ class ModelBroke:
 
 
 @dataclass(frozen=True, slots=True)
+class VoiceReached:
+    """How far the voice is with the reply: "first_sentence" is cut, "first_speech" is made of it."""
+
+    ask: int
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
 class VoiceStarted:
     """The reply's first sample is being played."""
 
@@ -191,7 +199,8 @@ class Tick:
 
 Happening = (
     SpeechSuspected | SpeechConfirmed | SpeechPaused | SpeechResumed | SpeechEnded | SpeechDropped
-    | ModelRead | ModelWords | ModelText | ModelDone | ModelBroke | VoiceStarted | VoiceProgressed | VoiceEnded
+    | ModelRead | ModelWords | ModelText | ModelDone | ModelBroke
+    | VoiceReached | VoiceStarted | VoiceProgressed | VoiceEnded
     | TypedIn | StopPressed | UndoPressed | AgainPressed | NewPressed | SettingsChanged | Tick
 )  # fmt: skip
 

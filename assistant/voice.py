@@ -16,7 +16,18 @@ import numpy as np
 
 from assistant.errors import SpeechUnavailable
 from assistant.events import EmotionReading, Failed, Samples
-from assistant.signals import GoOn, Hold, Play, Say, SayEnds, Silence, VoiceEnded, VoiceProgressed, VoiceStarted
+from assistant.signals import (
+    GoOn,
+    Hold,
+    Play,
+    Say,
+    SayEnds,
+    Silence,
+    VoiceEnded,
+    VoiceProgressed,
+    VoiceReached,
+    VoiceStarted,
+)
 from assistant.speakable import Sentence, sentences
 from assistant.speech import Speech, Synthesizer, VoiceSettings, heard, mood_of
 
@@ -43,7 +54,7 @@ class Speaker(Protocol):
         """Fall silent at once and drop the rest; returns the samples that had been heard."""
 
 
-Report = Callable[[VoiceStarted | VoiceProgressed | VoiceEnded | Failed], None]
+Report = Callable[[VoiceReached | VoiceStarted | VoiceProgressed | VoiceEnded | Failed], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -135,6 +146,8 @@ class ReplyVoice:
                     self._report(Failed(None, str(speech)))
                 reply.broke = True
             else:
+                if not reply.made:
+                    self._report(VoiceReached(reply.ask, "first_speech"))
                 reply.made.append(speech)
         reply_now = self._reply
         if reply_now is not None and reply_now.playing:
@@ -157,6 +170,8 @@ class ReplyVoice:
         ready = sentences(reply.text, final=reply.complete)
         for sentence in ready[reply.cut :]:
             self._orders.put((reply, sentence))
+        if ready and not reply.cut:
+            self._report(VoiceReached(reply.ask, "first_sentence"))
         reply.cut = len(ready)
 
     def _synthesize_all(self) -> None:

@@ -89,6 +89,8 @@ class FileSound:
         self._spoken = spoken
         self._output: list[Samples] = []
         self._at = 0
+        self.began = 0.0
+        """When `clock` was 0, by the monotonic clock, once it runs in real time."""
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -104,6 +106,16 @@ class FileSound:
     def silent_for(self, seconds: float) -> bool:
         """Whether the recordings have come to their end so long ago."""
         return self._at >= len(self._heard) + seconds * self._rate
+
+    def say(self, samples: Samples) -> float:
+        """Let these be heard next, at the recordings' rate; returns their first sample's time by `clock`."""
+        at = max(self._at, len(self._heard)) + round(self._rate * _CHUNK_SECONDS)  # the chunk under way is too late
+        said = np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)[:, None]
+        silence = np.zeros((at - len(self._heard), 1), np.int16)
+        self._heard = np.concatenate(
+            [self._heard, *(np.repeat(one, self._heard.shape[1], 1) for one in (silence, said))]
+        )
+        return at / self._rate
 
     def start(self) -> None:
         """Let time pass as it does."""
@@ -143,8 +155,8 @@ class FileSound:
             raise AssistantError(f"{self._spoken} cannot be written ({error}): choose another file.") from error
 
     def _run(self) -> None:
-        began = time.monotonic() - self.clock()
-        while not self._ended.wait(max(0.0, began + self.clock() - time.monotonic())):
+        self.began = time.monotonic() - self.clock()
+        while not self._ended.wait(max(0.0, self.began + self.clock() + _CHUNK_SECONDS - time.monotonic())):
             self.step()
 
 

@@ -1,0 +1,206 @@
+"""`python -m assistant.bench [--json]`: how long one waits for the first sound, and where the time goes.
+
+A scripted microphone asks recorded questions in real time; ears, model process, synthesiser and voice are the real
+ones. The same questions are then answered serially by the same parts: wait for the endpoint, the whole reply, the
+whole synthesis, then play.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import queue
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from assistant.errors import AssistantError
+from assistant.events import Event, Exchange, Failed, ModelStatus, Samples, Turn, TurnEnded, UtteranceEnded
+from assistant.inference import ModelProcess
+from assistant.signals import Ask, ModelBroke, ModelChoice, ModelDone, ModelText, Ready
+from assistant.speakable import sentences
+from assistant.speech import Pyttsx3Synthesizer, Synthesizer, VoiceSettings, mood_of
+from assistant.talk import Talk, TalkSettings
+from assistant.wav import FileSound
+
+SAMPLES = Path(__file__).parents[1] / "resources" / "samples"
+RATE = 16_000
+STAGES = ("endpointing", "encode", "prefill", "first_sentence", "synthesis", "wait", "output")
+"""From the last word to the soft end, to the reading, to the first text, to the first sentence, to its speech, to
+the hard end where that comes later, to the first sound."""
+_HEAD_START_MS, _MARGIN_MS = 400.0, 100.0  # the hard end comes so long after the soft one; what the sound may cost
+_VOICED = 0.03
+_TURN_SECONDS = 180.0
+
+
+def question(path: Path) -> Samples:
+    """A recording from just before its first word to the end of its last."""
+    import soundfile
+
+    samples, rate = soundfile.read(path, dtype="float32")
+    if rate != RATE:
+        raise AssistantError(f"{path} has {rate} samples a second: convert it to {RATE}.")
+    voiced = np.flatnonzero(np.abs(samples) > _VOICED * np.abs(samples).max())
+    return np.asarray(samples[max(0, voiced[0] - RATE // 20) : voiced[-1]], np.float32)
+
+
+class Watcher:
+    """What a model or a conversation tells, to be waited for; a failure ends the measurement."""
+
+    def __init__(self) -> None:
+        self._told: queue.SimpleQueue[tuple[float, Any]] = queue.SimpleQueue()
+
+    def __call__(self, event: Event | Ready | Any) -> None:
+        self._told.put((time.monotonic(), event))
+
+    def until(self, kind: type, seconds: float = _TURN_SECONDS) -> tuple[float, Any]:
+        """The next event of that kind, and when it came by the monotonic clock.
+
+        Raises:
+            AssistantError: the model failed, or nothing came in time.
+        """
+        while True:
+            try:
+                at, event = self._told.get(timeout=seconds)
+            except queue.Empty:
+                raise AssistantError("The measurement stands still: run `doctor` to see what is missing.") from None
+            if isinstance(event, kind):
+                return at, event
+            if isinstance(event, Failed | ModelBroke) or (isinstance(event, ModelStatus) and event.status == "failed"):
+                raise AssistantError(event.text if isinstance(event, ModelStatus) else event.message)
+
+
+def live(
+    choice: ModelChoice, voice: Synthesizer, questions: Sequence[Samples]
+) -> tuple[list[tuple[Turn, float]], dict[str, Any]]:
+    """Ask each question aloud, one after the other's reply.
+
+    Returns:
+        Each turn with the time of the user's last word, by the turn's marks; and what the model says of itself.
+    """
+    watcher, turns = Watcher(), []
+    talk = Talk(TalkSettings(model=choice), voice, watcher, heard=[], spoken=Path("/dev/null"))
+    assert isinstance(talk.sound, FileSound)
+    with contextlib.closing(talk):
+        talk.start()
+        _, ready = watcher.until(Ready, 600.0)
+        for number, samples in enumerate(questions, 1):
+            _progress(f"turn {number} of {len(questions)}")
+            last = talk.sound.say(samples) + len(samples) / RATE
+            ended_at, _ = watcher.until(UtteranceEnded)
+            _, ended = watcher.until(TurnEnded)
+            # The marks run by the conversation's clock, the microphone by its own: they meet at the hard end.
+            turns.append((ended.turn, talk.sound.began + last - ended_at + ended.turn.marks["ended"]))
+    return turns, dict(ready.about)
+
+
+def serial(choice: ModelChoice, voice: Synthesizer, turns: Sequence[Turn]) -> Iterator[float]:
+    """Milliseconds from the hard end to the first sound of each turn, answered by a fresh model, step after step."""
+    watcher = Watcher()
+    model = ModelProcess(choice, watcher)
+    history: list[Exchange] = []
+    with contextlib.closing(model):
+        watcher.until(Ready, 600.0)
+        for number, turn in enumerate(turns, 1):
+            _progress(f"serially, turn {number} of {len(turns)}")
+            began = time.monotonic()
+            model.ask(Ask(number, tuple(history), turn.message, True))
+            for sentence in sentences(_reply(watcher)):
+                voice.speak(sentence, VoiceSettings(), mood_of(turn.reading))
+            yield (time.monotonic() - began) * 1e3
+            history.append(Exchange(turn.message, turn.heard))
+
+
+def _reply(watcher: Watcher) -> str:
+    text = ""
+    while True:
+        _, event = watcher.until(ModelText | ModelDone)  # type: ignore[arg-type]
+        if isinstance(event, ModelDone):
+            return text
+        text += event.text
+
+
+def waterfall(marks: Mapping[str, float], last_word: float) -> dict[str, float]:
+    """Milliseconds of each of `STAGES`; they add up to the time from the last word to the first sound."""
+    read = marks.get("read", marks["asked"])
+    steps = [
+        last_word, marks["asked"], read, marks["first_text"], marks["first_sentence"], marks["first_speech"],
+        max(marks["first_speech"], marks["ended"]), marks["first_sound"],
+    ]  # fmt: skip
+    return {stage: (b - a) * 1e3 for stage, a, b in zip(STAGES, steps, steps[1:], strict=False)}
+
+
+def figures(turns: Sequence[tuple[Turn, float]], serial_ms: Sequence[float]) -> dict[str, float]:
+    """The figures of a run. `over_bound_worst_ms` is the most by which a turn's first sound came later after the hard
+    end than max(0, P - 400) + 100 ms, P being its time from asking to the first speech: below zero, none did."""
+    rows = [waterfall(turn.marks, last) for turn, last in turns]
+    delays = [sum(row.values()) for row in rows]
+    after = [(turn.marks["first_sound"] - turn.marks["ended"]) * 1e3 for turn, _ in turns]
+    speech = [(turn.marks["first_speech"] - turn.marks["asked"]) * 1e3 for turn, _ in turns]
+    over = [a - max(0.0, p - _HEAD_START_MS) - _MARGIN_MS for a, p in zip(after, speech, strict=True)]
+    one_by_one = [(turn.marks["ended"] - last) * 1e3 + ms for (turn, last), ms in zip(turns, serial_ms, strict=True)]
+    found: dict[str, float] = {"turns": len(turns)}
+    for name, values in (
+        ("delay", delays),
+        *((stage, [row[stage] for row in rows]) for stage in STAGES),
+        ("after_endpoint", after),
+        ("first_speech", speech),
+        ("serial_delay", one_by_one),
+    ):
+        found[f"{name}_p50_ms"] = statistics.median(values)
+        found[f"{name}_p95_ms"] = float(np.percentile(values, 95))
+    found["serial_ratio_p50"] = found["serial_delay_p50_ms"] / found["delay_p50_ms"]
+    found["over_bound_worst_ms"] = max(over)
+    found["turns_within_bound"] = sum(ms <= 0 for ms in over)
+    return found
+
+
+def _progress(text: str) -> None:
+    sys.stderr.write(f"\r{text:<40}")
+    sys.stderr.flush()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, or 3 where the model or the voice is missing."""
+    parser = argparse.ArgumentParser(prog="python -m assistant.bench", description=__doc__)
+    parser.add_argument("--model", default="mini", help="mini, mini-0.5b, or a checkpoint folder")
+    parser.add_argument("--turns", type=int, default=12, help="questions to ask, in a conversation")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    options = parser.parse_args(arguments)
+    choice = ModelChoice(options.model)
+    files = sorted(SAMPLES.glob("*.flac"))
+    try:
+        questions = [question(files[number % len(files)]) for number in range(options.turns)]
+        with Pyttsx3Synthesizer() as voice:
+            turns, about = live(choice, voice, questions)
+            found = figures(turns, list(serial(choice, voice, [turn for turn, _ in turns])))
+    except AssistantError as error:
+        print(error, file=sys.stderr)
+        return 3
+    finally:
+        sys.stderr.write("\n")
+    if options.json:
+        print(json.dumps({key: round(value, 2) for key, value in found.items()} | {
+            "model": about["name"], "device": about["device"], "quantize": about["quantize"],
+        }))  # fmt: skip
+        return 0
+    print(
+        f"{about['name']} on {about['device']} ({about['quantize']}), {found['turns']} turns, milliseconds (p50, p95)"
+    )
+    for name in ("delay", *STAGES, "after_endpoint", "first_speech", "serial_delay"):
+        indent = "  " if name in STAGES else ""
+        print(f"{indent + name.replace('_', ' '):18}{found[f'{name}_p50_ms']:8.0f}{found[f'{name}_p95_ms']:8.0f}")
+    print(f"{found['serial_ratio_p50']:.2f} times shorter than serially")
+    within, worst = found["turns_within_bound"], found["over_bound_worst_ms"]
+    print(f"{within} turns within max(0, P - 400) + 100 ms, worst {worst:+.0f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
