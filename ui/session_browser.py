@@ -1,0 +1,248 @@
+"""The sessions' page: the list, the player, what another model makes of it; export, import, delete.
+
+A deleted session leaves the list at once and stays on the disk, untouched, until the time for an undo is over or the
+program ends. So a kill in between loses nothing: the session is simply there again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from pathlib import Path
+
+from PySide6.QtCore import QCoreApplication, QStandardPaths, Qt, QTimer
+from PySide6.QtGui import QHideEvent, QKeyEvent, QKeySequence, QResizeEvent, QShortcut, QShowEvent
+from PySide6.QtWidgets import QFileDialog, QFrame, QStackedWidget, QWidget
+
+from assistant.errors import AssistantError
+from assistant.export import export, import_archive
+from assistant.session import delete, read_session
+from ui.app import App
+from ui.background import Background
+from ui.reask import ReAsk
+from ui.session_list import SessionList
+from ui.session_player import SessionPlayer
+from ui.session_search import Summary, when_in_words
+from ui.widgets import row
+
+_NARROW = 760  # pixels below which list and player take turns
+_LIST_WIDTH = (280, 380)
+UNDO_MS = 11_000
+"""How long a deleted session can be brought back; a little longer than the message is shown."""
+_FILES = {
+    "wav": "WAV (*.wav)",
+    "markdown": "Markdown (*.md)",
+    "srt": "SRT (*.srt)",
+    "json": "JSON (*.json)",
+    "archive": "Undertone (*.undertone)",
+}
+
+
+class SessionsPage(QWidget):
+    """Everything about recorded conversations."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__()
+        self.app = app
+        self.list = SessionList(app)
+        self.player = SessionPlayer(app)
+        self.reask = ReAsk(app)
+        self._deleting: dict[Path, QTimer] = {}
+        self._files = Background()
+        self.destroyed.connect(self._files.close)
+        self._line = QFrame()
+        self._line.setProperty("role", "line")
+        self._line.setFixedWidth(1)
+        self.right = QStackedWidget()
+        self.right.addWidget(self.player)
+        self.right.addWidget(self.reask)
+        layout = row(self.list, self._line, self.right, spacing=0)
+        layout.setStretch(2, 1)
+        self.setLayout(layout)
+        self._narrow = False
+        self._looking = False  # in a narrow window: at the session, not at the list
+        self._connect()
+
+    def _connect(self) -> None:
+        self.list.chosen.connect(self._show)
+        self.list.opened.connect(partial(self._look, at_session=True))
+        self.list.import_asked.connect(self._ask_archive)
+        self.player.back_asked.connect(partial(self._look, at_session=False))
+        self.player.delete_asked.connect(self.delete)
+        self.player.reask_asked.connect(self._ask_again)
+        self.player.export_asked.connect(self._ask_target)
+        self.player.corrected.connect(self.list.refresh)
+        self.reask.back_asked.connect(self._back)
+        find = QShortcut(QKeySequence(QKeySequence.StandardKey.Find), self)
+        find.activated.connect(self._find)
+        application = QCoreApplication.instance()
+        assert application is not None, "a widget exists"
+        application.aboutToQuit.connect(self.finish)
+
+    # ---- deleting
+
+    def delete(self) -> None:
+        """Delete the session that is shown; for a while it can be brought back."""
+        summary = self.player.summary
+        if summary is None:
+            return
+        if summary.running:
+            self.app.tell(self.tr("It is still being recorded: begin a new conversation first."), trouble=True)
+            return
+        folder = summary.folder
+        self._deleting[folder] = later = QTimer(self, singleShot=True, interval=UNDO_MS)
+        later.timeout.connect(partial(self._delete_for_good, folder))
+        later.start()
+        self.list.hide_session(folder, hidden=True)
+        self._look(at_session=False)
+        words = self.tr("Deleted: {}.").format(when_in_words(summary))
+        self.app.tell(words, self.tr("Undo"), partial(self.undo_delete, folder))
+
+    def undo_delete(self, folder: Path) -> None:
+        """The session is wanted after all."""
+        if (later := self._deleting.pop(folder, None)) is not None:
+            later.stop()
+            self.list.hide_session(folder, hidden=False)
+
+    def finish(self) -> None:
+        """The program ends: be silent, and delete what is to be deleted."""
+        self.player.playback.pause()
+        self.reask.cancel()
+        self._files.close()
+        for folder in self._deleting:
+            with contextlib.suppress(AssistantError):  # it is there again at the next start
+                delete(folder)
+        self._deleting.clear()
+
+    def _delete_for_good(self, folder: Path) -> None:
+        del self._deleting[folder]
+        self._files.run(partial(delete, folder), lambda _done: self.list.refresh(), partial(self._keep, folder))
+
+    def _keep(self, folder: Path, why: str) -> None:
+        self.list.hide_session(folder, hidden=False)
+        self.app.tell(why, trouble=True)
+
+    # ---- out and in
+
+    def save(self, form: str, target: Path) -> None:
+        """Export the session that is shown into a file."""
+        summary = self.player.summary
+        if summary is None:
+            return
+        self._files.run(
+            lambda: export(read_session(summary.folder), form, target),
+            lambda path: self.app.tell(self.tr("Saved as {}.").format(path)),
+            lambda why: self.app.tell(why, trouble=True),
+        )
+
+    def bring(self, archive: Path) -> None:
+        """Read an archive in and show it."""
+        self.app.tell(self.tr("Importing {}…").format(archive.name))
+        root = self.app.sessions
+        self._files.run(partial(_import, archive, root), self._brought, lambda why: self.app.tell(why, trouble=True))
+
+    def _brought(self, folder: Path) -> None:
+        self.list.field.clear()
+        self.list.refresh(folder)
+        self._look(at_session=True)
+
+    def _ask_target(self, form: str) -> None:
+        summary = self.player.summary
+        if summary is None:
+            return
+        dialog = QFileDialog(self, self.tr("Export"), _documents(), _FILES[form])
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
+        suffix = _FILES[form].partition("*.")[2].rstrip(")")
+        dialog.setDefaultSuffix(suffix)
+        dialog.selectFile(f"{summary.folder.name}.{suffix}")
+        dialog.fileSelected.connect(lambda name: self.save(form, Path(name)))
+        dialog.open()
+
+    def _ask_archive(self) -> None:
+        dialog = QFileDialog(self, self.tr("Import an archive"), _documents(), _FILES["archive"])
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.setFileMode(QFileDialog.FileMode.ExistingFile)
+        dialog.fileSelected.connect(lambda name: self.bring(Path(name)))
+        dialog.open()
+
+    # ---- what is seen
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Escape goes back; the player takes what no part with the focus wanted."""
+        if event.key() == Qt.Key.Key_Escape and self.right.currentWidget() is self.reask:
+            self._back()
+        elif event.key() == Qt.Key.Key_Escape and self._looking:
+            self._look(at_session=False)
+        elif self.right.currentWidget() is not self.player or not self.player.take_key(event):
+            super().keyPressEvent(event)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """List and player beside each other, or one after the other."""
+        super().resizeEvent(event)
+        self._narrow = self.width() < _NARROW
+        self.list.setMaximumWidth(
+            16_777_215 if self._narrow else max(_LIST_WIDTH[0], min(_LIST_WIDTH[1], self.width() // 3))
+        )
+        self.list.setMinimumWidth(0 if self._narrow else _LIST_WIDTH[0])
+        self._lay_out()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """What was recorded meanwhile is to be seen; the keyboard is in the list."""
+        super().showEvent(event)
+        self.list.refresh()
+        if self.focusWidget() is None:
+            self.list.view.setFocus()
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        """Another page: be silent."""
+        super().hideEvent(event)
+        self.player.playback.pause()
+
+    def _show(self, summary: Summary | None) -> None:
+        before = self.player.summary
+        self.player.show_session(summary)
+        if summary is None or (before is not None and before.folder != summary.folder):
+            self.right.setCurrentWidget(self.player)
+        if summary is None:
+            self._look(at_session=False)
+
+    def _look(self, *, at_session: bool) -> None:
+        self._looking = at_session and self.player.summary is not None
+        self._lay_out()
+        if self._narrow:
+            (self.player.timeline if self._looking else self.list.view).setFocus()
+
+    def _lay_out(self) -> None:
+        self.list.setVisible(not (self._narrow and self._looking))
+        self.right.setVisible(not self._narrow or self._looking)
+        self._line.setVisible(not self._narrow)
+        self.player.back.setVisible(self._narrow)
+
+    def _ask_again(self) -> None:
+        if self.player.summary is not None:
+            self.player.playback.pause()
+            self.reask.show_session(self.player.summary)
+            self.right.setCurrentWidget(self.reask)
+            self.reask.model.setFocus()
+
+    def _back(self) -> None:
+        self.right.setCurrentWidget(self.player)
+        self.player.reask.setFocus()
+
+    def _find(self) -> None:
+        self._look(at_session=False)
+        self.list.field.setFocus()
+        self.list.field.selectAll()
+
+
+def _import(archive: Path, root: Path) -> Path:
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise AssistantError(f"{root} cannot be made ({error.strerror}): free space.") from error
+    return import_archive(archive, root)
+
+
+def _documents() -> str:
+    return QStandardPaths.writableLocation(QStandardPaths.StandardLocation.DocumentsLocation)

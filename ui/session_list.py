@@ -1,0 +1,420 @@
+"""The list of sessions: newest first, searched, kept fresh while conversations are recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PySide6.QtCore import (
+    QAbstractListModel,
+    QEvent,
+    QFileSystemWatcher,
+    QModelIndex,
+    QPersistentModelIndex,
+    QRect,
+    QRectF,
+    QSize,
+    Qt,
+    QTimer,
+    Signal,
+)
+from PySide6.QtGui import QColor, QFont, QFontMetrics, QKeyEvent, QPainter, QPen
+from PySide6.QtWidgets import (
+    QFrame,
+    QLineEdit,
+    QListView,
+    QStackedWidget,
+    QStyle,
+    QStyledItemDelegate,
+    QStyleOptionViewItem,
+    QWidget,
+)
+
+from assistant.events import TurnEnded
+from assistant.recorder import EVENTS, LOCK
+from assistant.session import sessions
+from ui import icons, theme
+from ui.app import App
+from ui.background import Background
+from ui.session_search import Summary, clock, mood_in_words, search, summarise, when_in_words
+from ui.widgets import EmptyState, IconButton, button, column, label, line, row
+
+Stamp = tuple[int, int, bool]
+"""What changes when a session does: its lines' time and size, and whether a lock lies in it."""
+_BATCH = 25
+_Index = QModelIndex | QPersistentModelIndex
+
+
+def stamps(root: Path) -> dict[Path, Stamp]:
+    """All sessions, newest first, each with its stamp."""
+    found = {}
+    for folder in sessions(root):
+        try:
+            known = (folder / EVENTS).stat()
+            found[folder] = (known.st_mtime_ns, known.st_size, (folder / LOCK).exists())
+        except OSError:
+            continue  # deleted meanwhile
+    return found
+
+
+def _summaries(folders: Sequence[Path]) -> list[Summary]:
+    made = []
+    for folder in folders:
+        try:
+            made.append(summarise(folder))
+        except OSError:
+            continue  # deleted meanwhile
+    return made
+
+
+def turns_in_words(count: int) -> str:
+    """ "1 turn", "6 turns"."""
+    return f"{count} turn" if count == 1 else f"{count} turns"
+
+
+class _Rows(QAbstractListModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: list[Summary] = []
+
+    def rowCount(self, parent: _Index | None = None) -> int:
+        return 0 if parent is not None and parent.isValid() else len(self.shown)
+
+    def data(self, index: _Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        session = self.shown[index.row()]
+        if role == Qt.ItemDataRole.UserRole:
+            return session
+        if role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.AccessibleTextRole):
+            parts = (when_in_words(session), session.first_words[:200], clock(session.seconds))
+            return "; ".join((*parts, turns_in_words(session.turns), mood_in_words(session.emotions)))
+        return None
+
+    def show(self, shown: list[Summary]) -> None:
+        self.beginResetModel()
+        self.shown = shown
+        self.endResetModel()
+
+
+class _Painter(QStyledItemDelegate):
+    """One session: when and how long, its first words, how its turns sounded."""
+
+    def sizeHint(self, _option: QStyleOptionViewItem, _index: _Index) -> QSize:
+        small, lead = QFontMetrics(_font("small")), QFontMetrics(_font("body"))
+        return QSize(200, 12 + small.height() + 4 + lead.height() + 6 + max(16, small.height()) + 12)
+
+    def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: _Index) -> None:
+        session: Summary = index.data(Qt.ItemDataRole.UserRole)
+        style: Any = option
+        area: QRect = style.rect
+        c = theme.colours()
+        painter.save()
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        chosen = bool(style.state & QStyle.StateFlag.State_Selected)
+        if chosen or style.state & QStyle.StateFlag.State_MouseOver:
+            painter.setPen(Qt.PenStyle.NoPen)
+            painter.setBrush(QColor(c.sunken))
+            painter.drawRoundedRect(QRectF(area).adjusted(6, 2, -6, -2), 10, 10)
+        if chosen:
+            painter.setBrush(QColor(c.accent))
+            painter.drawRoundedRect(QRectF(area.left() + 6, area.top() + 12, 4, area.height() - 24), 2, 2)
+        if chosen and style.state & QStyle.StateFlag.State_HasFocus:
+            painter.setBrush(Qt.BrushStyle.NoBrush)
+            painter.setPen(QPen(QColor(c.accent), 2))
+            painter.drawRoundedRect(QRectF(area).adjusted(7, 3, -7, -3), 10, 10)
+        self._write(painter, area.adjusted(20, 12, -18, -12), session)
+        painter.restore()
+
+    def _write(self, painter: QPainter, area: QRect, session: Summary) -> None:
+        c = theme.colours()
+        left, right = Qt.AlignmentFlag.AlignLeft, Qt.AlignmentFlag.AlignRight
+        small, body = _font("small"), _font("body")
+        painter.setFont(small)
+        painter.setPen(QColor(c.muted))
+        height = painter.fontMetrics().height()
+        when = QRect(area.left(), area.top(), area.width(), height)
+        length = clock(session.seconds)
+        painter.drawText(when, right, length)
+        room = area.width() - painter.fontMetrics().horizontalAdvance(length) - 12
+        painter.drawText(when, left, _elided(painter, when_in_words(session), room))
+        painter.setFont(body)
+        painter.setPen(QColor(c.text if session.first_words else c.muted))
+        words = " ".join(session.first_words[:300].split()) or "(no words)"
+        top = when.bottom() + 5
+        painter.drawText(
+            QRect(area.left(), top, area.width(), painter.fontMetrics().height()),
+            left,
+            _elided(painter, words, area.width()),
+        )
+        top += painter.fontMetrics().height() + 6
+        painter.setFont(small)
+        painter.setPen(QColor(c.muted))
+        count = turns_in_words(session.turns)
+        if session.running:
+            count = f"recording · {count}"
+        elif session.damaged:
+            count = f"damaged · {count}"
+        last = QRect(area.left(), top, area.width(), max(16, height))
+        painter.drawText(last, right | Qt.AlignmentFlag.AlignVCenter, count)
+        room = area.width() - painter.fontMetrics().horizontalAdvance(count) - 12
+        self._draw_mood(painter, session.emotions, last, room)
+
+    def _draw_mood(self, painter: QPainter, emotions: Sequence[str], area: QRect, room: int) -> None:
+        most = max(1, room // 20)
+        shown = emotions if len(emotions) <= most else emotions[: max(1, most - 2)]
+        top = area.top() + (area.height() - 16) / 2
+        for number, emotion in enumerate(shown):
+            hue = theme.colours().emotion(emotion)
+            icons.paint(painter, emotion, QRectF(area.left() + 20 * number, top, 16, 16), hue)
+        if len(shown) < len(emotions):
+            rest = area.adjusted(20 * len(shown) + 2, 0, 0, 0)
+            painter.drawText(rest, Qt.AlignmentFlag.AlignVCenter, f"+{len(emotions) - len(shown)}")
+
+
+def _font(size: str) -> QFont:
+    font = QFont()
+    font.setPixelSize(theme.pixels(size))
+    return font
+
+
+def _elided(painter: QPainter, text: str, width: int) -> str:
+    return painter.fontMetrics().elidedText(text, Qt.TextElideMode.ElideRight, max(0, width))
+
+
+class _View(QListView):
+    """Space and the arrows to the sides belong to the player."""
+
+    opened = Signal()
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        if event.key() in (Qt.Key.Key_Space, Qt.Key.Key_Left, Qt.Key.Key_Right, Qt.Key.Key_Delete):
+            event.ignore()
+        elif event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter) and self.currentIndex().isValid():
+            self.opened.emit()
+        else:
+            super().keyPressEvent(event)
+
+
+class SessionList(QWidget):
+    """Search, list, and what is said where there is nothing.
+
+    Signals:
+        chosen: the `Summary` of the session to be shown, or None.
+        opened: the user wants to see it: in a narrow window the player takes the list's place.
+        import_asked: an archive is to be read in.
+    """
+
+    chosen = Signal(object)
+    opened = Signal()
+    import_asked = Signal()
+
+    def __init__(self, app: App) -> None:
+        super().__init__()
+        self.app = app
+        self.view = _View()
+        self.background = Background()
+        self.destroyed.connect(self.background.close)
+        self.hidden: set[Path] = set()
+        """Sessions that are about to be deleted."""
+        self._known: dict[Path, Stamp] = {}
+        self._all: dict[Path, Summary] = {}
+        self._reading = 0
+        self._scanned = False
+        self._wanted: Path | None = None
+        self._current: Summary | None = None
+        self._make()
+        self._soon = QTimer(self, singleShot=True, interval=250)
+        self._soon.timeout.connect(self.refresh)
+        self._watcher = QFileSystemWatcher(self)
+        self._watcher.directoryChanged.connect(lambda _path: self._soon.start())
+        app.happened.connect(self._hear)
+        app.settings_changed.connect(lambda _settings: self._say())
+        self.refresh()
+
+    def _make(self) -> None:
+        self.field = QLineEdit()
+        self.field.setPlaceholderText(self.tr("Search: words, sad, yesterday, 2026-11"))
+        self.field.setAccessibleName(self.tr("Search sessions"))
+        self.field.setClearButtonEnabled(True)
+        self.field.setMaxLength(500)
+        self.field.textChanged.connect(self._filter)
+        self.field.returnPressed.connect(lambda: self.view.setFocus(Qt.FocusReason.TabFocusReason))
+        self._rows = _Rows()
+        self.view.setAccessibleName(self.tr("Sessions"))
+        self.view.setModel(self._rows)
+        self.view.setItemDelegate(_Painter(self.view))
+        self.view.setUniformItemSizes(True)
+        self.view.setMouseTracking(True)
+        self.view.setFrameShape(QFrame.Shape.NoFrame)
+        self.view.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.view.setVerticalScrollMode(QListView.ScrollMode.ScrollPerPixel)
+        self.view.selectionModel().currentChanged.connect(self._choose)
+        self.view.clicked.connect(lambda _index: self.opened.emit())
+        self.view.opened.connect(self.opened)
+        days = self.app.settings.recording.days
+        self._nothing = EmptyState(
+            "sessions",
+            self.tr(
+                "Nothing is recorded yet. Turn recording on, and conversations are kept on this machine for {} days."
+            ).format(days),
+            self.tr("Turn recording on"),
+            self._turn_on,
+        )
+        self._soon_here = EmptyState("record", self.tr("Recording is on. Talk, and the conversation appears here."))
+        self._none_found = EmptyState(
+            "search", self.tr("No session matches the search."), self.tr("Show all"), self.field.clear
+        )
+        self._opening = QWidget()
+        self.stack = QStackedWidget()
+        for page in (self._opening, self.view, self._nothing, self._soon_here, self._none_found):
+            self.stack.addWidget(page)
+        self.count = label("", "small", wrap=False)
+        self.count.setAccessibleName(self.tr("Number of sessions"))
+        self.retention = label("", "small")
+        self._turn_on_button = button(self.tr("Turn on"), self._turn_on, "quiet")
+        bring = IconButton("import", self.tr("Import an archive"), self.import_asked.emit)
+        head = row(self.field, bring)
+        head.setContentsMargins(16, 16, 12, 8)
+        numbers = row(self.count, None)
+        numbers.setContentsMargins(20, 0, 16, 4)
+        foot = row()
+        foot.setContentsMargins(20, 8, 12, 8)
+        foot.addWidget(self.retention, 1)
+        foot.addWidget(self._turn_on_button)
+        layout = column(spacing=0)
+        layout.addLayout(head)
+        layout.addLayout(numbers)
+        layout.addWidget(self.stack, 1)
+        layout.addWidget(line())
+        layout.addLayout(foot)
+        self.setLayout(layout)
+
+    @property
+    def current(self) -> Summary | None:
+        """The session that is chosen."""
+        return self._current
+
+    @property
+    def shown(self) -> list[Summary]:
+        """The sessions that the search finds, newest first."""
+        return self._rows.shown
+
+    def refresh(self, wanted: Path | None = None) -> None:
+        """Look at the folder again; `wanted` is chosen once it is there."""
+        self._wanted = wanted or self._wanted
+        self.background.run(partial(stamps, self.app.sessions), self._compare)
+
+    def hide_session(self, folder: Path, *, hidden: bool) -> None:
+        """Leave a session out of the list, or show it again."""
+        if not hidden:
+            self.hidden.discard(folder)
+            self._wanted = folder
+            self._filter()
+            return
+        index = next((n for n, session in enumerate(self.shown) if session.folder == folder), 0)
+        near = self.shown[index + 1 : index + 2] or self.shown[max(0, index - 1) : index]
+        self.hidden.add(folder)
+        self._wanted = near[0].folder if near else None
+        self._filter()
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Other sizes of text need other rows."""
+        super().changeEvent(event)
+        if event.type() in (QEvent.Type.FontChange, QEvent.Type.StyleChange):
+            self.view.scheduleDelayedItemsLayout()
+
+    # ---- inside
+
+    def _hear(self, event: object) -> None:
+        if isinstance(event, TurnEnded):
+            self._soon.start()
+
+    def _turn_on(self) -> None:
+        self.app.change("recording", mode="days")
+
+    def _compare(self, found: dict[Path, Stamp]) -> None:
+        changed = [folder for folder, stamp in found.items() if self._known.get(folder) != stamp]
+        for folder in self._all.keys() - found.keys():
+            del self._all[folder]
+        self._known = found
+        self._reading += len(changed)
+        self._scanned = True
+        for first in range(0, len(changed), _BATCH):
+            part = changed[first : first + _BATCH]
+            self.background.run(partial(_summaries, part), partial(self._take, len(part)))
+        self._watch()
+        self._filter()
+
+    def _take(self, asked: int, summaries: list[Summary]) -> None:
+        self._reading -= asked
+        for summary in summaries:
+            if summary.folder in self._known:
+                self._all[summary.folder] = summary
+        self._filter()
+
+    def _watch(self) -> None:
+        """The folder of all sessions, or of the user while there is none; and those that are being recorded."""
+        root = self.app.sessions
+        locked = [folder for folder, (_, _, lock) in self._known.items() if lock]
+        wanted = {str(path) for path in (root if root.is_dir() else root.parent, *locked) if path.is_dir()}
+        watched = set(self._watcher.directories())
+        if watched - wanted:
+            self._watcher.removePaths(sorted(watched - wanted))
+        if wanted - watched:
+            self._watcher.addPaths(sorted(wanted - watched))
+
+    def _filter(self) -> None:
+        test = search(self.field.text(), date.today())
+        ordered = sorted(self._all.values(), key=lambda session: session.folder.name, reverse=True)
+        shown = [session for session in ordered if session.folder not in self.hidden and test(session)]
+        wanted = self._wanted or (self._current.folder if self._current else None)
+        if shown != self._rows.shown:
+            scroll = self.view.verticalScrollBar().value()
+            self.view.selectionModel().blockSignals(True)
+            self._rows.show(shown)
+            self.view.selectionModel().blockSignals(False)
+            self.view.verticalScrollBar().setValue(scroll)
+        at = next((n for n, session in enumerate(shown) if session.folder == wanted), None)
+        if at is not None:
+            self.view.setCurrentIndex(self._rows.index(at))
+            self._wanted = None
+        elif shown and not self._reading:
+            self.view.setCurrentIndex(self._rows.index(0))
+        self._choose()
+        self._say()
+
+    def _choose(self, *_indexes: _Index) -> None:
+        index = self.view.currentIndex()
+        chosen = self.shown[index.row()] if index.isValid() else None
+        if chosen != self._current:
+            self._current = chosen
+            self.chosen.emit(chosen)
+
+    def _say(self) -> None:
+        everything = len(self._all.keys() - self.hidden)
+        recording = self.app.settings.recording
+        if self._reading:
+            whole = len(self._known)
+            self.count.setText(self.tr("Reading {} of {}…").format(whole - self._reading, whole))
+        elif self.field.text().strip():
+            self.count.setText(self.tr("{} of {} sessions").format(len(self.shown), everything))
+        else:
+            self.count.setText(self.tr("{} sessions").format(everything) if everything != 1 else self.tr("1 session"))
+        kept = {
+            "off": self.tr("Recording is off."),
+            "days": self.tr("Sessions are kept {} days.").format(recording.days),
+            "keep": self.tr("Sessions are kept until you delete them."),
+        }
+        self.retention.setText(kept[recording.mode])
+        self._turn_on_button.setVisible(recording.mode == "off" and bool(everything))
+        if self.shown:
+            page: QWidget = self.view
+        elif self._reading or not self._scanned:
+            page = self._opening
+        elif everything:
+            page = self._none_found
+        else:
+            page = self._nothing if recording.mode == "off" else self._soon_here
+        self.stack.setCurrentWidget(page)

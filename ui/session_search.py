@@ -1,0 +1,250 @@
+"""What the list knows of a session, and the search over it: words, feelings and dates as one says them.
+
+A session's lines are read without its recordings, so that hundreds are known within seconds.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from assistant.events import EMOTIONS, UNSURE
+from assistant.journal import read_lines
+from assistant.recorder import EVENTS, LOCK
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A session in the list.
+
+    Attributes:
+        started: local time of its start, None where its first line is lost.
+        seconds: from its start to its last line.
+        emotions: how its spoken turns sounded, in order, as the user corrected them.
+        first_words: of the first turn that has any.
+        text: all that was said and answered, folded for the search.
+        running: whether it is being recorded now.
+        damaged: lines that could not be read.
+    """
+
+    folder: Path
+    started: datetime | None
+    seconds: float
+    turns: int
+    emotions: tuple[str, ...]
+    first_words: str
+    text: str
+    model: str = ""
+    running: bool = False
+    damaged: int = 0
+
+    @property
+    def day(self) -> date | None:
+        """The day it began."""
+        return self.started.date() if self.started else None
+
+
+def summarise(folder: Path) -> Summary:
+    """What a session's lines tell of it.
+
+    Raises:
+        OSError: they cannot be read.
+    """
+    lines, damaged = read_lines(folder / EVENTS)
+    about: Mapping[str, Any] = {}
+    words: dict[int, str] = {}
+    replies: dict[int, str] = {}
+    sounded: dict[int, str] = {}
+    corrected: dict[int, str | None] = {}
+    for line in lines:
+        kind, turn = line.get("type"), line.get("turn")
+        if kind == "session_started":
+            about = line
+        elif not isinstance(turn, int):
+            continue
+        elif kind in ("utterance", "utterance_recovered", "typed"):
+            words[turn] = str(line.get("text") or "")
+        elif kind == "turn_ended":
+            words[turn] = str(line.get("transcript") or words.get(turn, ""))
+            replies[turn] = str(line.get("reply") or "")
+            if isinstance(reading := line.get("reading"), dict):
+                sounded[turn] = str(reading.get("label"))
+        elif kind == "transcribed":
+            words[turn] = words.get(turn) or str(line.get("text") or "")
+        elif kind == "correction":
+            corrected[turn] = line.get("emotion")
+        elif kind == "undone":
+            for known in (words, replies, sounded):
+                known.pop(turn, None)
+    return Summary(
+        folder=folder,
+        started=_time(about.get("started")),
+        seconds=max((float(line["t"]) for line in lines if isinstance(line.get("t"), int | float)), default=0.0),
+        turns=len(words),
+        emotions=tuple(felt for turn in words if (felt := corrected.get(turn) or sounded.get(turn))),
+        first_words=next((text for text in words.values() if text), ""),
+        text=folded("\n".join((*words.values(), *replies.values()))),
+        model=str(about.get("model") or ""),
+        running=_in_use(folder / LOCK),
+        damaged=damaged,
+    )
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(text)).astimezone()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _in_use(lock: Path) -> bool:
+    """Whether a living program holds the lock; one that was killed leaves the file alone."""
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, mode=0o600, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+# ---- the search
+
+_FEELINGS = {
+    "neutral": "neutral calm 平静 中性",
+    "happy": "happy happiness joy joyful glad cheerful 高兴 开心 快乐",
+    "angry": "angry anger annoyed furious 生气 愤怒",
+    "sad": "sad sadness unhappy 难过 悲伤 伤心",
+    "surprise": "surprise surprised astonished 惊讶 吃惊",
+    UNSURE: "unsure uncertain 不确定",
+}
+FEELINGS = {word: label for label, words in _FEELINGS.items() for word in words.split()}
+_MONTHS = (
+    "january", "february", "march", "april", "may", "june",
+    "july", "august", "september", "october", "november", "december",
+)  # fmt: skip
+_DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_TERM = re.compile(r'"([^"]*)"?|((?:last|this)\s+(?:week|month|year)(?!\S))|(\S+)', re.IGNORECASE)
+_ISO = re.compile(r"(\d{4})(?:-(\d{1,2})(?:-(\d{1,2}))?)?", re.ASCII)
+
+
+def folded(text: str) -> str:
+    """Text as it is compared: without case, accents and forms of width."""
+    if text.isascii():
+        return text.casefold()
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return plain.casefold()
+
+
+def search(query: str, today: date) -> Callable[[Summary], bool]:
+    """A test for sessions in which every term of a query is found.
+
+    A term is a word or a "phrase" of what was said or answered; a feeling ("sad", "anger"); a day ("today", "monday",
+    "2026-11-21"), a month ("november", "2026-11", "this month"), a week or a year. Quoted, it is text alone.
+    """
+    tests: list[Callable[[Summary], bool]] = []
+    for phrase, span, word in _TERM.findall(query):
+        text = folded(phrase or span or word)
+        plain = _has_text(text)
+        tests.append(plain if phrase else _either(plain, _has_feeling(text), _has_date(" ".join(text.split()), today)))
+    return lambda session: all(test(session) for test in tests)
+
+
+def _has_text(text: str) -> Callable[[Summary], bool]:
+    return lambda session: text in session.text
+
+
+def _has_feeling(text: str) -> Callable[[Summary], bool] | None:
+    label = FEELINGS.get(text)
+    return (lambda session: label in session.emotions) if label else None
+
+
+def _has_date(text: str, today: date) -> Callable[[Summary], bool] | None:
+    span = _span(text, today)
+    if span is not None:
+        first, last = span
+        return lambda session: session.day is not None and first <= session.day <= last
+    month = next((n for n, name in enumerate(_MONTHS, 1) if len(text) >= 3 and name.startswith(text)), None)
+    return (lambda session: session.day is not None and session.day.month == month) if month else None
+
+
+def _span(text: str, today: date) -> tuple[date, date] | None:
+    """First and last day of a date in words."""
+    if text in ("today", "今天"):
+        return today, today
+    if text in ("yesterday", "昨天"):
+        return today - timedelta(days=1), today - timedelta(days=1)
+    if text in _DAYS:
+        day = today - timedelta(days=(today.weekday() - _DAYS.index(text)) % 7)
+        return day, day
+    if (iso := _ISO.fullmatch(text)) is not None:
+        return _iso_span(*iso.groups())
+    if not text.startswith(("this ", "last ")):
+        return None
+    back, unit = text.startswith("last"), text[5:]
+    if unit == "week":
+        first = today - timedelta(days=today.weekday() + 7 * back)
+        return first, first + timedelta(days=6)
+    if unit == "month":
+        last = today.replace(day=1) - timedelta(days=1)
+        return (last.replace(day=1), last) if back else (today.replace(day=1), today)
+    return date(today.year - back, 1, 1), date(today.year - back, 12, 31)
+
+
+def _iso_span(year: str, month: str | None, day: str | None) -> tuple[date, date] | None:
+    try:
+        first = date(int(year), int(month or 1), int(day or 1))
+        if day:
+            return first, first
+        if month:
+            return first, (first + timedelta(days=31)).replace(day=1) - timedelta(days=1)
+        return first, date(first.year, 12, 31)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _either(*tests: Callable[[Summary], bool] | None) -> Callable[[Summary], bool]:
+    known = [test for test in tests if test is not None]
+    return lambda session: any(test(session) for test in known)
+
+
+# ---- in words
+
+
+def day_in_words(day: date, today: date) -> str:
+    """ "Today", "Yesterday", the weekday within a week, or the date; the year where it is another."""
+    days = (today - day).days
+    if days in (0, 1):
+        return ("Today", "Yesterday")[days]
+    if 1 < days < 7:
+        return _DAYS[day.weekday()].capitalize()
+    year = "" if day.year == today.year else f" {day.year}"
+    return f"{day.day} {_MONTHS[day.month - 1].capitalize()}{year}"
+
+
+def when_in_words(summary: Summary) -> str:
+    """Day and time of a session's start."""
+    if summary.started is None:
+        return "Date unknown"
+    return f"{day_in_words(summary.started.date(), date.today())}, {summary.started:%H:%M}"
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds as a player shows them: 0:07, 12:30, 1:02:03."""
+    minutes, rest = divmod(max(0, int(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def mood_in_words(emotions: tuple[str, ...]) -> str:
+    """How often each emotion was heard, for a screen reader."""
+    counts = Counter(emotions)
+    return ", ".join(f"{counts[name]} {name}" for name in (*EMOTIONS, UNSURE) if counts[name]) or "no readings"

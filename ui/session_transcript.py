@@ -1,0 +1,272 @@
+"""A session to be read: turn by turn, in step with the player, with corrections of readings."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from PySide6.QtCore import QPoint, QRectF, Qt, QTimer, Signal
+from PySide6.QtGui import QAction, QActionGroup, QColor, QMouseEvent, QPainter, QPaintEvent
+from PySide6.QtWidgets import QFrame, QLabel, QMenu, QScrollArea, QVBoxLayout, QWidget
+
+from assistant.events import EMOTIONS, Outcome, Typed
+from assistant.session import RecordedTurn, words_of
+from ui import icons, theme
+from ui.session_search import clock
+from ui.timeline import Tape, emotion_of
+from ui.widgets import EmotionChip, IconButton, column, label, row
+
+_MOST = 4000  # characters of one text that are shown
+_PARAGRAPH = 1000  # laying out a paragraph can take time with the square of its length
+_BATCH = 6
+_WIDEST = 680  # pixels; about 72 characters a line
+
+
+def readable(text: str) -> str:
+    """Text that a label lays out in a moment: no halves of characters, long paragraphs broken, the rest counted."""
+    text = text.encode("utf-16", "replace").decode("utf-16")
+    rest = len(text) - _MOST
+    parts = [
+        paragraph[at : at + _PARAGRAPH]
+        for paragraph in text[:_MOST].split("\n")
+        for at in range(0, max(1, len(paragraph)), _PARAGRAPH)
+    ]
+    if rest > 0:
+        parts.append(f"… and {rest} more characters: export the session to read them.")
+    return "\n".join(parts)
+
+
+def unheard(recorded: RecordedTurn) -> str:
+    """What was generated and not heard, or "" where all of it was."""
+    turn = recorded.turn
+    if turn.heard.strip() == turn.reply.strip():
+        return ""
+    return turn.reply[len(turn.heard) :].strip() if turn.reply.startswith(turn.heard) else turn.reply.strip()
+
+
+class TurnRow(QFrame):
+    """One turn.
+
+    Signals:
+        sought: the user wants to hear it from that moment, in seconds.
+        corrected: the emotion that it really was, or None: as it was read.
+    """
+
+    sought = Signal(float)
+    corrected = Signal(object)
+
+    def __init__(self, tape: Tape, index: int) -> None:
+        super().__init__()
+        self._recorded = recorded = tape.session.turns[index]
+        self._start = tape.start(index)
+        self._current = False
+        turn = recorded.turn
+        said = words_of(turn)
+        mine, reply = tape.part(index, "you"), tape.part(index, "assistant")
+        layout = column(spacing=4)
+        layout.setContentsMargins(20, 10, 16, 12)
+        layout.addLayout(self._head(self.tr("You"), self._start, self._marks()))
+        layout.addWidget(_prose(readable(said) or self.tr("(nobody wrote down the words)"), "" if said else "muted"))
+        if mine is not None and mine.lost:
+            layout.addWidget(
+                label(self.tr("The recording is missing or damaged; what was written down is kept."), "error")
+            )
+        if reply is not None or turn.reply or turn.outcome is not Outcome.ANSWERED:
+            layout.addSpacing(4)
+            how = self._ending()
+            marks: list[QWidget] = [label(how, "small", wrap=False)] if how else []
+            layout.addLayout(self._head(self.tr("Assistant"), reply.start if reply else None, marks))
+        if turn.heard:
+            layout.addWidget(_prose(readable(turn.heard)))
+        if rest := unheard(recorded):
+            layout.addWidget(_prose(self.tr("Not heard: {}").format(readable(rest)), "muted"))
+        if reply is not None and reply.lost:
+            layout.addWidget(
+                label(self.tr("The reply's recording is missing or damaged; its words are kept."), "error")
+            )
+        self.setLayout(layout)
+        sounded = emotion_of(recorded)
+        self.setAccessibleName(
+            self.tr("Turn {}: {}. {}").format(turn.number, said[:300], theme.words(sounded) if sounded else "")
+        )
+
+    def set_current(self, *, current: bool) -> None:
+        """Mark it as the one that is being heard."""
+        if current != self._current:
+            self._current = current
+            self.update()
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        """Hear it."""
+        if event.button() == Qt.MouseButton.LeftButton:
+            self.sought.emit(self._start)
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """The current one stands on a surface of its own, with a bar beside it."""
+        if self._current:
+            c = theme.colours()
+            painter = QPainter(self)
+            painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+            painter.setPen(Qt.PenStyle.NoPen)
+            painter.setBrush(QColor(c.sunken))
+            painter.drawRoundedRect(QRectF(self.rect()), 10, 10)
+            painter.setBrush(QColor(c.accent))
+            painter.drawRoundedRect(QRectF(4, 12, 4, self.height() - 24), 2, 2)
+
+    # ---- inside
+
+    def _head(self, who: str, at: float | None, marks: list[QWidget]) -> QVBoxLayout:
+        name = label(who, "heading", wrap=False)
+        when = label(clock(at) if at is not None else "", "small", wrap=False)
+        head = column()
+        head.addLayout(row(name, when, *marks, None, spacing=10))
+        return head
+
+    def _marks(self) -> list[QWidget]:
+        recorded = self._recorded
+        reading = recorded.turn.reading
+        if isinstance(recorded.turn.message, Typed):
+            picture = QLabel()
+            picture.setPixmap(icons.icon("keyboard", "muted").pixmap(16, 16))
+            return [picture, label(self.tr("typed"), "small", wrap=False)]
+        marks: list[QWidget] = []
+        if recorded.corrected is not None:
+            marks.append(EmotionChip(recorded.corrected, self.tr("corrected")))
+            if reading is not None:
+                marks.append(label(self.tr("read as {}").format(reading.label), "small", wrap=False))
+        elif reading is not None:
+            marks.append(EmotionChip(reading.label, f"{reading.confidence:.0%}"))
+        if recorded.user_audio is not None:
+            self.correct = IconButton(
+                "edit", self.tr("Correct how turn {} sounded").format(recorded.turn.number), size=16
+            )
+            self.correct.clicked.connect(self._offer)
+            marks.append(self.correct)
+        return marks
+
+    def _offer(self) -> None:
+        menu = self._menu()
+        menu.popup(self.correct.mapToGlobal(QPoint(0, self.correct.height())))
+
+    def _menu(self) -> QMenu:
+        """The five emotions and the way back."""
+        menu = QMenu(self)
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        group = QActionGroup(menu)
+        for emotion in EMOTIONS:
+            action = QAction(icons.icon(emotion), theme.words(emotion), menu, checkable=True)
+            action.setChecked(emotion == emotion_of(self._recorded))
+            action.triggered.connect(partial(self._say, emotion))
+            group.addAction(action)
+            menu.addAction(action)
+        if self._recorded.corrected is not None:
+            menu.addSeparator()
+            menu.addAction(self.tr("As it was read")).triggered.connect(partial(self._say, None))
+        return menu
+
+    def _say(self, emotion: str | None, _checked: bool = False) -> None:
+        if emotion != self._recorded.corrected:
+            self.corrected.emit(emotion)
+
+    def _ending(self) -> str:
+        """How the reply ended, where it was not heard to its end."""
+        outcome = self._recorded.turn.outcome
+        return {
+            Outcome.ANSWERED: "",
+            Outcome.INTERRUPTED: self.tr("interrupted"),
+            Outcome.SUPERSEDED: self.tr("you went on speaking"),
+            Outcome.FAILED: self.tr("no answer came"),
+            Outcome.STOPPED: self.tr("stopped"),
+        }[outcome]
+
+
+def _prose(text: str, role: str = "") -> QLabel:
+    made = label(text, role)
+    made.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    return made
+
+
+class Transcript(QScrollArea):
+    """All turns of a session, below each other; the current one is kept in sight.
+
+    Signals:
+        sought: the user wants to be at that moment, in seconds.
+        corrected: number of a turn, and the emotion that it really was or None.
+    """
+
+    sought = Signal(float)
+    corrected = Signal(int, object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setWidgetResizable(True)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.setAccessibleName(self.tr("Transcript"))
+        self.rows: list[TurnRow] = []
+        self._tape: Tape | None = None
+        self._current = -1
+        self._more = QTimer(self, interval=0)
+        self._more.timeout.connect(self._add)
+        self._begin()
+
+    def show_tape(self, tape: Tape | None) -> None:
+        """Show a session; long ones come in little by little."""
+        keep = self.verticalScrollBar().value() if self._same(tape) else 0
+        self._tape = tape
+        self._begin()
+        while tape is not None and keep and len(self.rows) < len(tape.session.turns):
+            self._add()  # a correction must not move what is being read
+        if tape is not None:
+            self._add()
+            self._more.start()
+        if keep:
+            self._inner.adjustSize()
+            self.verticalScrollBar().setValue(keep)
+
+    def set_current(self, index: int) -> None:
+        """Mark a turn, by its index, and bring it into sight."""
+        if index == self._current:
+            return
+        self._current = index
+        for number, turn in enumerate(self.rows):
+            turn.set_current(current=number == index)
+        self._reveal()
+
+    # ---- inside
+
+    def _same(self, tape: Tape | None) -> bool:
+        return tape is not None and self._tape is not None and tape.session.folder == self._tape.session.folder
+
+    def _begin(self) -> None:
+        self._more.stop()
+        self.rows = []
+        self._current = -1
+        self._inner = QWidget()
+        self._inner.setMaximumWidth(_WIDEST)
+        self._column = column(spacing=4)
+        self._column.setContentsMargins(8, 8, 8, 24)
+        self._column.addStretch(1)
+        self._inner.setLayout(self._column)
+        self.setWidget(self._inner)
+
+    def _add(self) -> None:
+        tape = self._tape
+        if tape is None or len(self.rows) == len(tape.session.turns):
+            self._more.stop()
+            return
+        for index in range(len(self.rows), min(len(self.rows) + _BATCH, len(tape.session.turns))):
+            made = TurnRow(tape, index)
+            made.sought.connect(self.sought)
+            number = tape.session.turns[index].turn.number
+            made.corrected.connect(partial(self.corrected.emit, number))
+            made.set_current(current=index == self._current)
+            self.rows.append(made)
+            self._column.insertWidget(self._column.count() - 1, made)
+
+    def _reveal(self) -> None:
+        if 0 <= self._current < len(self.rows):
+            turn = self.rows[self._current]
+            bar = self.verticalScrollBar()
+            top, bottom = turn.y(), turn.y() + turn.height()
+            if top < bar.value() or bottom > bar.value() + self.viewport().height():
+                bar.setValue(max(0, min(top - 24, bar.maximum())))

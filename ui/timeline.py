@@ -1,0 +1,233 @@
+"""A session on one line of time: what is to be played, where its parts lie, and the two lanes that show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PySide6.QtCore import QRectF, Qt, Signal
+from PySide6.QtGui import QBrush, QColor, QMouseEvent, QPainter, QPaintEvent, QPen
+from PySide6.QtWidgets import QWidget
+
+from assistant.events import Samples, Typed
+from assistant.export import joined, timeline
+from assistant.journal import read_lines
+from assistant.recorder import EVENTS, RATE
+from assistant.session import RecordedTurn, Session, read_session
+from ui import icons, theme
+from ui.waveform import Piece, Waveform
+from ui.widgets import column, label
+
+_PEAKS = 200  # per second; a lane needs no more of a recording
+_LANES = ("you", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Who is heard from `start` to `end`, in seconds.
+
+    Attributes:
+        turn: index of the turn in the session.
+        lost: a recording was made and is missing or damaged.
+    """
+
+    turn: int
+    who: str
+    start: float
+    end: float
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tape:
+    """A session as it is played: mono samples at 16 kHz, its parts in order, and the loudness of each lane."""
+
+    session: Session
+    samples: Samples
+    parts: tuple[Part, ...]
+    lanes: Mapping[str, Sequence[Piece]]
+
+    @property
+    def seconds(self) -> float:
+        """How long it plays."""
+        return len(self.samples) / RATE
+
+    def start(self, turn: int) -> float:
+        """Where a turn begins, by its index."""
+        return next(part.start for part in self.parts if part.turn == turn)
+
+    def turn_at(self, seconds: float) -> int:
+        """Index of the turn that is on at that moment; -1 in an empty session."""
+        return max((part.turn for part in self.parts if part.start <= seconds + 1e-3), default=-1)
+
+    def part(self, turn: int, who: str) -> Part | None:
+        """A turn's message ("you") or its reply ("assistant"), if there is one."""
+        return next((part for part in self.parts if (part.turn, part.who) == (turn, who)), None)
+
+
+def wind(folder: Path) -> Tape:
+    """Read a session, ready to be shown and played. It takes a while: not on Qt's thread.
+
+    Raises:
+        AssistantError: there is no session in the folder.
+    """
+    session = read_session(folder)
+    lost = _lost(session)
+    samples = joined(session)
+    parts: list[Part] = []
+    turn = -1
+    for start, end, who, _words in timeline(session):
+        turn += who == "you"
+        parts.append(Part(turn, who, start, end, (turn, who) in lost))
+    lanes: dict[str, list[Piece]] = {who: [] for who in _LANES}
+    for part in parts:
+        peaks = _peaks(samples[round(part.start * RATE) : round(part.end * RATE)])
+        if len(peaks):
+            reading = session.turns[part.turn].turn.reading if part.who == "you" else None
+            lanes[part.who].append(Piece(part.start, peaks, _PEAKS, reading))
+    return Tape(session, samples, tuple(parts), lanes)
+
+
+def emotion_of(recorded: RecordedTurn) -> str | None:
+    """How a turn's message sounded: by the user's word, else as it was read."""
+    reading = recorded.turn.reading
+    return recorded.corrected or (reading.label if reading else None)
+
+
+def _lost(session: Session) -> set[tuple[int, str]]:
+    """The recordings that lines name and that are not there, or not as they were written."""
+    named: set[tuple[int, str]] = set()
+    for one in read_lines(session.folder / EVENTS)[0]:
+        if isinstance(one.get("audio"), str) and isinstance(number := one.get("turn"), int):
+            named.add((number, "assistant" if one.get("type") == "turn_ended" else "you"))
+    there = {"you": lambda one: one.user_audio, "assistant": lambda one: one.reply_audio}
+    return {
+        (index, who)
+        for index, recorded in enumerate(session.turns)
+        for who in _LANES
+        if (recorded.turn.number, who) in named and there[who](recorded) is None
+    }
+
+
+def _peaks(samples: Samples) -> NDArray[np.float32]:
+    block = RATE // _PEAKS
+    whole = np.abs(samples[: len(samples) // block * block]).reshape(-1, block)
+    peaks: NDArray[np.float32] = whole.max(1)
+    return peaks
+
+
+class Timeline(QWidget):
+    """Two lanes, yours and the assistant's, in step; each turn lies in a band of its emotion's hue.
+
+    Signals:
+        sought: the user wants to be at that moment, in seconds.
+    """
+
+    sought = Signal(float)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tape: Tape | None = None
+        self._turn = -1
+        self.lanes = {who: Waveform({"you": "You", "assistant": "Assistant"}[who]) for who in _LANES}
+        self._names = {
+            who: label({"you": self.tr("You"), "assistant": self.tr("Assistant")}[who], "small") for who in _LANES
+        }
+        layout = column(spacing=0)
+        for who in _LANES:
+            lane = self.lanes[who]
+            lane.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+            lane.setFixedHeight(66 if who == "you" else 48)
+            lane.sought.connect(self.sought)
+            layout.addWidget(self._names[who])
+            layout.addWidget(lane)
+        layout.setContentsMargins(8, 6, 8, 8)
+        self.setLayout(layout)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setAccessibleName(self.tr("Timeline"))
+
+    def show_tape(self, tape: Tape | None) -> None:
+        """Show a session, or nothing."""
+        self._tape, self._turn = tape, -1
+        for who, lane in self.lanes.items():
+            lane.show_lane(tape.lanes[who] if tape else (), tape.seconds if tape else 0.0)
+        turns = len(tape.session.turns) if tape else 0
+        self.setAccessibleDescription(self.tr("{} turns. Left and right go from turn to turn.").format(turns))
+        self.update()
+
+    def set_position(self, seconds: float) -> None:
+        """Move both playheads."""
+        for lane in self.lanes.values():
+            lane.set_position(seconds)
+        turn = self._tape.turn_at(seconds) if self._tape else -1
+        if turn != self._turn:
+            self._turn = turn
+            self.update()
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        """Beside the lanes a click goes there as well."""
+        lane = self.lanes["you"]
+        if self._tape and event.button() == Qt.MouseButton.LeftButton:
+            share = (event.position().x() - lane.x()) / max(1, lane.width())
+            self.sought.emit(min(max(share, 0.0), 1.0) * self._tape.seconds)
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """The bands of the turns, what is lost, where a reply was cut off; the lanes paint over them."""
+        c = theme.colours()
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(QColor(c.sunken))
+        painter.drawRoundedRect(QRectF(self.rect()), 10, 10)
+        if self._tape is not None and self._tape.seconds:
+            for index, recorded in enumerate(self._tape.session.turns):
+                self._paint_band(painter, index, emotion_of(recorded))
+            for part in self._tape.parts:
+                self._paint_part(painter, part, self._tape.session.turns[part.turn])
+        if self.hasFocus():
+            painter.setBrush(Qt.BrushStyle.NoBrush)
+            painter.setPen(QPen(QColor(c.accent), 2))
+            painter.drawRoundedRect(QRectF(self.rect()).adjusted(1, 1, -1, -1), 9, 9)
+
+    def _x(self, seconds: float) -> float:
+        assert self._tape is not None, "painted only with a tape"
+        lane = self.lanes["you"]
+        return lane.x() + seconds / self._tape.seconds * lane.width()
+
+    def _paint_band(self, painter: QPainter, index: int, emotion: str | None) -> None:
+        assert self._tape is not None, "painted only with a tape"
+        c = theme.colours()
+        ends = [part.end for part in self._tape.parts if part.turn == index]
+        left, right = self._x(self._tape.start(index)), self._x(max(ends))
+        band = QRectF(left, 4, max(2.0, right - left), self.height() - 8)
+        current = index == self._turn
+        hue = QColor(c.emotion(emotion)) if emotion else QColor(c.outline)
+        hue.setAlphaF(0.22 if current else 0.08)
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(hue)
+        painter.drawRoundedRect(band, 4, 4)
+        if current:
+            painter.setBrush(QColor(c.accent))
+            painter.drawRoundedRect(QRectF(band.left(), band.bottom() - 3, band.width(), 3), 1.5, 1.5)
+
+    def _paint_part(self, painter: QPainter, part: Part, recorded: RecordedTurn) -> None:
+        c = theme.colours()
+        lane = self.lanes[part.who].geometry()
+        left, right = self._x(part.start), self._x(part.end)
+        area = QRectF(
+            left, lane.top() + 6, max(6.0, right - left), lane.height() - 12 - (18 if part.who == "you" else 0)
+        )
+        if part.lost:
+            painter.setPen(QPen(QColor(c.danger), 1))
+            painter.setBrush(QBrush(QColor(c.danger), Qt.BrushStyle.BDiagPattern))
+            painter.drawRoundedRect(area, 3, 3)
+        elif part.who == "you" and isinstance(recorded.turn.message, Typed):
+            icons.paint(
+                painter, "keyboard", QRectF(area.center().x() - 8, area.center().y() - 8, 16, 16), QColor(c.muted)
+            )
+        elif part.who == "assistant" and recorded.turn.heard != recorded.turn.reply:
+            painter.setPen(QPen(QColor(c.text), 2, Qt.PenStyle.DotLine))
+            painter.drawLine(area.topRight(), area.bottomRight())
