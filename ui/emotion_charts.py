@@ -1,4 +1,4 @@
-"""Readings drawn: the five bars of one utterance, and a conversation's readings over its turns, in the same rows."""
+"""Readings drawn: the five bars of one utterance, and a conversation's readings over its turns, row by row."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PySide6.QtCore import QEvent, QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QFont, QFontMetrics, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
+from PySide6.QtGui import QColor, QFont, QFontMetrics, QKeyEvent, QMouseEvent, QPainter, QPainterPath, QPaintEvent, QPen
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from assistant.events import EMOTIONS, UNSURE, EmotionReading
 from ui import icons, theme
 
 _WIDEST = 24  # pixels of one turn in the history
-_GLYPH = 16
 _FAINT = 0.4
 
 
@@ -31,6 +30,13 @@ def percent(share: float) -> str:
     return f"{share:.0%}".replace("%", "\N{NARROW NO-BREAK SPACE}%")
 
 
+def _veil() -> QColor:
+    """A light shade on any surface."""
+    shade = QColor(theme.colours().text)
+    shade.setAlphaF(0.1)
+    return shade
+
+
 def shares(reading: EmotionReading) -> str:
     """All five in words, the largest first, for screen readers."""
     order = reading.probabilities.argsort()[::-1]
@@ -38,7 +44,9 @@ def shares(reading: EmotionReading) -> str:
 
 
 class _Rows(QWidget):
-    """One row an emotion: its glyph, its word, a field to draw in, and a figure. The columns of all charts agree."""
+    """One row an emotion: its glyph, its word if there is room for words, a field to draw in, and a figure."""
+
+    words = True
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -49,6 +57,10 @@ class _Rows(QWidget):
     @property
     def _row(self) -> int:
         return max(24, QFontMetrics(self._font()).height() + 8)
+
+    @property
+    def _glyph(self) -> int:
+        return theme.pixels("lead")
 
     def sizeHint(self) -> QSize:
         """As wide as there is room."""
@@ -69,8 +81,8 @@ class _Rows(QWidget):
     def _field(self) -> QRectF:
         """Where the charts are drawn, over all rows."""
         metrics = QFontMetrics(self._font(bold=True))
-        words = max(metrics.horizontalAdvance(emotion) for emotion in EMOTIONS)
-        left = _GLYPH + 8 + words + 12
+        words = max(metrics.horizontalAdvance(emotion) for emotion in EMOTIONS) + 12 if self.words else 0
+        left = self._glyph + 8 + words
         right = metrics.horizontalAdvance(percent(1.0)) + 10
         return QRectF(left, 0, max(24, self.width() - left - right), len(EMOTIONS) * self._row)
 
@@ -79,11 +91,12 @@ class _Rows(QWidget):
         for number, emotion in enumerate(EMOTIONS):
             top = number * self._row
             hue = c.emotion(emotion)
-            icons.paint(painter, emotion, QRectF(0, top + (self._row - _GLYPH) / 2, _GLYPH, _GLYPH), hue)
+            icons.paint(painter, emotion, QRectF(0, top + (self._row - self._glyph) / 2, self._glyph, self._glyph), hue)
             painter.setFont(self._font(bold=emotion == strongest))
             painter.setPen(QColor(c.text if emotion == strongest or not strongest else c.muted))
-            area = QRectF(_GLYPH + 8, top, field.left() - _GLYPH - 8, self._row)
-            painter.drawText(area, Qt.AlignmentFlag.AlignVCenter, emotion)
+            if self.words:
+                area = QRectF(self._glyph + 8, top, field.left() - self._glyph - 8, self._row)
+                painter.drawText(area, Qt.AlignmentFlag.AlignVCenter, emotion)
             area = QRectF(field.right(), top, self.width() - field.right(), self._row)
             right = Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignRight
             painter.drawText(area, right, figures[number] if figures else "–")
@@ -112,21 +125,19 @@ class ReadingBars(_Rows):
         high = min(10.0, self._row - 12)
         for number, emotion in enumerate(EMOTIONS):
             track = QRectF(field.left(), number * self._row + (self._row - high) / 2, field.width(), high)
-            painter.setPen(Qt.PenStyle.NoPen)
-            painter.setBrush(QColor(c.sunken if c.sunken != c.window else c.window))
-            painter.drawRoundedRect(track, high / 2, high / 2)
+            rounded = QPainterPath()
+            rounded.addRoundedRect(track, high / 2, high / 2)
+            painter.fillPath(rounded, _veil())
             if reading is None:
                 continue
-            hue = c.emotion(emotion)
-            bar = QRectF(track)
-            bar.setWidth(max(high, track.width() * float(reading.probabilities[number])))
+            cut = QPainterPath()
+            cut.addRect(QRectF(track.left(), track.top(), track.width() * float(reading.probabilities[number]), high))
+            bar, hue = rounded.intersected(cut), c.emotion(emotion)
             fill = QColor(hue)
             if reading.label == UNSURE:
                 fill.setAlphaF(0.2)
-                painter.setPen(QPen(hue, 1.4))
-                bar.adjust(0.7, 0.7, -0.7, -0.7)
-            painter.setBrush(fill)
-            painter.drawRoundedRect(bar, high / 2, high / 2)
+                painter.strokePath(bar, QPen(hue, 1.4))
+            painter.fillPath(bar, fill)
 
 
 class ReadingHistory(_Rows):
@@ -137,6 +148,7 @@ class ReadingHistory(_Rows):
     """
 
     chosen = Signal(int)
+    words = False  # a hundred turns want the room
 
     def __init__(self) -> None:
         super().__init__("This conversation")
@@ -227,7 +239,7 @@ class ReadingHistory(_Rows):
         for number, one in enumerate(self._turns):
             left = field.left() + number * step
             if turn is one:
-                painter.fillRect(QRectF(left - gap / 2, 0, max(2, step), field.height() + 3), QColor(c.hairline))
+                painter.fillRect(QRectF(left - gap / 2, 0, max(2, step), field.height() + 3), _veil())
             self._paint_turn(painter, one, left, max(1.0, step - gap))
         for number in range(1, len(EMOTIONS) + 1):
             painter.fillRect(QRectF(field.left(), number * self._row - 1, field.width(), 1), QColor(c.hairline))

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from PySide6.QtCore import QEvent, QRectF, QSettings, Qt, QTimer
+from PySide6.QtCore import QEvent, QRectF, QSettings, Qt
 from PySide6.QtGui import QFocusEvent, QPainter, QPaintEvent, QResizeEvent
-from PySide6.QtWidgets import (
-    QBoxLayout,
-    QFrame,
-    QPushButton,
-    QScrollArea,
-    QSizePolicy,
-    QToolButton,
-    QToolTip,
-    QWidget,
-)
+from PySide6.QtWidgets import QBoxLayout, QFrame, QPushButton, QScrollArea, QSizePolicy, QToolTip, QWidget
 
 from assistant.events import (
-    EMOTIONS,
     UNSURE,
     EmotionRead,
     EmotionReading,
@@ -32,17 +21,18 @@ from assistant.events import (
     TurnUndone,
     UtteranceEnded,
 )
+from assistant.recorder import RATE
 from assistant.signals import Ready
 from ui import icons, theme
 from ui.app import App
 from ui.emotion_charts import ReadingBars, ReadingHistory, TurnReading, percent
+from ui.emotion_correction import Correction
+from ui.playback import Playback
 from ui.waveform import Waveform
-from ui.widgets import EmotionChip, IconButton, button, column, label, row
+from ui.widgets import IconButton, column, label, row
 
-_RATE = 16_000
-_FRAME_MS = 40
-_PATIENCE = 25  # frames in which a clip must begin to play
 _STRIP_HEIGHT = 320  # pixels of the unfolded strip, at most
+_TWO_COLUMNS = 32  # heights of the text; a narrower strip has one column
 _UNLIMITED = 16_777_215  # Qt's own largest height
 
 PROSODY = (
@@ -50,7 +40,6 @@ PROSODY = (
     "It was fitted on synthetic voices: how often it is right about people's feelings has not been measured."
 )
 NO_HEAD = "Its checkpoint has no emotion head: choose another model, or fit one under Fine-tune."
-CONSENT = "May your corrections and these recordings be kept on this machine, for fine-tuning?"
 
 
 @dataclass(slots=True, eq=False)
@@ -116,12 +105,10 @@ class EmotionPanel(QWidget):
         self._speaking = False
         self._about: Mapping[str, Any] = {}
         self._strip = self._folded = False
-        self._playing = False
-        self._waited = 0
         self._drawn: tuple[_Turn | None, EmotionReading | None] = (None, None)
-        self._frames = QTimer(self)
-        self._frames.setInterval(_FRAME_MS)
-        self._frames.timeout.connect(self._follow)
+        self._playback = Playback(app, self)
+        self._playback.changed.connect(self._show_playing)
+        self._playback.refused.connect(app.tell)
         self.setAccessibleName(self.tr("Emotion"))
         self._build()
         app.happened.connect(self._hear)
@@ -132,13 +119,11 @@ class EmotionPanel(QWidget):
     def show_turn(self, number: int) -> None:
         """Show that turn's reading, if it was spoken."""
         if number in self._turns and number != self._shown:
-            self._silence()
             self._shown = number
             self._draw()
 
     def clear(self) -> None:
         """A new conversation has begun."""
-        self._silence()
         self._turns.clear()
         self._shown = None
         self._draw()
@@ -147,11 +132,9 @@ class EmotionPanel(QWidget):
         """A strip above the conversation, folded at first, instead of a column beside it."""
         if on != self._strip:
             self._strip = on
-            across, down = QBoxLayout.Direction.LeftToRight, QBoxLayout.Direction.TopToBottom
-            self._top.setDirection(across if on else down)
-            self._halves.setDirection(across if on else down)
-            self._halves.setSpacing(32 if on else 16)
             self._edge.setContentsMargins(16, 8 if on else 16, 16, 8 if on else 16)
+            self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum if on else self._free)
+            self._edge.setStretch(self._edge.count() - 1, int(on))  # what is left is left empty
             self._fold.setVisible(on)
             self.set_folded(on)
 
@@ -160,12 +143,7 @@ class EmotionPanel(QWidget):
         self._folded = folded and self._strip
         self._body.setVisible(not self._folded)
         self._fold.show_icon(*(("down", self.tr("More")) if self._folded else ("close", self.tr("Less"))))
-        self._limit_height()
-
-    @property
-    def strip(self) -> bool:
-        """Whether it is a strip."""
-        return self._strip
+        self._arrange()
 
     @property
     def folded(self) -> bool:
@@ -184,7 +162,7 @@ class EmotionPanel(QWidget):
             turn.before, turn.corrected = turn.corrected, emotion
             self._send(turn)
             if not self._app.settings.recording.corrections and not self._asked:
-                self._consent.show()
+                self._correction.ask(on=True)
             self._draw()
 
     def undo(self) -> None:
@@ -193,7 +171,7 @@ class EmotionPanel(QWidget):
         if turn is not None:
             turn.corrected, turn.before = turn.before, None
             self._send(turn)
-            self._consent.hide()
+            self._correction.ask(on=False)
             self._draw()
 
     # ---- what happens
@@ -205,7 +183,6 @@ class EmotionPanel(QWidget):
                 self._draw()
             return
         if isinstance(event, UtteranceEnded) and isinstance(event.message, Spoken):
-            self._silence()
             self._turns[event.turn] = _Turn(event.turn, event.message)
             self._shown = event.turn
         elif isinstance(event, EmotionRead) and (turn := self._turns.get(event.turn)):
@@ -233,7 +210,6 @@ class EmotionPanel(QWidget):
     def _forget(self, number: int) -> None:
         del self._turns[number]
         if self._shown == number:
-            self._silence()
             self._shown = next(reversed(self._turns), None)
 
     # ---- corrections
@@ -253,7 +229,7 @@ class EmotionPanel(QWidget):
 
     def _answer(self, consent: bool) -> None:
         self._store.setValue("corrections_asked", "yes")
-        self._consent.hide()
+        self._correction.ask(on=False)
         if consent:
             self._app.change("recording", corrections=True)
             for turn in self._turns.values():
@@ -262,79 +238,58 @@ class EmotionPanel(QWidget):
 
     # ---- sound
 
-    def _play(self, at: float) -> None:
-        turn, talk = self._turn, self._app.talk
-        if turn is not None and talk is not None:
-            talk.clips.play(turn.spoken.samples, _RATE, at)
-            self._playing, self._waited = False, 0
-            self._waveform.set_position(at)
-            self._frames.start()
-            self._sound.show_icon("stop", self.tr("Stop"))
+    def _hear_from(self, seconds: float) -> None:
+        self._playback.seek(seconds)
+        if not self._playback.playing:
+            self._playback.play()
 
-    def _play_or_stop(self) -> None:
-        if self._frames.isActive():
-            self._silence()
-        else:
-            self._play(0.0)
-
-    def _silence(self) -> None:
-        if self._frames.isActive() and self._app.talk is not None:
-            self._app.talk.clips.stop()
-        self._fall_silent()
-
-    def _fall_silent(self) -> None:
-        self._frames.stop()
-        self._waveform.set_position(None)
-        self._sound.show_icon("play", self.tr("Play"))
-
-    def _follow(self) -> None:
-        """Move the playhead while our clip plays."""
-        clips = self._app.talk.clips if self._app.talk else None
-        ours = clips is not None and abs(clips.duration - self._waveform.duration) < 1e-3
-        self._waited += 1
-        if clips is not None and ours and clips.playing:
-            self._playing = True
-            self._waveform.set_position(clips.position)
-        elif self._playing or self._waited > _PATIENCE:
-            self._fall_silent()
+    def _show_playing(self, on: bool) -> None:
+        self._sound.show_icon(*(("stop", self.tr("Stop")) if on else ("play", self.tr("Hear it"))))
+        if not on:
+            self._waveform.set_position(None)
 
     # ---- building
 
     def _build(self) -> None:
+        self._free = QSizePolicy.Policy.Expanding
         self._glyph = _Glyph()
         self._headline = label(role="title")
-        self._headline.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
-        self._confidence = label(role="title", wrap=False)
+        self._confidence = label(role="lead", wrap=False)
+        self._estimate = _Explained(self.tr("prosody estimate"), self.tr(PROSODY))
+        self._note = label(role="small")
         self._fold = IconButton("down", self.tr("More"), lambda: self.set_folded(not self._folded))
         self._fold.hide()
-        head, sub = QWidget(), QWidget()
-        head.setLayout(row(self._glyph, self._headline, self._confidence, spacing=10))
-        self._note = label(role="small")
-        self._estimate = _Explained(self.tr("prosody estimate"), self.tr(PROSODY))
-        sub.setLayout(row(self._note, self._estimate, None))
+        head = row(self._glyph, spacing=10)
+        head.addWidget(self._headline, 1)
         self._top = QBoxLayout(QBoxLayout.Direction.TopToBottom)
-        self._top.addWidget(head, 1)
-        self._top.addWidget(sub)
+        self._top.addLayout(head)
+        self._sure = _widget(row(self._confidence, self._estimate, None))
+        self._top.addWidget(self._sure)
+        whole = row()
+        whole.addLayout(self._top, 1)
+        whole.addWidget(self._fold, 0, Qt.AlignmentFlag.AlignTop)
         self._bars, self._history = ReadingBars(), ReadingHistory()
         self._history.chosen.connect(self.show_turn)
         self._waveform = Waveform(self.tr("Your voice"))
-        self._waveform.sought.connect(self._play)
-        self._sound = IconButton("play", self.tr("Play"), self._play_or_stop, 16)
+        self._waveform.sought.connect(self._hear_from)
+        self._playback.moved.connect(self._waveform.set_position)
+        self._sound = IconButton("play", self.tr("Hear it"), self._playback.toggle, 16)
         self._caption = label(role="small", wrap=False)
-        self._utterance = QWidget()
-        self._utterance.setLayout(column(_widget(row(self._caption, None, self._sound)), self._waveform, spacing=0))
-        self._correction = self._build_correction()
-        self._conversation = QWidget()
-        self._conversation.setLayout(column(label(self.tr("This conversation"), "small"), self._history, spacing=4))
-        left, right = QWidget(), QWidget()
-        left.setLayout(column(self._bars, self._utterance, spacing=12))
-        right.setLayout(column(self._correction, self._conversation, spacing=16))
+        self._utterance = _widget(column(_widget(row(self._caption, None, self._sound)), self._waveform, spacing=0))
+        self._correction = Correction()
+        self._correction.chosen.connect(self.correct)
+        self._correction.undone.connect(self.undo)
+        self._correction.answered.connect(self._answer)
+        heading = label(self.tr("This conversation"), "small")
+        self._conversation = _widget(column(heading, self._history, spacing=4))
         self._halves = QBoxLayout(QBoxLayout.Direction.TopToBottom)
-        self._halves.setContentsMargins(0, 0, 8, 0)
-        self._halves.setSpacing(16)
-        for half in (left, right):
-            self._halves.addWidget(half, 1, Qt.AlignmentFlag.AlignTop)
+        for half in (
+            column(self._bars, self._utterance, spacing=12),
+            column(self._correction, self._conversation, spacing=16),
+        ):
+            self._halves.addWidget(_widget(half), 1, Qt.AlignmentFlag.AlignTop)
         inside = _widget(self._halves)
+        self._halves.setContentsMargins(0, 0, 8, 0)
         self._body = QScrollArea()
         self._body.setWidgetResizable(True)
         self._body.setFrameShape(QFrame.Shape.NoFrame)
@@ -342,59 +297,25 @@ class EmotionPanel(QWidget):
         self._body.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self._body.setWidget(inside)
         self._edge = column(spacing=12)
-        self._edge.addWidget(_widget(_beside(self._top, self._fold)))
+        self._edge.addLayout(whole)
+        self._edge.addWidget(self._note)
         self._edge.addWidget(self._body, 1)
+        self._edge.addStretch(0)
         self._edge.setContentsMargins(16, 16, 16, 16)
         self.setLayout(self._edge)
-
-    def _build_correction(self) -> QWidget:
-        self._question = label(self.tr("Not right? It sounded"), "small")
-        self._buttons = {}
-        for emotion in EMOTIONS:
-            made = QToolButton()
-            made.setText(emotion)
-            made.setAccessibleName(self.tr("It sounded {0}").format(emotion))
-            made.setToolTip(made.accessibleName())
-            made.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-            made.setCursor(Qt.CursorShape.PointingHandCursor)
-            made.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-            made.clicked.connect(partial(self._choose, emotion))
-            self._buttons[emotion] = made
-        self._choices = _widget(row(*self._buttons.values(), spacing=0))
-        self._chip = EmotionChip()
-        self._undo = button(self.tr("Undo"), self.undo, "quiet")
-        self._corrected = _widget(row(self._chip, self._undo, None))
-        self._consent = QFrame()
-        self._consent.setProperty("role", "sunken")
-        ask = label(self.tr(CONSENT))
-        answers = row(
-            button(self.tr("Keep them"), partial(self._answer, True)),
-            button(self.tr("Do not keep"), partial(self._answer, False), "quiet"),
-            None,
-        )
-        inside = column(ask, spacing=8)
-        inside.addLayout(answers)
-        inside.setContentsMargins(12, 10, 12, 10)
-        self._consent.setLayout(inside)
-        self._consent.hide()
-        return _widget(column(self._question, self._choices, self._corrected, self._consent, spacing=4))
 
     # ---- drawing
 
     def changeEvent(self, event: QEvent) -> None:
-        """Follow the theme."""
+        """Follow the theme and the size of the text."""
         super().changeEvent(event)
-        if event.type() == QEvent.Type.PaletteChange and hasattr(self, "_edge"):
+        if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.FontChange) and self.layout() is not None:
             self._draw()
-            self._limit_height()
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """Words under the glyphs of the correction where there is room for them."""
+        """Side by side what fits side by side."""
         super().resizeEvent(event)
-        self._fit()
-
-    def _choose(self, emotion: str, _checked: bool = False) -> None:
-        self.correct(emotion)
+        self._arrange()
 
     @property
     def _turn(self) -> _Turn | None:
@@ -406,36 +327,33 @@ class EmotionPanel(QWidget):
         glyph, headline, note = self._words(turn)
         self._glyph.show_glyph(glyph)
         self._headline.setText(headline)
+        self._sure.setVisible(reading is not None)
         self._confidence.setText(percent(reading.confidence) if reading else "")
         self._note.setText(note)
-        self._note.setVisible(bool(note))
+        self._note.setVisible(bool(note) and not self._folded)
+        self._headline.setToolTip(note if self._folded else "")
         self._estimate.setVisible(reading is not None and self._is_estimate)
         self._bars.show_reading(reading)
         if (turn, reading) != self._drawn:
             self._drawn = turn, reading
+            self._playback.load(turn.spoken.samples if turn else None)
             if turn is None:
                 self._waveform.clear()
             else:
-                self._waveform.show(turn.spoken.samples, _RATE, reading)
-                seconds = len(turn.spoken.samples) / _RATE
+                self._waveform.show(turn.spoken.samples, RATE, reading)
+                seconds = len(turn.spoken.samples) / RATE
                 self._caption.setText(self.tr("Turn {0}, {1:.1f} s").format(turn.number, seconds))
         self._utterance.setVisible(turn is not None)
         self._draw_correction(turn)
         turns = [TurnReading(t.number, t.reading, t.corrected) for t in self._turns.values() if t.reading]
         self._history.show_turns(turns, self._shown)
         self._conversation.setVisible(bool(turns))
+        self._arrange()
 
     def _draw_correction(self, turn: _Turn | None) -> None:
         self._correction.setVisible(turn is not None and turn.reading is not None)
-        if turn is None or turn.reading is None:
-            return
-        for emotion, made in self._buttons.items():
-            made.setIcon(icons.icon(emotion))
-        self._fit()
-        self._corrected.setVisible(turn.corrected is not None)
-        if turn.corrected is not None:
-            right = turn.corrected == turn.reading.label
-            self._chip.show_emotion(turn.corrected, self.tr("confirmed") if right else self.tr("corrected"))
+        if turn is not None and turn.reading is not None:
+            self._correction.show_correction(turn.corrected, confirms=turn.corrected == turn.reading.label)
 
     def _words(self, turn: _Turn | None) -> tuple[str, str, str]:
         """Glyph, headline, note."""
@@ -459,33 +377,25 @@ class EmotionPanel(QWidget):
         source = self._app.settings.model.source
         return bool(self._about.get("prosody_estimate", source.partition("-")[0] == "mini"))
 
-    def _fit(self) -> None:
-        under = Qt.ToolButtonStyle.ToolButtonTextUnderIcon
-        font = self.font()
-        font.setPixelSize(theme.pixels("small"))
-        for made in self._buttons.values():
-            made.setFont(font)
-            made.setToolButtonStyle(under)
-        wide = sum(made.sizeHint().width() for made in self._buttons.values())
-        if wide > self._choices.width():
-            for made in self._buttons.values():
-                made.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonIconOnly)
+    def _arrange(self) -> None:
+        """In a strip the headline is one line and the halves stand side by side, where there is room."""
+        across, down = QBoxLayout.Direction.LeftToRight, QBoxLayout.Direction.TopToBottom
+        words = self._headline.fontMetrics().horizontalAdvance(self._headline.text()) + self._glyph.width()
+        fits = words + self._sure.sizeHint().width() + 120 < self.width()
+        beside = self._strip and fits
+        self._top.setDirection(across if beside else down)
+        self._top.setStretch(1, int(beside))
+        self._headline.setWordWrap(not beside)
+        two = self._strip and self.width() > _TWO_COLUMNS * theme.pixels("body")
+        self._halves.setDirection(across if two else down)
+        self._halves.setSpacing(32 if two else 16)
+        high = min(_STRIP_HEIGHT, self._halves.heightForWidth(self.width() - 40)) if self._strip else _UNLIMITED
+        self._body.setMinimumHeight(high if self._strip else 0)
+        self._body.setMaximumHeight(high)
 
-    def _limit_height(self) -> None:
-        most = _STRIP_HEIGHT if self._strip else _UNLIMITED
-        self._body.setMaximumHeight(most)
 
-
-def _widget(layout: Any) -> QWidget:
+def _widget(layout: QBoxLayout) -> QWidget:
     made = QWidget()
     made.setLayout(layout)
     layout.setContentsMargins(0, 0, 0, 0)
-    return made
-
-
-def _beside(layout: QBoxLayout, *parts: QWidget) -> QBoxLayout:
-    made = row()
-    made.addLayout(layout, 1)
-    for part in parts:
-        made.addWidget(part, 0, Qt.AlignmentFlag.AlignTop)
     return made

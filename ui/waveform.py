@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen, QPolygonF, QResizeEvent
+from PySide6.QtGui import QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen, QPixmap, QPolygonF, QResizeEvent
 from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from assistant.events import EMOTIONS, EmotionReading, Samples
@@ -105,7 +105,7 @@ class Waveform(QWidget):
         self._pieces: Sequence[Piece] = ()
         self._loudness: list[NDArray[np.float32]] = []
         self._stretches: list[Stretch] = []
-        self._bars: list[tuple[float, int | None, float]] | None = None  # height, emotion, how much it speaks for it
+        self._picture: QPixmap | None = None
         self._position: float | None = None
         self._pointed: float | None = None
         self.duration = 0.0
@@ -127,7 +127,7 @@ class Waveform(QWidget):
         self.duration = duration if duration is not None else max((piece.end for piece in self._pieces), default=0.0)
         self._loudness = [_loudness(piece.samples) for piece in self._pieces]
         self._stretches = [stretch for piece in self._pieces for stretch in stretches(piece)]
-        self._position = self._pointed = self._bars = None
+        self._position = self._pointed = self._picture = None
         self.setAccessibleName(f"{self._name}, {self.duration:.1f} s")
         self.setAccessibleDescription(", ".join(f"{s.emotion} from {s.start:.1f} s" for s in self._stretches[:20]))
         self.update()
@@ -212,25 +212,22 @@ class Waveform(QWidget):
     def resizeEvent(self, event: QResizeEvent) -> None:
         """Other bars."""
         super().resizeEvent(event)
-        self._bars = None
+        self._picture = None
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Follow the theme."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.PaletteChange:
+            self._picture = None
 
     def paintEvent(self, _event: QPaintEvent) -> None:
-        """Bars, the glyphs of the stretches below, the playhead."""
+        """What stands still is painted once; over it the lines that move."""
         c = theme.colours()
+        if self._picture is None or self._picture.devicePixelRatioF() != self.devicePixelRatioF():
+            self._picture = self._painted()
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        band = _BAND if self._stretches else 0
-        middle = (self.height() - band) / 2
-        if self._bars is None:
-            self._bars = self._measure()
-        plain = QColor(c.outline)
-        hues = [c.emotion(emotion) for emotion in EMOTIONS]
-        for number, (height, emotion, share) in enumerate(self._bars):
-            half = max(0.5, height * (middle - 3))
-            colour = plain if emotion is None else _mixed(plain, hues[emotion], share)
-            painter.fillRect(QRectF(number * (_BAR + _GAP), middle - half, _BAR, 2 * half), colour)
-        for stretch in self._stretches:
-            self._paint_stretch(painter, stretch)
+        painter.drawPixmap(0, 0, self._picture)
         if self._pointed is not None:
             self._paint_line(painter, self._pointed, QColor(c.muted), 1)
         if self._position is not None:
@@ -239,6 +236,26 @@ class Waveform(QWidget):
             painter.setBrush(Qt.BrushStyle.NoBrush)
             painter.setPen(QPen(QColor(c.accent), 2))
             painter.drawRoundedRect(QRectF(self.rect()).adjusted(1, 1, -1, -1), 6, 6)
+
+    def _painted(self) -> QPixmap:
+        """The bars, and the glyphs of the stretches below."""
+        c, ratio = theme.colours(), self.devicePixelRatioF()
+        picture = QPixmap(self.size() * ratio)
+        picture.setDevicePixelRatio(ratio)
+        picture.fill(Qt.GlobalColor.transparent)
+        painter = QPainter(picture)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        middle = (self.height() - (_BAND if self._stretches else 0)) / 2
+        plain = QColor(c.outline)
+        hues = [c.emotion(emotion) for emotion in EMOTIONS]
+        for number, (height, emotion, share) in enumerate(self._bars()):
+            half = max(0.5, height * (middle - 3))
+            colour = plain if emotion is None else _mixed(plain, hues[emotion], share)
+            painter.fillRect(QRectF(number * (_BAR + _GAP), middle - half, _BAR, 2 * half), colour)
+        for stretch in self._stretches:
+            self._paint_stretch(painter, stretch)
+        painter.end()
+        return picture
 
     def _paint_stretch(self, painter: QPainter, stretch: Stretch) -> None:
         left, right = self._x(stretch.start) + 1, self._x(stretch.end) - 1
@@ -262,7 +279,8 @@ class Waveform(QWidget):
     def _x(self, seconds: float) -> float:
         return seconds / self.duration * self.width() if self.duration else 0.0
 
-    def _measure(self) -> list[tuple[float, int | None, float]]:
+    def _bars(self) -> list[tuple[float, int | None, float]]:
+        """From left to right: height, the emotion that the moment speaks for, and how clearly."""
         count = max(1, self.width() // (_BAR + _GAP))
         heights = np.zeros(count, np.float32)
         emotion = np.full(count, -1)
