@@ -1,0 +1,376 @@
+"""One turn as it is shown: what the user said and how it sounded, the reply, how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+
+from PySide6.QtCore import QCoreApplication, QLocale, QSize, Qt, QTime, Signal
+from PySide6.QtGui import (
+    QColor,
+    QFont,
+    QKeyEvent,
+    QKeySequence,
+    QTextBlockFormat,
+    QTextCharFormat,
+    QTextCursor,
+    QTextOption,
+    QWheelEvent,
+)
+from PySide6.QtWidgets import QFrame, QLabel, QSizePolicy, QTextEdit, QWidget
+
+from assistant.events import (
+    EmotionRead,
+    Failed,
+    Message,
+    Outcome,
+    PlaybackFinished,
+    PlaybackProgressed,
+    ReplyFinished,
+    ReplyText,
+    Spoken,
+    Transcribed,
+    TurnEnded,
+    Typed,
+)
+from ui import icons, theme
+from ui.delay_chip import DelayChip, Waterfall, delay
+from ui.widgets import EmotionChip, IconButton, button, column, label, row
+
+SHOWN = 6000
+"""Characters of one text that are laid out; copying gives all of them."""
+_PARAGRAPH = 1000  # layout of one paragraph takes time with the square of its changes of direction
+_LEADING = 118  # per cent of the font's own distance between lines
+_CUT = "▏"  # where a reply was cut off
+_RATE = 16_000
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """What is known of a turn so far. `outcome` is None while it goes on."""
+
+    number: int
+    at: datetime = field(default_factory=datetime.now)
+    message: Message | None = None
+    transcript: str = ""
+    emotion: str = ""
+    confidence: float = 0.0
+    reply: str = ""
+    heard: str = ""
+    outcome: Outcome | None = None
+    failure: str = ""
+    marks: Mapping[str, float] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
+    unfolded: bool = False
+
+    def hear(self, event: object) -> bool:
+        """Take in what an event tells of this turn; whether it told something."""
+        match event:
+            case EmotionRead(reading=reading) if reading is not None:
+                self.emotion, self.confidence = reading.label, reading.confidence
+            case Transcribed(text=text):
+                self.transcript = text
+            case ReplyText(text=text):
+                self.reply = self.reply + text if self.reply else text.lstrip()
+            case ReplyFinished(text=text):
+                self.reply = text
+            case PlaybackProgressed(heard=heard) | PlaybackFinished(heard=heard):
+                self.heard = heard
+            case Failed(message=message):
+                self.failure = message
+            case TurnEnded(turn=turn):
+                self.transcript, self.reply, self.heard = turn.transcript or self.transcript, turn.reply, turn.heard
+                self.outcome, self.marks, self.figures = turn.outcome, turn.marks, turn.figures
+            case _:
+                return False
+        return True
+
+    @property
+    def words(self) -> str:
+        """What the user said or typed, "" where nobody wrote it down."""
+        return self.message.text if isinstance(self.message, Typed) else self.transcript
+
+    @property
+    def clock(self) -> str:
+        """The time of day, as the user's country writes it."""
+        return QLocale().toString(QTime(self.at.hour, self.at.minute), QLocale.FormatType.ShortFormat)
+
+    @property
+    def cut(self) -> int | None:
+        """Characters of the reply that were heard, where it was cut off."""
+        if self.outcome not in (Outcome.INTERRUPTED, Outcome.STOPPED) or not self.reply:
+            return None
+        heard = len(self.heard) if self.reply.startswith(self.heard) else 0
+        return heard if heard < len(self.reply.rstrip()) else None
+
+    @property
+    def note(self) -> str:
+        """How it ended, where that needs words."""
+        if self.outcome is Outcome.SUPERSEDED:
+            return _tr("You went on before an answer came.")
+        if self.outcome not in (Outcome.INTERRUPTED, Outcome.STOPPED):
+            return ""
+        if not self.reply:
+            return _tr("Stopped before an answer came.")
+        if self.cut is None:
+            return _tr("Stopped.")
+        if not self.heard:
+            return _tr("Stopped before anything was heard.")
+        who = _tr("You interrupted") if self.outcome is Outcome.INTERRUPTED else _tr("Stopped")
+        return _tr("{who}: heard up to the mark.").format(who=who)
+
+
+def _tr(text: str) -> str:
+    return QCoreApplication.translate("Turn", text)
+
+
+class Prose(QTextEdit):
+    """Plain text that can be selected, as tall as it needs to be, whatever it holds."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.setAccessibleName(name)
+        self.setReadOnly(True)
+        self.setAcceptRichText(False)
+        self.setUndoRedoEnabled(False)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWordWrapMode(QTextOption.WrapMode.WrapAtWordBoundaryOrAnywhere)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setStyleSheet("QTextEdit { background: transparent; border: none; padding: 0; }")
+        font = QFont(self.font())
+        font.setPixelSize(theme.pixels("lead"))
+        self.setFont(font)
+        self.document().setDefaultFont(font)
+        self.document().setDocumentMargin(0)
+        self._written: tuple[str, int | None, bool] = ("", None, False)
+
+    def write(self, text: str, cut: int | None = None, *, muted: bool = False) -> None:
+        """Show the beginning of `text`, `SHOWN` characters; what lies behind `cut` is marked off as not heard."""
+        text = text[:SHOWN]
+        if (text, cut, muted) == self._written:
+            return
+        before, self._written = self._written, (text, cut, muted)
+        grown = text[len(before[0]) :] if text.startswith(before[0]) and before[1:] == (cut, muted) else None
+        if grown and before[0] and cut is None and self.document().lastBlock().length() + len(grown) < _PARAGRAPH:
+            cursor = QTextCursor(self.document())
+            cursor.movePosition(QTextCursor.MoveOperation.End)
+            cursor.insertText(_clean(grown))
+        else:
+            self._write_anew(text, cut, muted=muted)
+
+    def _write_anew(self, text: str, cut: int | None, *, muted: bool) -> None:
+        plain, faint, mark = (QTextCharFormat() for _ in range(3))
+        faint.setForeground(QColor(theme.colours().muted))
+        mark.setForeground(QColor(theme.colours().danger))
+        self.document().clear()
+        cursor = QTextCursor(self.document())
+        lines = QTextBlockFormat()
+        lines.setLineHeight(_LEADING, QTextBlockFormat.LineHeightTypes.ProportionalHeight.value)
+        cursor.setBlockFormat(lines)
+        cursor.insertText(_in_paragraphs(text[:cut]), faint if muted else plain)
+        if cut is not None:
+            cursor.insertText(_CUT, mark)
+            cursor.insertText(_in_paragraphs(text[cut:]), faint)
+
+    def height_for(self, width: int) -> int:
+        """Pixels that the text needs at a width."""
+        if self.document().textWidth() != width:
+            self.document().setTextWidth(width)
+        return max(self.fontMetrics().height(), round(self.document().size().height() + 0.5))
+
+    def minimumSizeHint(self) -> QSize:
+        """Any width."""
+        return QSize(40, self.fontMetrics().height())
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        """The conversation scrolls, not its texts."""
+        event.ignore()
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Copying and selecting all; everything else, the talk key above all, is for others."""
+        if event.matches(QKeySequence.StandardKey.Copy) or event.matches(QKeySequence.StandardKey.SelectAll):
+            super().keyPressEvent(event)
+        else:
+            event.ignore()
+
+
+def _clean(text: str) -> str:
+    """Without halves of characters, which Qt cannot take."""
+    return text.encode("utf-16", "replace").decode("utf-16") if any("\ud800" <= c <= "\udfff" for c in text) else text
+
+
+def _in_paragraphs(text: str) -> str:
+    """The text with breaks where a paragraph would be too long to be laid out in a moment."""
+    parts = []
+    for paragraph in _clean(text).split("\n"):
+        at = 0
+        while len(paragraph) - at > _PARAGRAPH:
+            space = paragraph.rfind(" ", at + _PARAGRAPH // 2, at + _PARAGRAPH)
+            end = space + 1 if space >= 0 else at + _PARAGRAPH
+            parts.append(paragraph[at:end])
+            at = end
+        parts.append(paragraph[at:])
+    return "\n".join(parts)
+
+
+class TurnView(QWidget):
+    """The widgets of one turn, made while it is in sight.
+
+    Signals:
+        again: the user wants a turn that failed to be tried once more.
+        changed: something was unfolded, so that the height is another.
+    """
+
+    again = Signal()
+    changed = Signal()
+
+    def __init__(self, entry: Entry, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.entry = entry
+        self._chip = EmotionChip()
+        self._said = Prose(_tr("What you said"))
+        self._who = label(_tr("Assistant"), "heading", wrap=False)
+        self._delay = DelayChip()
+        self._delay.clicked.connect(self.fold)
+        self._reply = Prose(_tr("Reply"))
+        self._note = label("", "small")
+        self._waterfall = Waterfall()
+        self._failure = QWidget()
+        self._why = label("", "error", selectable=True)
+        self.remedy = button(_tr("Ask again"), self.again.emit, icon="again")
+        warning = QLabel()
+        warning.setPixmap(icons.icon("warning", "danger").pixmap(20, 20))
+        failure = row(warning, self._why, self.remedy, spacing=12)
+        failure.setStretch(1, 1)
+        self._failure.setLayout(failure)
+        time = label(entry.clock, "small", wrap=False)
+        layout = column(spacing=4)
+        layout.setContentsMargins(2 * theme.GRID, 12, 2 * theme.GRID, 12)
+        layout.addLayout(row(label(_tr("You"), "heading", wrap=False), time, self._chip, None, spacing=10))
+        layout.addWidget(self._said)
+        layout.addSpacing(theme.GRID)
+        layout.addLayout(row(self._who, None, self._delay))
+        for part in (self._reply, self._note, self._waterfall, self._failure):
+            layout.addWidget(part)
+        self.setLayout(layout)
+        self.refresh(last=False)
+
+    def refresh(self, *, last: bool) -> None:
+        """Show what is known by now. `last`: whether it is the newest turn, which alone can be asked again."""
+        one = self.entry
+        self._chip.setVisible(bool(one.emotion))
+        if one.emotion:
+            self._chip.show_emotion(one.emotion, f"{one.confidence:.0%}" if one.confidence else "")
+        self._said.write(one.words or self._unwritten(), muted=not one.words)
+        self._reply.write(one.reply, one.cut)
+        self._reply.setVisible(bool(one.reply))
+        self._who.setVisible(bool(one.reply) or one.outcome is None)
+        self._note.setText(one.note or self._waiting())
+        self._note.setVisible(bool(self._note.text()))
+        self._delay.show_delay(one.marks)
+        self._delay.setChecked(one.unfolded)
+        self._waterfall.show_stages(one.marks, one.figures)
+        self._waterfall.setVisible(one.unfolded)
+        self._why.setText(one.failure)
+        self._failure.setVisible(bool(one.failure))
+        self.remedy.setVisible(last)
+        self.setAccessibleName(spoken(one))
+
+    def fold(self) -> None:
+        """Unfold what the delay went into, or fold it again."""
+        self.entry.unfolded = not self.entry.unfolded
+        self._delay.setChecked(self.entry.unfolded)
+        self._waterfall.setVisible(self.entry.unfolded)
+        self.changed.emit()
+
+    def height_for(self, width: int) -> int:
+        """Pixels that all of it needs at a width; gives the texts their heights."""
+        layout = self.layout()
+        assert layout is not None, "made in __init__"
+        margins = layout.contentsMargins()
+        inner = width - margins.left() - margins.right()
+        for prose in (self._said, self._reply):
+            prose.setFixedHeight(prose.height_for(inner))
+        layout.invalidate()
+        return layout.totalHeightForWidth(width) if layout.hasHeightForWidth() else layout.totalSizeHint().height()
+
+    def _waiting(self) -> str:
+        one = self.entry
+        longest = max(len(one.words), len(one.reply))
+        if longest > SHOWN:
+            more = _tr("{count} more characters are not shown: copy the text to read them.")
+            return more.format(count=QLocale().toString(longest - SHOWN))
+        return _tr("thinking…") if one.message and not one.reply and one.outcome is None and not one.failure else ""
+
+    def _unwritten(self) -> str:
+        message = self.entry.message
+        if message is None:
+            return _tr("listening…")
+        seconds = len(message.samples) / _RATE if isinstance(message, Spoken) else 0.0
+        return _tr("{seconds} s of speech, no words written down").format(seconds=f"{seconds:.1f}")
+
+
+def spoken(entry: Entry) -> str:
+    """A turn as a screen reader says it."""
+    parts = [_tr("You"), entry.clock]
+    if entry.emotion:
+        parts.append(theme.words(entry.emotion))
+    said = f"{', '.join(parts)}: {entry.words[:300]}"
+    reply = f"{_tr('Assistant')}: {entry.reply[:600]}" if entry.reply else ""
+    return " ".join(part for part in (said, reply, entry.note, entry.failure) if part)
+
+
+class TurnActions(QFrame):
+    """What can be done with a turn, as icons; shown for one turn at a time.
+
+    Signals:
+        acted: "play", "copy", "edit", "again", "undo" or "delay", and the number of the turn.
+    """
+
+    acted = Signal(str, int)
+
+    def __init__(self, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.setProperty("role", "raised")
+        self._number = 0
+        names = {
+            "play": _tr("Play what you said"),
+            "copy": _tr("Copy both texts"),
+            "edit": _tr("Edit your message"),
+            "again": _tr("Answer again"),
+            "undo": _tr("Undo this turn"),
+            "delay": _tr("Unfold the delay"),
+        }
+        pictures = {"delay": "clock"}
+        self.buttons = {
+            action: IconButton(pictures.get(action, action), name, partial(self._act, action), 18)
+            for action, name in names.items()
+        }
+        layout = row(*self.buttons.values(), spacing=0)
+        layout.setContentsMargins(2, 2, 2, 2)
+        self.setLayout(layout)
+        self.hide()
+
+    @property
+    def end(self) -> QWidget:
+        """The last of them in the order of the Tab key."""
+        return self.buttons["delay"]
+
+    def show_for(self, entry: Entry, *, last: bool, playing: bool) -> None:
+        """Be for this turn. Only the newest can be edited, answered again and undone."""
+        self._number = entry.number
+        name = _tr("Stop playing") if playing else _tr("Play what you said")
+        self.buttons["play"].show_icon("stop" if playing else "play", name)
+        self.buttons["play"].setVisible(isinstance(entry.message, Spoken))
+        for action in ("edit", "again", "undo"):
+            self.buttons[action].setVisible(last)
+        self.buttons["delay"].setVisible(delay(entry.marks) is not None)
+
+    def _act(self, action: str) -> None:
+        self.acted.emit(action, self._number)
