@@ -36,6 +36,7 @@ class Colours:
     on_accent: str
     danger: str
     outline: str
+    scroll: str
     emotions: Mapping[str, str]
 
     def emotion(self, label: str) -> QColor:
@@ -57,6 +58,7 @@ LIGHT = Colours(
     on_accent="#FFFFFF",
     danger="#B3261E",
     outline="#8A8378",
+    scroll="#CFC8BC",
     emotions=_DEEP,
 )
 DARK = Colours(
@@ -70,6 +72,7 @@ DARK = Colours(
     on_accent="#0A2421",
     danger="#FF8F85",
     outline="#7C766C",
+    scroll="#4A4641",
     emotions=_PALE,
 )
 CONTRAST = Colours(
@@ -83,6 +86,7 @@ CONTRAST = Colours(
     on_accent="#000000",
     danger="#FFB3AC",
     outline="#FFFFFF",
+    scroll="#FFFFFF",
     emotions=_PALE,
 )
 THEMES = {"light": LIGHT, "dark": DARK, "contrast": CONTRAST}
@@ -226,7 +230,7 @@ QScrollArea {{ background: transparent; border: none; }}
 QScrollArea > QWidget > QWidget {{ background: transparent; }}
 QScrollBar:vertical {{ background: transparent; width: 10px; margin: 2px; }}
 QScrollBar:horizontal {{ background: transparent; height: 10px; margin: 2px; }}
-QScrollBar::handle {{ background: {c.outline}; border-radius: 3px; min-height: 32px; min-width: 32px; }}
+QScrollBar::handle {{ background: {c.scroll}; border-radius: 3px; min-height: 32px; min-width: 32px; }}
 QScrollBar::add-line, QScrollBar::sub-line, QScrollBar::add-page, QScrollBar::sub-page {{ background: none;
   border: none; width: 0; height: 0; }}
 QProgressBar {{ background: {c.hairline}; border: none; border-radius: 3px; height: 6px; text-align: center; }}
