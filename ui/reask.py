@@ -10,12 +10,12 @@ from typing import Any
 
 from PySide6.QtCore import QElapsedTimer, QSize, Qt, QTimer, Signal
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QBoxLayout, QComboBox, QFileDialog, QProgressBar, QScrollArea, QWidget
+from PySide6.QtWidgets import QBoxLayout, QComboBox, QFileDialog, QProgressBar, QWidget
 
 from ui.app import App
 from ui.jobs import Job
 from ui.session_search import Summary, clock, when_in_words
-from ui.session_transcript import readable
+from ui.session_transcript import ReadingArea, readable
 from ui.widgets import EmotionChip, IconButton, button, column, label, line, row
 from ui.word_diff import MarkedText, Span, differing
 
@@ -113,10 +113,7 @@ class ReAsk(QWidget):
         self._column = column(spacing=0)
         self._column.addStretch(1)
         self._inner.setLayout(self._column)
-        area = QScrollArea()
-        area.setWidgetResizable(True)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        area.setAccessibleName(self.tr("Before and now, turn by turn"))
+        area = ReadingArea(self.tr("Before and now, turn by turn"))
         area.setWidget(self._inner)
         layout = column(spacing=10)
         layout.setContentsMargins(16, 14, 16, 0)

@@ -12,21 +12,23 @@ from pathlib import Path
 
 from PySide6.QtCore import QCoreApplication, QStandardPaths, Qt, QTimer
 from PySide6.QtGui import QHideEvent, QKeyEvent, QKeySequence, QResizeEvent, QShortcut, QShowEvent
-from PySide6.QtWidgets import QFileDialog, QFrame, QStackedWidget, QWidget
+from PySide6.QtWidgets import QApplication, QFileDialog, QFrame, QStackedWidget, QVBoxLayout, QWidget
 
 from assistant.errors import AssistantError
 from assistant.export import export, import_archive
 from assistant.session import delete, read_session
+from ui import theme
 from ui.app import App
 from ui.background import Background
 from ui.reask import ReAsk
 from ui.session_list import SessionList
 from ui.session_player import SessionPlayer
 from ui.session_search import Summary, when_in_words
-from ui.widgets import row
+from ui.widgets import EmptyState, button, column, label, row
 
 _NARROW = 760  # pixels below which list and player take turns
 _LIST_WIDTH = (280, 380)
+_UNLIMITED = 16_777_215  # Qt's own largest width
 UNDO_MS = 11_000
 """How long a deleted session can be brought back; a little longer than the message is shown."""
 _FILES = {
@@ -56,16 +58,30 @@ class SessionsPage(QWidget):
         self.right = QStackedWidget()
         self.right.addWidget(self.player)
         self.right.addWidget(self.reask)
+        self._body = QWidget()
         layout = row(self.list, self._line, self.right, spacing=0)
         layout.setStretch(2, 1)
-        self.setLayout(layout)
+        self._body.setLayout(layout)
+        kept = self.tr("Turn recording on, and conversations are kept on this machine for {} days.")
+        nothing = self.tr("Nothing is recorded yet.")
+        self.nothing = EmptyState("sessions", nothing, self.tr("Turn recording on"), self.list.turn_on)
+        self.recording = EmptyState("record", self.tr("Recording is on."))
+        self._explain(self.nothing, kept.format(app.settings.recording.days))
+        self._explain(self.recording, self.tr("Talk, and the conversation appears here."))
+        self.stack = QStackedWidget()
+        for page in (self._body, self.nothing, self.recording):
+            self.stack.addWidget(page)
+        self.nothing.setFocusProxy(self.nothing.button)
+        self.setLayout(column(self.stack, spacing=0))
         self._narrow = False
+        self._focus_due = False  # once it is known what there is
         self._looking = False  # in a narrow window: at the session, not at the list
         self._connect()
 
     def _connect(self) -> None:
         self.list.chosen.connect(self._show)
         self.list.opened.connect(partial(self._look, at_session=True))
+        self.list.emptied.connect(self._show_empty)
         self.list.import_asked.connect(self._ask_archive)
         self.player.back_asked.connect(partial(self._look, at_session=False))
         self.player.delete_asked.connect(self.delete)
@@ -78,6 +94,16 @@ class SessionsPage(QWidget):
         application = QCoreApplication.instance()
         assert application is not None, "a widget exists"
         application.aboutToQuit.connect(self.finish)
+
+    def _explain(self, empty: EmptyState, more: str) -> None:
+        """Say more in an empty page, and offer the other way to a session."""
+        within = empty.layout()
+        assert isinstance(within, QVBoxLayout), "a column"
+        words = label(more, "small")
+        words.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        within.insertWidget(3, words)
+        bring = button(self.tr("Import an archive"), self._ask_archive, "quiet")
+        within.insertWidget(within.count() - 1, bring, 0, Qt.AlignmentFlag.AlignHCenter)
 
     # ---- deleting
 
@@ -180,19 +206,20 @@ class SessionsPage(QWidget):
     def resizeEvent(self, event: QResizeEvent) -> None:
         """List and player beside each other, or one after the other."""
         super().resizeEvent(event)
-        self._narrow = self.width() < _NARROW
-        self.list.setMaximumWidth(
-            16_777_215 if self._narrow else max(_LIST_WIDTH[0], min(_LIST_WIDTH[1], self.width() // 3))
-        )
-        self.list.setMinimumWidth(0 if self._narrow else _LIST_WIDTH[0])
+        factor = theme.pixels("body") / theme.SIZES["body"]
+        least, most = (round(width * factor) for width in _LIST_WIDTH)
+        self._narrow = self.width() < _NARROW * factor
+        width = max(least, min(most, self.width() // 3))
+        self.list.setMinimumWidth(0 if self._narrow else width)
+        self.list.setMaximumWidth(_UNLIMITED if self._narrow else width)
         self._lay_out()
 
     def showEvent(self, event: QShowEvent) -> None:
         """What was recorded meanwhile is to be seen; the keyboard is in the list."""
         super().showEvent(event)
         self.list.refresh()
-        if self.focusWidget() is None:
-            self.list.view.setFocus()
+        focus = QApplication.focusWidget()
+        self._focus_due = focus is None or not self.isAncestorOf(focus)
 
     def hideEvent(self, event: QHideEvent) -> None:
         """Another page: be silent."""
@@ -206,6 +233,13 @@ class SessionsPage(QWidget):
             self.right.setCurrentWidget(self.player)
         if summary is None:
             self._look(at_session=False)
+
+    def _show_empty(self, empty: bool) -> None:
+        off = self.app.settings.recording.mode == "off"
+        self.stack.setCurrentWidget(self._body if not empty else self.nothing if off else self.recording)
+        if self._focus_due and (empty or self.list.shown):
+            self._focus_due = False
+            (self.nothing if empty and off else self.recording if empty else self.list.view).setFocus()
 
     def _look(self, *, at_session: bool) -> None:
         self._looking = at_session and self.player.summary is not None

@@ -103,7 +103,9 @@ class _Painter(QStyledItemDelegate):
 
     def sizeHint(self, _option: QStyleOptionViewItem, _index: _Index) -> QSize:
         small, lead = QFontMetrics(_font("small")), QFontMetrics(_font("body"))
-        return QSize(200, 12 + small.height() + 4 + lead.height() + 6 + max(16, small.height()) + 12)
+        return QSize(
+            200, 12 + small.height() + 4 + lead.height() + 6 + max(theme.pixels("small") + 4, small.height()) + 12
+        )
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: _Index) -> None:
         session: Summary = index.data(Qt.ItemDataRole.UserRole)
@@ -156,20 +158,21 @@ class _Painter(QStyledItemDelegate):
             count = f"recording · {count}"
         elif session.damaged:
             count = f"damaged · {count}"
-        last = QRect(area.left(), top, area.width(), max(16, height))
+        last = QRect(area.left(), top, area.width(), max(theme.pixels("small") + 4, height))
         painter.drawText(last, right | Qt.AlignmentFlag.AlignVCenter, count)
         room = area.width() - painter.fontMetrics().horizontalAdvance(count) - 12
         self._draw_mood(painter, session.emotions, last, room)
 
     def _draw_mood(self, painter: QPainter, emotions: Sequence[str], area: QRect, room: int) -> None:
-        most = max(1, room // 20)
+        glyph = theme.pixels("small") + 4
+        most = max(1, room // (glyph + 4))
         shown = emotions if len(emotions) <= most else emotions[: max(1, most - 2)]
-        top = area.top() + (area.height() - 16) / 2
+        top = area.top() + (area.height() - glyph) / 2
         for number, emotion in enumerate(shown):
             hue = theme.colours().emotion(emotion)
-            icons.paint(painter, emotion, QRectF(area.left() + 20 * number, top, 16, 16), hue)
+            icons.paint(painter, emotion, QRectF(area.left() + (glyph + 4) * number, top, glyph, glyph), hue)
         if len(shown) < len(emotions):
-            rest = area.adjusted(20 * len(shown) + 2, 0, 0, 0)
+            rest = area.adjusted((glyph + 4) * len(shown) + 2, 0, 0, 0)
             painter.drawText(rest, Qt.AlignmentFlag.AlignVCenter, f"+{len(emotions) - len(shown)}")
 
 
@@ -204,11 +207,13 @@ class SessionList(QWidget):
         chosen: the `Summary` of the session to be shown, or None.
         opened: the user wants to see it: in a narrow window the player takes the list's place.
         import_asked: an archive is to be read in.
+        emptied: whether there is no session at all.
     """
 
     chosen = Signal(object)
     opened = Signal()
     import_asked = Signal()
+    emptied = Signal(bool)
 
     def __init__(self, app: App) -> None:
         super().__init__()
@@ -235,11 +240,11 @@ class SessionList(QWidget):
 
     def _make(self) -> None:
         self.field = QLineEdit()
-        self.field.setPlaceholderText(self.tr("Search: words, sad, yesterday, 2026-11"))
+        self.field.setPlaceholderText(self.tr("Words, a feeling, a date"))
         self.field.setAccessibleName(self.tr("Search sessions"))
         self.field.setClearButtonEnabled(True)
         self.field.setMaxLength(500)
-        self.field.textChanged.connect(self._filter)
+        self.field.textChanged.connect(lambda _text: self._filter(searched=True))
         self.field.returnPressed.connect(lambda: self.view.setFocus(Qt.FocusReason.TabFocusReason))
         self._rows = _Rows()
         self.view.setAccessibleName(self.tr("Sessions"))
@@ -253,27 +258,17 @@ class SessionList(QWidget):
         self.view.selectionModel().currentChanged.connect(self._choose)
         self.view.clicked.connect(lambda _index: self.opened.emit())
         self.view.opened.connect(self.opened)
-        days = self.app.settings.recording.days
-        self._nothing = EmptyState(
-            "sessions",
-            self.tr(
-                "Nothing is recorded yet. Turn recording on, and conversations are kept on this machine for {} days."
-            ).format(days),
-            self.tr("Turn recording on"),
-            self._turn_on,
-        )
-        self._soon_here = EmptyState("record", self.tr("Recording is on. Talk, and the conversation appears here."))
         self._none_found = EmptyState(
             "search", self.tr("No session matches the search."), self.tr("Show all"), self.field.clear
         )
         self._opening = QWidget()
         self.stack = QStackedWidget()
-        for page in (self._opening, self.view, self._nothing, self._soon_here, self._none_found):
+        for page in (self._opening, self.view, self._none_found):
             self.stack.addWidget(page)
         self.count = label("", "small", wrap=False)
         self.count.setAccessibleName(self.tr("Number of sessions"))
         self.retention = label("", "small")
-        self._turn_on_button = button(self.tr("Turn on"), self._turn_on, "quiet")
+        self._turn_on_button = button(self.tr("Turn on"), self.turn_on, "quiet")
         bring = IconButton("import", self.tr("Import an archive"), self.import_asked.emit)
         head = row(self.field, bring)
         head.setContentsMargins(16, 16, 12, 8)
@@ -331,7 +326,8 @@ class SessionList(QWidget):
         if isinstance(event, TurnEnded):
             self._soon.start()
 
-    def _turn_on(self) -> None:
+    def turn_on(self) -> None:
+        """Record from now on, and keep for some days."""
         self.app.change("recording", mode="days")
 
     def _compare(self, found: dict[Path, Stamp]) -> None:
@@ -365,10 +361,13 @@ class SessionList(QWidget):
         if wanted - watched:
             self._watcher.addPaths(sorted(wanted - watched))
 
-    def _filter(self) -> None:
+    def _filter(self, *, searched: bool = False) -> None:
+        """Show what the search finds; a session that changes while it is shown stays until another search."""
+        stays = self._current.folder if self._current and not searched else None
         test = search(self.field.text(), date.today())
         ordered = sorted(self._all.values(), key=lambda session: session.folder.name, reverse=True)
-        shown = [session for session in ordered if session.folder not in self.hidden and test(session)]
+        there = [session for session in ordered if session.folder not in self.hidden]
+        shown = [session for session in there if test(session) or session.folder == stays]
         wanted = self._wanted or (self._current.folder if self._current else None)
         if shown != self._rows.shown:
             scroll = self.view.verticalScrollBar().value()
@@ -413,8 +412,7 @@ class SessionList(QWidget):
             page: QWidget = self.view
         elif self._reading or not self._scanned:
             page = self._opening
-        elif everything:
-            page = self._none_found
         else:
-            page = self._nothing if recording.mode == "off" else self._soon_here
+            page = self._none_found
         self.stack.setCurrentWidget(page)
+        self.emptied.emit(self._scanned and not self._reading and not everything)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QScrollArea, QWidget
+from PySide6.QtWidgets import QWidget
 
 from assistant.events import Spoken, Typed
 from assistant.recorder import RATE
 from ui import theme
 from ui.emotion_charts import ReadingBars, ReadingHistory, TurnReading
+from ui.session_transcript import ReadingArea
 from ui.timeline import Tape
 from ui.waveform import Waveform
 from ui.widgets import column, label
 
 
-class MoodPanel(QScrollArea):
+class MoodPanel(ReadingArea):
     """The reading of the current turn, its waveform, and the readings of the whole session.
 
     Signals:
@@ -26,10 +27,9 @@ class MoodPanel(QScrollArea):
     turn_asked = Signal(int)
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__("")
         self._tape: Tape | None = None
         self._turn = -1
-        self.setWidgetResizable(True)
         self.setAccessibleName(self.tr("Emotion"))
         self._words = label("", "lead")
         self._note = label("", "small")

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from datetime import date, timedelta
 from functools import partial
 
-from PySide6.QtCore import QSize, Qt, Signal
+from PySide6.QtCore import QEvent, Qt, Signal
 from PySide6.QtGui import QKeyEvent, QResizeEvent
 from PySide6.QtWidgets import QComboBox, QHBoxLayout, QMenu, QStackedWidget, QToolButton, QWidget
 
 from assistant.session import correct
-from ui import theme
+from ui import icons, theme
 from ui.app import App
 from ui.background import Background
 from ui.playback import SPEEDS, Playback
@@ -64,13 +64,13 @@ class SessionPlayer(QWidget):
         self.about = label("", "small")
         self.problem = label("", "error")
         self.reask = button(self.tr("Ask another model"), self.reask_asked.emit, icon="model")
-        self.reask.setAccessibleName(self.reask.text())
         self.reask.setToolTip(self.tr("Ask another model the same, and compare"))
+        self.small_reask = IconButton("model", self.reask.text(), self.reask_asked.emit)
         self.export = IconButton("export", self.tr("Export"))
         self.export.setMenu(self._export_menu())
         self.export.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
         self._delete = IconButton("delete", self.tr("Delete (Del)"), self.delete_asked.emit)
-        head = row(self.back, self.title, self.reask, self.export, self._delete)
+        head = row(self.back, self.title, self.reask, self.small_reask, self.export, self._delete)
         head.setStretch(1, 1)
         self.timeline = Timeline()
         self.timeline.sought.connect(self.playback.seek)
@@ -207,9 +207,16 @@ class SessionPlayer(QWidget):
     def resizeEvent(self, event: QResizeEvent) -> None:
         """The emotion beside the transcript where there is room; words on buttons too."""
         super().resizeEvent(event)
-        self.mood.setVisible(self.width() >= _WIDE)
-        self.reask.setText(self.tr("Ask another model") if self.width() >= _ROOMY else "")
-        self.reask.setIconSize(QSize(20, 20))
+        factor = theme.pixels("body") / theme.SIZES["body"]
+        self.mood.setVisible(self.width() >= _WIDE * factor)
+        self.reask.setVisible(self.width() >= _ROOMY * factor)
+        self.small_reask.setVisible(self.width() < _ROOMY * factor)
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Follow the theme."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.PaletteChange:
+            self.reask.setIcon(icons.icon("model"))
 
     # ---- inside
 
@@ -226,17 +233,20 @@ class SessionPlayer(QWidget):
 
     def _take(self, tape: Tape | None) -> None:
         same = tape is not None and self.tape is not None and tape.session.folder == self.tape.session.folder
-        position, playing = (self.playback.position, self.playback.playing) if same else (0.0, False)
+        unchanged = same and tape is not None and tape.seconds == self.playback.duration  # corrected while it plays
+        position = self.playback.position if same else 0.0
         self.tape = tape
-        self.playback.load(tape.samples if tape else None)
+        if not unchanged:
+            self.playback.load(tape.samples if tape else None)
         self.timeline.show_tape(tape)
         self.transcript.show_tape(tape)
         self.mood.show_tape(tape)
         self._say("")
         self._describe()
-        self.playback.seek(position)
-        if playing:
-            self.playback.play()
+        if unchanged:
+            self._move(position)
+        else:
+            self.playback.seek(position)
         self._stack.setCurrentWidget(
             self._session if tape is not None else self._opening if self._summary else self._nothing
         )
@@ -247,9 +257,7 @@ class SessionPlayer(QWidget):
             return
         today = date.today()
         self.title.setText(when_in_words(summary))
-        parts = [turns_in_words(summary.turns), summary.model, self._kept(summary, today)]
-        if tape is not None:
-            parts.insert(1, clock(tape.seconds))
+        parts = [turns_in_words(summary.turns), clock(summary.seconds), summary.model, self._kept(summary, today)]
         self.about.setText(" · ".join(part for part in parts if part))
         count = tape.session.damaged if tape else 0
         lost = self.tr("{} of its lines or recordings are missing or damaged; the rest is here.").format(count)
@@ -297,8 +305,6 @@ class SessionPlayer(QWidget):
         what = self.tr("Turn {} corrected: {}.").format(turn, sounded)
         self.app.tell(what, self.tr("Undo"), lambda: self.correct(turn, before))
         self.corrected.emit()
-        if self._summary is not None:
-            self.show_session(self._summary)
 
 
 def _until(day: date, today: date) -> str:

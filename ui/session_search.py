@@ -32,7 +32,8 @@ class Summary:
         first_words: of the first turn that has any.
         text: all that was said and answered, folded for the search.
         running: whether it is being recorded now.
-        damaged: lines that could not be read.
+        damaged: lines that could not be read, and recordings that are not there.
+        lines: how many could; it tells whether anything was added.
     """
 
     folder: Path
@@ -45,11 +46,16 @@ class Summary:
     model: str = ""
     running: bool = False
     damaged: int = 0
+    lines: int = 0
 
     @property
     def day(self) -> date | None:
         """The day it began."""
         return self.started.date() if self.started else None
+
+
+_LATER = ("correction", "utterance_recovered")
+"""Lines that can be added long after the session has ended."""
 
 
 def summarise(folder: Path) -> Summary:
@@ -84,18 +90,27 @@ def summarise(folder: Path) -> Summary:
         elif kind == "undone":
             for known in (words, replies, sounded):
                 known.pop(turn, None)
+    recordings = [name for line in lines if isinstance(name := line.get("audio"), str)]
     return Summary(
         folder=folder,
         started=_time(about.get("started")),
-        seconds=max((float(line["t"]) for line in lines if isinstance(line.get("t"), int | float)), default=0.0),
+        seconds=max(
+            (float(line["t"]) for line in lines if line.get("type") not in _LATER and "t" in line), default=0.0
+        ),
         turns=len(words),
         emotions=tuple(felt for turn in words if (felt := corrected.get(turn) or sounded.get(turn))),
-        first_words=next((text for text in words.values() if text), ""),
+        first_words=whole(next((text for text in words.values() if text), "")[:500]),
         text=folded("\n".join((*words.values(), *replies.values()))),
-        model=str(about.get("model") or ""),
+        model=whole(str(about.get("model") or "")[:100]),
         running=_in_use(folder / LOCK),
-        damaged=damaged,
+        damaged=damaged + sum(not (folder / "audio" / Path(name).name).is_file() for name in recordings),
+        lines=len(lines),
     )
+
+
+def whole(text: str) -> str:
+    """Without halves of characters, which Qt cannot take."""
+    return text.encode("utf-16", "replace").decode("utf-16")
 
 
 def _time(text: object) -> datetime | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import partial
 
 from PySide6.QtCore import QPoint, QRectF, Qt, QTimer, Signal
-from PySide6.QtGui import QAction, QActionGroup, QColor, QMouseEvent, QPainter, QPaintEvent
+from PySide6.QtGui import QAction, QActionGroup, QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QFrame, QLabel, QMenu, QScrollArea, QVBoxLayout, QWidget
 
 from assistant.events import EMOTIONS, Outcome, Typed
 from assistant.session import RecordedTurn, words_of
 from ui import icons, theme
-from ui.session_search import clock
+from ui.session_search import clock, whole
 from ui.timeline import Tape, emotion_of
 from ui.widgets import EmotionChip, IconButton, column, label, row
 
@@ -23,13 +23,16 @@ _WIDEST = 680  # pixels; about 72 characters a line
 
 def readable(text: str) -> str:
     """Text that a label lays out in a moment: no halves of characters, long paragraphs broken, the rest counted."""
-    text = text.encode("utf-16", "replace").decode("utf-16")
+    text = whole(text)
     rest = len(text) - _MOST
-    parts = [
-        paragraph[at : at + _PARAGRAPH]
-        for paragraph in text[:_MOST].split("\n")
-        for at in range(0, max(1, len(paragraph)), _PARAGRAPH)
-    ]
+    parts = []
+    for paragraph in text[:_MOST].split("\n"):
+        left = paragraph
+        while len(left) > _PARAGRAPH:
+            end = left.rfind(" ", _PARAGRAPH // 2, _PARAGRAPH) + 1 or _PARAGRAPH
+            parts.append(left[:end])
+            left = left[end:]
+        parts.append(left)
     if rest > 0:
         parts.append(f"… and {rest} more characters: export the session to read them.")
     return "\n".join(parts)
@@ -86,7 +89,7 @@ class TurnRow(QFrame):
         self.setLayout(layout)
         sounded = emotion_of(recorded)
         self.setAccessibleName(
-            self.tr("Turn {}: {}. {}").format(turn.number, said[:300], theme.words(sounded) if sounded else "")
+            self.tr("Turn {}: {}. {}").format(turn.number, whole(said[:300]), theme.words(sounded) if sounded else "")
         )
 
     def set_current(self, *, current: bool) -> None:
@@ -125,9 +128,7 @@ class TurnRow(QFrame):
         recorded = self._recorded
         reading = recorded.turn.reading
         if isinstance(recorded.turn.message, Typed):
-            picture = QLabel()
-            picture.setPixmap(icons.icon("keyboard", "muted").pixmap(16, 16))
-            return [picture, label(self.tr("typed"), "small", wrap=False)]
+            return [label(self.tr("typed"), "small", wrap=False)]
         marks: list[QWidget] = []
         if recorded.corrected is not None:
             marks.append(EmotionChip(recorded.corrected, self.tr("corrected")))
@@ -185,7 +186,34 @@ def _prose(text: str, role: str = "") -> QLabel:
     return made
 
 
-class Transcript(QScrollArea):
+class ReadingArea(QScrollArea):
+    """Something to be read, scrolled with the keyboard too; Space and the arrows to the sides are for others."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.setWidgetResizable(True)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setAccessibleName(name)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Up and down, by lines and pages."""
+        if event.key() in (Qt.Key.Key_Up, Qt.Key.Key_Down, Qt.Key.Key_PageUp, Qt.Key.Key_PageDown):
+            super().keyPressEvent(event)
+        else:
+            event.ignore()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """A ring when the keyboard is here."""
+        super().paintEvent(event)
+        if self.hasFocus():
+            painter = QPainter(self.viewport())
+            painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+            painter.setPen(QPen(QColor(theme.colours().accent), 2))
+            painter.drawRoundedRect(QRectF(self.viewport().rect()).adjusted(1, 1, -1, -1), 8, 8)
+
+
+class Transcript(ReadingArea):
     """All turns of a session, below each other; the current one is kept in sight.
 
     Signals:
@@ -197,10 +225,7 @@ class Transcript(QScrollArea):
     corrected = Signal(int, object)
 
     def __init__(self) -> None:
-        super().__init__()
-        self.setWidgetResizable(True)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        super().__init__("")
         self.setAccessibleName(self.tr("Transcript"))
         self.rows: list[TurnRow] = []
         self._tape: Tape | None = None
@@ -242,7 +267,7 @@ class Transcript(QScrollArea):
         self.rows = []
         self._current = -1
         self._inner = QWidget()
-        self._inner.setMaximumWidth(_WIDEST)
+        self._inner.setMaximumWidth(_WIDEST * theme.pixels("body") // theme.SIZES["body"])
         self._column = column(spacing=4)
         self._column.setContentsMargins(8, 8, 8, 24)
         self._column.addStretch(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,11 +44,16 @@ class Part:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tape:
-    """A session as it is played: mono samples at 16 kHz, its parts in order, and the loudness of each lane."""
+    """A session as it is played: mono samples at 16 kHz, its parts in order, and the loudness of each lane.
+
+    Attributes:
+        spans: start and end of each turn in seconds.
+    """
 
     session: Session
     samples: Samples
     parts: tuple[Part, ...]
+    spans: tuple[tuple[float, float], ...]
     lanes: Mapping[str, Sequence[Piece]]
 
     @property
@@ -57,11 +63,11 @@ class Tape:
 
     def start(self, turn: int) -> float:
         """Where a turn begins, by its index."""
-        return next(part.start for part in self.parts if part.turn == turn)
+        return self.spans[turn][0]
 
     def turn_at(self, seconds: float) -> int:
         """Index of the turn that is on at that moment; -1 in an empty session."""
-        return max((part.turn for part in self.parts if part.start <= seconds + 1e-3), default=-1)
+        return bisect(self.spans, seconds + 1e-3, key=lambda span: span[0]) - 1
 
     def part(self, turn: int, who: str) -> Part | None:
         """A turn's message ("you") or its reply ("assistant"), if there is one."""
@@ -88,7 +94,10 @@ def wind(folder: Path) -> Tape:
         if len(peaks):
             reading = session.turns[part.turn].turn.reading if part.who == "you" else None
             lanes[part.who].append(Piece(part.start, peaks, _PEAKS, reading))
-    return Tape(session, samples, tuple(parts), lanes)
+    spans = [(one.start, one.end) for one in parts if one.who == "you"]
+    for part in parts:
+        spans[part.turn] = (spans[part.turn][0], part.end)
+    return Tape(session, samples, tuple(parts), tuple(spans), lanes)
 
 
 def emotion_of(recorded: RecordedTurn) -> str | None:
@@ -200,8 +209,7 @@ class Timeline(QWidget):
     def _paint_band(self, painter: QPainter, index: int, emotion: str | None) -> None:
         assert self._tape is not None, "painted only with a tape"
         c = theme.colours()
-        ends = [part.end for part in self._tape.parts if part.turn == index]
-        left, right = self._x(self._tape.start(index)), self._x(max(ends))
+        left, right = (self._x(seconds) for seconds in self._tape.spans[index])
         band = QRectF(left, 4, max(2.0, right - left), self.height() - 8)
         current = index == self._turn
         hue = QColor(c.emotion(emotion)) if emotion else QColor(c.outline)
