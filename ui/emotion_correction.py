@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from functools import partial
 
-from PySide6.QtCore import QEvent, QSize, Qt, Signal
+from PySide6.QtCore import QEvent, QSettings, QSize, Qt, Signal
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QFrame, QSizePolicy, QToolButton, QWidget
 
 from assistant.events import EMOTIONS
 from ui import icons, theme
+from ui.app import App
 from ui.widgets import EmotionChip, button, column, label, row
 
 CONSENT = "May your corrections and these recordings be kept on this machine, for fine-tuning?"
+
+
+def was_asked(app: App) -> bool:
+    """Whether the user was asked if corrections may be kept, here or among the first steps."""
+    return _store(app).value("corrections_asked", "") == "yes"
+
+
+def remember_answer(app: App) -> None:
+    """The user was asked; the answer is in the settings."""
+    _store(app).setValue("corrections_asked", "yes")
+
+
+def _store(app: App) -> QSettings:
+    return QSettings(str(app.services.home / "window.ini"), QSettings.Format.IniFormat)
 
 
 class Correction(QWidget):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from PySide6.QtCore import QEvent, QRectF, QSettings, Qt
+from PySide6.QtCore import QEvent, QRectF, Qt
 from PySide6.QtGui import QFocusEvent, QPainter, QPaintEvent, QResizeEvent
 from PySide6.QtWidgets import QBoxLayout, QFrame, QPushButton, QScrollArea, QSizePolicy, QToolTip, QWidget
 
@@ -26,7 +26,7 @@ from assistant.signals import Ready
 from ui import icons, theme
 from ui.app import App
 from ui.emotion_charts import ReadingBars, ReadingHistory, TurnReading, percent
-from ui.emotion_correction import Correction
+from ui.emotion_correction import Correction, remember_answer, was_asked
 from ui.playback import Playback
 from ui.waveform import Waveform
 from ui.widgets import IconButton, column, label, row
@@ -161,7 +161,7 @@ class EmotionPanel(QWidget):
         if turn is not None and turn.corrected != emotion:
             turn.before, turn.corrected = turn.corrected, emotion
             self._send(turn)
-            if not self._app.settings.recording.corrections and not self._asked:
+            if not self._app.settings.recording.corrections and not was_asked(self._app):
                 self._correction.ask(on=True)
             self._draw()
 
@@ -214,21 +214,13 @@ class EmotionPanel(QWidget):
 
     # ---- corrections
 
-    @property
-    def _store(self) -> QSettings:
-        return QSettings(str(self._app.services.home / "window.ini"), QSettings.Format.IniFormat)
-
-    @property
-    def _asked(self) -> bool:
-        return self._store.value("corrections_asked", "") == "yes"
-
     def _send(self, turn: _Turn) -> None:
         talk = self._app.talk
         if talk is not None and turn.ended:
             talk.correct(turn.number, turn.corrected, consent=self._app.settings.recording.corrections)
 
     def _answer(self, consent: bool) -> None:
-        self._store.setValue("corrections_asked", "yes")
+        remember_answer(self._app)
         self._correction.ask(on=False)
         if consent:
             self._app.change("recording", corrections=True)
