@@ -20,7 +20,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from assistant.events import EMOTIONS
+from assistant.errors import AssistantError
+from assistant.events import EMOTIONS, Samples
 from assistant.settings import Settings
 
 IGNORE = "ignore"
@@ -111,6 +112,22 @@ class Recording:
         return not self.excluded and not any(one.fatal for one in self.problems(mapping, words=words))
 
 
+def read_sound(path: Path) -> tuple[Samples, int]:
+    """Samples (mono) and rate of a recording, to be played.
+
+    Raises:
+        AssistantError: it cannot be read.
+    """
+    import soundfile
+
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise AssistantError(f"{path.name} cannot be played: it is no sound file, or damaged.") from error
+    mono: Samples = samples.mean(axis=1)
+    return mono, rate
+
+
 @dataclass(frozen=True, slots=True)
 class Overview:
     """What a set of recordings comes to, and what speaks against it.
@@ -177,6 +194,11 @@ def write_manifest(path: Path, rows: Iterable[Recording], mapping: Mapping[str, 
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _write(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return len(lines)
+
+
+def write_plan(path: Path, plan: Mapping[str, Any]) -> None:
+    """Keep what a run is expected to take, beside it. Raises: OSError."""
+    _write(path, json.dumps(dict(plan)) + "\n")
 
 
 def _write(path: Path, text: str) -> None:
@@ -311,6 +333,22 @@ def end_of(code: int) -> str:
     return f"The training ended unexpectedly (exit {code}): it can go on where it was."
 
 
+def command_of(run: TuningRun) -> list[str]:
+    """The words behind `python -m training tune` that go on with a run, in whatever folder it lies now.
+
+    Raises:
+        ValueError: the run was never begun.
+    """
+    if not run.options:
+        raise ValueError(f"{run.folder} was planned and never begun: begin it anew.")
+    words, own = [str(run.folder)], run.folder / MANIFEST
+    options = run.options | ({"manifest": str(own)} if own.is_file() else {})
+    for name, value in options.items():
+        if name != "run":
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
 def runs(folder: Path) -> list[TuningRun]:
     """The runs below a folder, the latest first."""
     found = []
@@ -319,6 +357,28 @@ def runs(folder: Path) -> list[TuningRun]:
             if path.is_dir() and not path.name.startswith("."):
                 found.append(TuningRun.open(path))
     return found
+
+
+_DISCARDED = ".discarded-"
+
+
+def discard(run: TuningRun) -> Path:
+    """Put a run out of sight; where it is kept until `sweep`. Raises: OSError."""
+    kept = run.folder.with_name(f"{_DISCARDED}{run.folder.name}")
+    shutil.rmtree(kept, ignore_errors=True)
+    return run.folder.rename(kept)
+
+
+def restore(kept: Path) -> None:
+    """Bring a discarded run back. Raises: OSError."""
+    kept.rename(kept.with_name(kept.name.removeprefix(_DISCARDED)))
+
+
+def sweep(folder: Path) -> None:
+    """Delete what was discarded, and what probes left."""
+    for path in folder.glob(".*"):
+        if path.name.startswith(_DISCARDED) or path.name.endswith(".probe"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def read_object(path: Path) -> dict[str, Any] | None:

@@ -39,7 +39,7 @@ from training.tune_options import TuneOptions
 
 MODEL, SUMMARY, FEATURES = "model", "summary.json", "features"
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.3, 30.0
-_CHANGEABLE = ("rows_at_once",)
+_CHANGEABLE = ("rows_at_once", "run", "manifest")  # a folder may have moved
 
 
 @dataclass(frozen=True, slots=True)

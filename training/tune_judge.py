@@ -18,6 +18,10 @@ from model.audio import read_audio
 from model.engine import Engine
 from model.prompt import chat_ids, encode_text
 from training.fit_head import measure
+from training.predictions import wilson
+
+LEAST_JUDGED = 10
+"""Of fewer held-out recordings nothing is said."""
 
 WORSE_LOSS = 1.05
 """A continuation loss that rises by more makes a checkpoint worse."""
@@ -54,8 +58,11 @@ def figures(rows: Sequence[Heard], thresholds: tuple[float, float]) -> dict[str,
     ]
     gained, lost = right[1] - right[0], (loss[1] - loss[0]).numpy()
     return {
-        "before": measure(pair[0], labels, thresholds[0]) | {"loss": float(loss[0].mean())},
-        "after": measure(pair[1], labels, thresholds[1]) | {"loss": float(loss[1].mean())},
+        **{
+            name: measure(pair[side], labels, thresholds[side])
+            | {"loss": float(loss[side].mean()), "interval_95": list(wilson(int(right[side].sum()), len(rows)))}
+            for side, name in enumerate(("before", "after"))
+        },
         "difference": {
             "accuracy": float(gained.mean()),
             "interval_95": interval(gained),
@@ -180,6 +187,8 @@ def verdict(read: dict[str, Any], continuation: dict[str, Any]) -> tuple[str, st
         return "worse", f"Replies to neutral speech have become less sure: their loss rose by {rise}."
     difference, before, after = read["difference"], read["before"]["accuracy"], read["after"]["accuracy"]
     change = f"{before:.0%} before, {after:.0%} after, of {read['after']['n']} recordings that it had not learnt from"
+    if read["after"]["n"] < LEAST_JUDGED:
+        return "unclear", f"Too few recordings were held out to tell: {change}."
     if after < before:
         return "worse", f"It reads fewer recordings rightly: {change}."
     if difference["interval_95"][0] > 0:

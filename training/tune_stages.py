@@ -6,6 +6,7 @@ are passed on, so that a watcher needs to know the one folder alone.
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import threading
@@ -74,6 +75,8 @@ def tune_stages(options: TuneOptions, run: Run, clock: Clock) -> dict[str, Any]:
         with _relayed(run, run.folder / f"stage-{stage}", clock):
             trained = _whole(train(train_options(options, run.folder, stage, current, data)))
         current = trained["checkpoint"]
+    if not Path(current).exists():
+        current = str(run.folder / MODEL)  # it was moved there before a kill
     with run.bar("judge", 2 * _CASES) as bar:
 
         def told() -> None:
@@ -83,7 +86,7 @@ def tune_stages(options: TuneOptions, run: Run, clock: Clock) -> dict[str, Any]:
 
         judged = _judge(options, current, run.folder / f"data-{stages[-1]}", told)
     out = run.folder / MODEL
-    if not out.exists():
+    if Path(current) != out:
         Path(current).rename(out)
     summary = {
         "run": str(options.run),
@@ -101,8 +104,6 @@ def tune_stages(options: TuneOptions, run: Run, clock: Clock) -> dict[str, Any]:
 
 def train_options(options: TuneOptions, folder: Path, stage: int, model: str, data: Path) -> TrainOptions:
     """The options of `train` for a stage."""
-    if not Path(model).exists():
-        model = str(folder / MODEL)  # it was moved there before a kill
     given = {"data": data, "model": model, "run": folder / f"stage-{stage}", "stage": stage}
     given |= {"max_steps": options.steps, "batch_size": options.batch_size, "rows_at_once": options.rows_at_once}
     given |= {"validate_every": max(1, options.steps // 10), "seed": options.seed, "features": str(folder / "frames")}
@@ -297,11 +298,13 @@ def plan_stages(options: TuneOptions) -> dict[str, Any]:
             start = time.perf_counter()
             data = _data(small, probe, stage, lambda _: _nothing())
             seconds[f"label {stage}"] = share * (time.perf_counter() - start)
+            gc.collect()  # what labelled is still held by its own cycles
             start = time.perf_counter()
             measured = plan(train_options(small, probe, stage, options.model, data))
             loading = time.perf_counter() - start
             seconds[f"stage {stage}"] = 3600 * measured.get("hours", 0.0) + loading
             peak = max(peak, measured.get("peak_bytes", measured["weights_bytes"] + measured["needed_bytes"]))
+            gc.collect()
             disk += 3 * measured["checkpoint_bytes"] + _folder_bytes(Path(options.model))
         seconds["judge"] = _judging(small, probe / f"data-{stages[-1]}", options, len(said))
         return outcome(options, seconds, max(peak, peak_bytes()), free, disk)
