@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from PySide6.QtCore import QByteArray, QSettings, Qt, QTimer
+from PySide6.QtCore import QByteArray, QEvent, QSettings, Qt, QTimer
 from PySide6.QtGui import QCloseEvent, QKeySequence, QShortcut
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QMainWindow, QPushButton, QStackedWidget, QVBoxLayout, QWidget
 
@@ -14,6 +14,7 @@ from assistant.events import Failed, ModelStatus
 from assistant.signals import Ready
 from ui import icons
 from ui.app import App, Message
+from ui.translations import tr
 from ui.widgets import IconButton, Notice, button, column, label, line, row
 
 PAGES = ("talk", "sessions", "finetune", "settings")
@@ -22,7 +23,7 @@ PAGES = ("talk", "sessions", "finetune", "settings")
 def about_model(about: Mapping[str, Any]) -> str:
     """The model that stands, in a few words: name, device and bits, memory."""
     device = "GPU" if str(about.get("device", "")).startswith("cuda") else "CPU"
-    bits = {"none": "full precision"}.get(str(about.get("quantize", "")), str(about.get("quantize", "")))
+    bits = {"none": tr("full precision")}.get(str(about.get("quantize", "")), str(about.get("quantize", "")))
     memory = about.get("memory_bytes")
     parts = [str(about.get("name", "")), f"{device} {bits}".strip()]
     if memory:
@@ -47,8 +48,7 @@ class MainWindow(QMainWindow):
         self.setMinimumSize(480, 420)
         self.resize(1100, 760)
         self._tabs: dict[str, QPushButton] = {}
-        self._status = label("starting…", "small", wrap=False)
-        self._status.setAccessibleName("Model")
+        self._status = label(self.tr("starting…"), "small", wrap=False)
         self._stack = QStackedWidget()
         self._notices = QVBoxLayout()
         self._notices.setContentsMargins(16, 0, 16, 0)
@@ -104,22 +104,36 @@ class MainWindow(QMainWindow):
         store.sync()
         super().closeEvent(event)
 
+    def changeEvent(self, event: QEvent) -> None:
+        """Follow the language."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.LanguageChange:
+            self._name()
+
     # ---- inside
 
     def _header(self) -> QHBoxLayout:
-        names = {"talk": "Talk", "sessions": "Sessions", "finetune": "Fine-tune"}
-        for page, words in names.items():
-            tab = button(self.tr(words), partial(self.show_page, page), "tab")
+        for page in PAGES[:3]:
+            tab = button("", partial(self.show_page, page), "tab")
             tab.setCheckable(True)
             self._tabs[page] = tab
-        lock = QLabel()
-        lock.setPixmap(icons.icon("lock", "muted").pixmap(16, 16))
-        lock.setToolTip(self.tr("Everything stays on this machine."))
-        settings = IconButton("settings", self.tr("Settings (Ctrl+,)"), lambda: self.show_page("settings"))
-        settings.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        header = row(*self._tabs.values(), None, self._status, lock, settings)
+        self._lock = QLabel()
+        self._lock.setPixmap(icons.icon("lock", "muted").pixmap(16, 16))
+        self._settings = IconButton("settings", "", lambda: self.show_page("settings"))
+        self._settings.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        header = row(*self._tabs.values(), None, self._status, self._lock, self._settings)
         header.setContentsMargins(12, 8, 12, 8)
+        self._name()
         return header
+
+    def _name(self) -> None:
+        """Say what the header's parts are, in the language in force."""
+        names = {"talk": self.tr("Talk"), "sessions": self.tr("Sessions"), "finetune": self.tr("Fine-tune")}
+        for page, tab in self._tabs.items():
+            tab.setText(names[page])
+        self._status.setAccessibleName(self.tr("Model"))
+        self._lock.setToolTip(self.tr("Everything stays on this machine."))
+        self._settings.show_icon("settings", self.tr("Settings (Ctrl+,)"))
 
     def _shortcut(self, keys: str, page: str) -> None:
         QShortcut(QKeySequence(keys), self).activated.connect(lambda: self.show_page(page))

@@ -10,6 +10,8 @@ from PySide6.QtCore import QEvent, QSize, Qt, QTimer
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QListWidget, QScrollArea, QStackedWidget, QVBoxLayout, QWidget
 
+from assistant.sound import Devices
+from assistant.sound import devices as find_devices
 from ui import icons, theme
 from ui.app import App
 from ui.settings_parts import Picker, Section
@@ -38,11 +40,16 @@ def names() -> dict[str, str]:
 
 
 class SettingsPage(QWidget):
-    """All settings. A section is made when it is first shown."""
+    """All settings. A section is made when it is first shown.
 
-    def __init__(self, app: App) -> None:
+    Args:
+        devices: finds the microphones and speakers; called off Qt's thread.
+    """
+
+    def __init__(self, app: App, devices: Callable[[], Devices] = find_devices) -> None:
         super().__init__()
         self.app = app
+        self.devices = devices
         self.sections: dict[str, Section] = {}
         self._areas: dict[str, QScrollArea] = {}
         self._shown = SECTIONS[0]
@@ -163,5 +170,5 @@ def _maker(name: str, page: SettingsPage) -> Callable[[], Section]:
         "shortcuts": ("ui.shortcut_settings", "ShortcutSettings"),
         "diagnostics": ("ui.diagnostics", "Diagnostics"),
     }[name]
-    arguments = (page.app, page.show_section) if name == "turns" else (page.app,)
-    return partial(getattr(importlib.import_module(module), kind), *arguments)
+    more = {"sound": (page.devices,), "turns": (page.show_section,)}.get(name, ())
+    return partial(getattr(importlib.import_module(module), kind), page.app, *more)

@@ -12,7 +12,7 @@ from functools import partial
 from PySide6.QtCore import QLoggingCategory, QTimer
 from PySide6.QtWidgets import QApplication, QWidget
 
-from ui import icons, theme
+from ui import icons, theme, translations
 from ui.app import App, Services
 from ui.main_window import MainWindow
 
@@ -44,6 +44,8 @@ def open_window(services: Services) -> MainWindow:
     app = App(services)
     looks = app.settings.looks
     theme.apply(application(), looks.theme, looks.text_size)
+    translations.install(looks.language)
+    app.settings_changed.connect(lambda settings: translations.install(settings.looks.language))
     pages: dict[str, Callable[[App], QWidget]] = {name: partial(_page, *where) for name, where in _PAGES.items()}
     window = MainWindow(app, pages)
     window.show_page("talk" if app.settings.started else "first")
