@@ -56,7 +56,7 @@ class _Rows(QWidget):
 
     @property
     def _row(self) -> int:
-        return max(24, QFontMetrics(self._font()).height() + 8)
+        return max(22, QFontMetrics(self._font()).height() + 6)
 
     @property
     def _glyph(self) -> int:

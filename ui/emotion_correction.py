@@ -96,6 +96,7 @@ class Correction(QWidget):
         made.setAccessibleName(self.tr("It sounded {0}").format(emotion))
         made.setToolTip(made.accessibleName())
         made.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        made.setStyleSheet("padding: 4px 0;")
         made.setCursor(Qt.CursorShape.PointingHandCursor)
         made.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         made.clicked.connect(lambda _checked=False: self.chosen.emit(emotion))
@@ -110,7 +111,7 @@ class Correction(QWidget):
 
     def _fit(self) -> None:
         """All five with their words, or none; each as wide as its word asks."""
-        widths = [made.fontMetrics().horizontalAdvance(made.text()) + 12 for made in self._buttons.values()]
+        widths = [made.fontMetrics().horizontalAdvance(made.text()) + 10 for made in self._buttons.values()]
         roomy = sum(widths) <= self.width()
         style = Qt.ToolButtonStyle.ToolButtonTextUnderIcon if roomy else Qt.ToolButtonStyle.ToolButtonIconOnly
         for made, width in zip(self._buttons.values(), widths, strict=True):

@@ -132,7 +132,7 @@ class EmotionPanel(QWidget):
         """A strip above the conversation, folded at first, instead of a column beside it."""
         if on != self._strip:
             self._strip = on
-            self._edge.setContentsMargins(16, 8 if on else 16, 16, 8 if on else 16)
+            self._edge.setContentsMargins(16, 8 if on else 12, 16, 8 if on else 12)
             self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum if on else self._free)
             self._edge.setStretch(self._edge.count() - 1, int(on))  # what is left is left empty
             self._fold.setVisible(on)
@@ -276,10 +276,11 @@ class EmotionPanel(QWidget):
         self._conversation = _widget(column(heading, self._history, spacing=4))
         self._halves = QBoxLayout(QBoxLayout.Direction.TopToBottom)
         for half in (
-            column(self._bars, self._utterance, spacing=12),
-            column(self._correction, self._conversation, spacing=16),
+            column(self._bars, self._utterance, spacing=8),
+            column(self._correction, self._conversation, spacing=12),
         ):
             self._halves.addWidget(_widget(half), 1, Qt.AlignmentFlag.AlignTop)
+        self._halves.addStretch(0)
         inside = _widget(self._halves)
         self._halves.setContentsMargins(0, 0, 8, 0)
         self._body = QScrollArea()
@@ -288,12 +289,12 @@ class EmotionPanel(QWidget):
         self._body.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self._body.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self._body.setWidget(inside)
-        self._edge = column(spacing=12)
+        self._edge = column(spacing=8)
         self._edge.addLayout(whole)
         self._edge.addWidget(self._note)
         self._edge.addWidget(self._body, 1)
         self._edge.addStretch(0)
-        self._edge.setContentsMargins(16, 16, 16, 16)
+        self._edge.setContentsMargins(16, 12, 16, 12)
         self.setLayout(self._edge)
 
     # ---- drawing
@@ -380,7 +381,9 @@ class EmotionPanel(QWidget):
         self._headline.setWordWrap(not beside)
         two = self._strip and self.width() > _TWO_COLUMNS * theme.pixels("body")
         self._halves.setDirection(across if two else down)
-        self._halves.setSpacing(32 if two else 16)
+        self._halves.setSpacing(32 if two else 12)
+        for at, stretch in enumerate((1, 1, 0) if two else (0, 0, 1)):
+            self._halves.setStretch(at, stretch)
         high = min(_STRIP_HEIGHT, self._halves.heightForWidth(self.width() - 40)) if self._strip else _UNLIMITED
         self._body.setMinimumHeight(high if self._strip else 0)
         self._body.setMaximumHeight(high)

@@ -8,13 +8,11 @@ from typing import Any
 from PySide6.QtCore import QEvent, Qt, QTimer, Signal
 from PySide6.QtGui import QHideEvent, QKeyEvent, QShowEvent
 from PySide6.QtWidgets import (
-    QAbstractSpinBox,
     QFrame,
     QLayout,
     QLineEdit,
     QPushButton,
     QScrollArea,
-    QSpinBox,
     QStackedWidget,
     QWidget,
 )
@@ -266,13 +264,12 @@ class RecordingStep(_Step):
         )
         self.mode.chosen.connect(self._choose)
         self.first = self.mode
-        self.days = QSpinBox()
-        self.days.setRange(1, 3650)
-        self.days.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
-        self.days.setValue(recording.days)
-        self.days.setSuffix(tr(" days"))
-        self.days.setAccessibleName(tr("Days to keep"))
-        self.days.valueChanged.connect(lambda days: app.change("recording", days=days))
+        self.days = Picker()
+        self.days.setMaximumWidth(240)
+        self.days.setAccessibleName(tr("How long"))
+        spans = sorted({7, 30, 90, 365, recording.days})
+        self.days.show_options([(days, tr("{days} days").format(days=days)) for days in spans], recording.days)
+        self.days.picked.connect(lambda days: app.change("recording", days=days))
         self.corrections = Switch(tr("Keep my corrections for fine-tuning"))
         self.corrections.setChecked(recording.corrections)
         self.corrections.clicked.connect(lambda on: app.change("recording", corrections=on))

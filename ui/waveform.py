@@ -149,7 +149,7 @@ class Waveform(QWidget):
 
     def sizeHint(self) -> QSize:
         """As wide as there is room."""
-        return QSize(240, 72 + _BAND)
+        return QSize(240, 60 + _BAND)
 
     # ---- the user
 

@@ -244,7 +244,8 @@ def test_what_is_kept_is_chosen(scene: Scene, begin: Begin, qtbot: QtBot) -> Non
         press(qtbot, first.next)
     assert not recording.days.isVisible()
     recording.mode.buttons["days"].click()
-    recording.days.setValue(7)
+    assert recording.days.currentText() == "30 days"
+    recording.days.picked.emit(7)
     recording.corrections.click()
     kept = scene.app.settings.recording
     assert (kept.mode, kept.days, kept.corrections) == ("days", 7, True)
