@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QEvent, Qt, Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QAction, QCloseEvent, QKeyEvent
-from PySide6.QtWidgets import QMenu, QSizePolicy, QSystemTrayIcon, QWidget
+from PySide6.QtWidgets import QLayout, QMenu, QSizePolicy, QSystemTrayIcon, QWidget
 
 from assistant.events import ReplyFinished, ReplyText, UtteranceEnded
 from ui import icons, theme
 from ui.app import App
-from ui.talk_bar import TalkButton, TalkKey, show_mute
+from ui.talk_button import TalkButton, TalkKey, show_mute
 from ui.widgets import IconButton, column, label, row
 
 _LINES = 4  # of a reply
@@ -26,7 +26,7 @@ class CompactWindow(QWidget):
     closed = Signal()
 
     def __init__(self, app: App, key: TalkKey) -> None:
-        super().__init__(None, Qt.WindowType.Tool | Qt.WindowType.WindowStaysOnTopHint)
+        super().__init__(None, Qt.WindowType.Window | Qt.WindowType.WindowStaysOnTopHint)
         self._app, self._key = app, key
         self._reply = ""
         self.setWindowTitle("Undertone")
@@ -47,23 +47,18 @@ class CompactWindow(QWidget):
         layout = row(self.button, spacing=12)
         layout.addLayout(right, 1)
         layout.setContentsMargins(8, 8, 12, 8)
+        layout.setSizeConstraint(QLayout.SizeConstraint.SetNoConstraint)
         self.setLayout(layout)
+        self.setMinimumSize(layout.minimumSize())
         key.muted_changed.connect(self._show_mute)
         app.happened.connect(self._hear)
         self._show_mute()
-        self.resize(round(400 * theme.pixels("body") / theme.SIZES["body"]), 0)
+        self.resize(round(400 * theme.pixels("body") / theme.SIZES["body"]), self.minimumHeight())
 
     def show_reply(self, text: str) -> None:
         """Show the last lines of a reply."""
         self._reply = text[-_SHOWN:]
         self._draw()
-
-    def changeEvent(self, event: QEvent) -> None:
-        """Something else is in front: nobody holds the key."""
-        super().changeEvent(event)
-        if event.type() == QEvent.Type.ActivationChange and not self.isActiveWindow():
-            self.button.setDown(False)
-            self._key.let_go()
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """The talk key, and Escape to stop."""
@@ -81,6 +76,7 @@ class CompactWindow(QWidget):
         """Back to the whole window."""
         self._key.let_go()
         super().closeEvent(event)
+        self.hide()
         self.closed.emit()
 
     # ---- inside

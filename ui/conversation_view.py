@@ -217,10 +217,15 @@ class ConversationView(QAbstractScrollArea):
         self._show_actions()
         self.viewport().update()
 
-    @property
-    def _focused(self) -> bool:
+    def _at(self) -> _Slot | None:
+        """The turn that the actions are for: under the mouse, or where the keyboard is."""
         now = QApplication.focusWidget()
-        return now is self or (now is not None and self.viewport().isAncestorOf(now))
+        acting = now is not None and self.action_bar.isAncestorOf(now)
+        if self._hovered is not None and not acting:
+            return self._hovered
+        if now is self or (now is not None and self.viewport().isAncestorOf(now)):
+            return self._current or (self._slots[-1] if self._slots else None)
+        return None
 
     def show_playing(self, number: int | None) -> None:
         """That turn's recording is being played; None: nothing is."""
@@ -228,8 +233,8 @@ class ConversationView(QAbstractScrollArea):
         self._show_actions()
 
     def _show_actions(self) -> None:
-        """Put the actions beside the turn they are for: the one with the keyboard's focus, or under the mouse."""
-        slot = (self._current or (self._slots[-1] if self._slots else None)) if self._focused else self._hovered
+        """Put the actions beside the turn they are for."""
+        slot = self._at()
         if slot is None or slot.view is None or slot.entry.message is None:
             self.action_bar.hide()
             return

@@ -84,7 +84,7 @@ class DelayChip(QAbstractButton):
         if measured is not None:
             words, seconds = measured
             self.setText(f"{words} {seconds:.1f} s")
-            self.setAccessibleName(_tr("{delay}; unfold what it went into").format(delay=self.text()))
+            self.setAccessibleName(_tr("{0}; unfold what it went into").format(self.text()))
             self.setToolTip(_tr("From the end of your message. Click to see what the time went into."))
             self.updateGeometry()
 
@@ -121,7 +121,7 @@ class Waterfall(QWidget):
         measured = delay(marks)
         self._until = measured[1] if measured else 0.0
         said = (f"{stage.name} {_length(stage.seconds)}" for stage in self._stages)
-        self.setAccessibleName(_tr("What the delay went into: {stages}").format(stages=", ".join(said)))
+        self.setAccessibleName(_tr("What the delay went into: {0}").format(", ".join(said)))
         self.updateGeometry()
         self.update()
 

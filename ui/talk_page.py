@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from PySide6.QtCore import QEvent, Qt, QTimer
+from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QGuiApplication, QHideEvent, QKeyEvent, QKeySequence, QResizeEvent, QShortcut, QShowEvent
 from PySide6.QtWidgets import QApplication, QBoxLayout, QFrame, QStackedWidget, QWidget
 
@@ -15,7 +15,8 @@ from ui.app import App
 from ui.compact import CompactWindow, Tray
 from ui.conversation_view import ConversationView
 from ui.emotion_panel import EmotionPanel
-from ui.talk_bar import TalkBar, TalkKey
+from ui.talk_bar import TalkBar
+from ui.talk_button import TalkKey
 from ui.widgets import EmptyState, column, label, line
 
 _NARROW = 900
@@ -50,6 +51,7 @@ class TalkPage(QWidget):
         self._looking.timeout.connect(self._look)
         self._status = label("", "small")
         self._status.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self._status.setContentsMargins(16, 8, 16, 0)
         self._status.hide()
         self._build()
         self.view.acted.connect(self.act)
@@ -122,7 +124,6 @@ class TalkPage(QWidget):
             return  # it tells when it is closed
         window = self.window()
         window.show()
-        window.raise_()
         window.activateWindow()
 
     def _quit(self) -> None:
@@ -162,7 +163,7 @@ class TalkPage(QWidget):
         self._played = None
         self.view.show_playing(None)
 
-    # ---- the talk key, and what is in front
+    # ---- the talk key
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """What nobody on the page wanted for themselves: the talk key goes down."""
@@ -175,13 +176,6 @@ class TalkPage(QWidget):
         """The talk key goes up."""
         if not self.key.take(event, down=False):
             super().keyReleaseEvent(event)
-
-    def changeEvent(self, event: QEvent) -> None:
-        """The window is not in front any more: its keys are somebody else's."""
-        super().changeEvent(event)
-        if event.type() == QEvent.Type.ActivationChange and not self.isActiveWindow():
-            self.bar.button.setDown(False)
-            self.key.let_go()
 
     def showEvent(self, event: QShowEvent) -> None:
         """One can talk at once."""

@@ -43,7 +43,7 @@ SHOWN = 6000
 """Characters of one text that are laid out; copying gives all of them."""
 _PARAGRAPH = 1000  # layout of one paragraph takes time with the square of its changes of direction
 _LEADING = 118  # per cent of the font's own distance between lines
-_CUT = "▏"  # where a reply was cut off
+_CUT = "|"  # where a reply was cut off
 _RATE = 16_000
 
 
@@ -119,7 +119,7 @@ class Entry:
         if not self.heard:
             return _tr("Stopped before anything was heard.")
         who = _tr("You interrupted") if self.outcome is Outcome.INTERRUPTED else _tr("Stopped")
-        return _tr("{who}: heard up to the mark.").format(who=who)
+        return _tr("{0}: heard up to the mark.").format(who)
 
 
 def _tr(text: str) -> str:
@@ -175,6 +175,7 @@ class Prose(QTextEdit):
         cursor.setBlockFormat(lines)
         cursor.insertText(_in_paragraphs(text[:cut]), faint if muted else plain)
         if cut is not None:
+            faint.setFontItalic(True)  # in high contrast there is no fainter colour
             cursor.insertText(_CUT, mark)
             cursor.insertText(_in_paragraphs(text[cut:]), faint)
 
@@ -270,7 +271,7 @@ class TurnView(QWidget):
         self._said.write(one.words or self._unwritten(), muted=not one.words)
         self._reply.write(one.reply, one.cut)
         self._reply.setVisible(bool(one.reply))
-        self._who.setVisible(bool(one.reply) or one.outcome is None)
+        self._who.setVisible(bool(one.reply) or (one.message is not None and one.outcome is None))
         self._note.setText(one.note or self._waiting())
         self._note.setVisible(bool(self._note.text()))
         self._delay.show_delay(one.marks)
@@ -304,8 +305,8 @@ class TurnView(QWidget):
         one = self.entry
         longest = max(len(one.words), len(one.reply))
         if longest > SHOWN:
-            more = _tr("{count} more characters are not shown: copy the text to read them.")
-            return more.format(count=QLocale().toString(longest - SHOWN))
+            more = _tr("{0} more characters are not shown: copy the text to read them.")
+            return more.format(QLocale().toString(longest - SHOWN))
         return _tr("thinking…") if one.message and not one.reply and one.outcome is None and not one.failure else ""
 
     def _unwritten(self) -> str:
@@ -313,7 +314,7 @@ class TurnView(QWidget):
         if message is None:
             return _tr("listening…")
         seconds = len(message.samples) / _RATE if isinstance(message, Spoken) else 0.0
-        return _tr("{seconds} s of speech, no words written down").format(seconds=f"{seconds:.1f}")
+        return _tr("{0:.1f} s of speech").format(seconds)
 
 
 def spoken(entry: Entry) -> str:
