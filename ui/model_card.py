@@ -56,6 +56,7 @@ class TargetForm(QWidget):
         """Propose a folder."""
         self.words.setText(words)
         self.path.setText(str(folder))
+        self._name(self.path.text())
         self.show()
         self.path.setFocus()
 
@@ -85,6 +86,7 @@ class ModelCard(QFrame):
         self.app, self.source, self.preset = app, source, preset
         self.about: About | None = None
         self._doing = ""
+        self._targets: dict[str, Path] = {}
         self._before = app.settings.model
         self._used = Mark("check", "accent", 18)
         self._used_words = label(tr("in use"), "small", wrap=False)
@@ -209,7 +211,7 @@ class ModelCard(QFrame):
         self.form.ask(
             tr("The converted checkpoint goes into a new folder; the original stays as it is. Stopped, it goes on "
                "later where it was."),
-            folder.with_name(f"{folder.name}-undertone"),
+            self._targets.get("convert", folder.with_name(f"{folder.name}-undertone")),
         )  # fmt: skip
 
     def _ask_quantize(self) -> None:
@@ -217,13 +219,14 @@ class ModelCard(QFrame):
         self._doing = "quantize"
         self.form.ask(
             tr("A smaller copy, which loads faster, goes into a new folder; this one stays as it is."),
-            folder.with_name(f"{folder.name}-nf4"),
+            self._targets.get("quantize", folder.with_name(f"{folder.name}-nf4")),
         )
 
     def _make(self, target: str) -> None:
         self.form.hide()
         words = tr("Converting…") if self._doing == "convert" else tr("Making a copy in 4 bits…")
-        job = self.app.run_module("model.manager", self._doing, self.source, str(Path(target).expanduser()))
+        self._targets[self._doing] = folder = Path(target).expanduser()
+        job = self.app.run_module("model.manager", self._doing, self.source, str(folder))
         self._follow(self._doing, words, job)
 
     def _follow(self, doing: str, words: str, job: Any) -> None:
