@@ -218,6 +218,7 @@ class ReAsk(QWidget):
         turns = self._summary.turns if self._summary else 0
         self.progress.setRange(0, max(turns, len(self.rows)))
         self.progress.setValue(len(self.rows))
+        self._count()
 
     def _count(self) -> None:
         seconds = clock(self._since.elapsed() / 1000)

@@ -156,7 +156,7 @@ class SessionsPage(QWidget):
         if summary is None:
             return
         self._files.run(
-            lambda: export(read_session(summary.folder), form, target),
+            partial(_export, summary.folder, form, target),
             lambda path: self.app.tell(self.tr("Saved as {}.").format(path)),
             lambda why: self.app.tell(why, trouble=True),
         )
@@ -268,6 +268,13 @@ class SessionsPage(QWidget):
         self._look(at_session=False)
         self.list.field.setFocus()
         self.list.field.selectAll()
+
+
+def _export(folder: Path, form: str, target: Path) -> Path:
+    try:
+        return export(read_session(folder), form, target)
+    except RuntimeError as error:  # soundfile's errors are RuntimeErrors
+        raise AssistantError(f"{target} cannot be written ({error}): choose another folder.") from error
 
 
 def _import(archive: Path, root: Path) -> Path:

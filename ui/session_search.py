@@ -54,6 +54,7 @@ class Summary:
         return self.started.date() if self.started else None
 
 
+_KNOWN = (*EMOTIONS, UNSURE)
 _LATER = ("correction", "utterance_recovered")
 """Lines that can be added long after the session has ended."""
 
@@ -69,7 +70,7 @@ def summarise(folder: Path) -> Summary:
     words: dict[int, str] = {}
     replies: dict[int, str] = {}
     sounded: dict[int, str] = {}
-    corrected: dict[int, str | None] = {}
+    corrected: dict[int, str] = {}
     for line in lines:
         kind, turn = line.get("type"), line.get("turn")
         if kind == "session_started":
@@ -86,7 +87,7 @@ def summarise(folder: Path) -> Summary:
         elif kind == "transcribed":
             words[turn] = words.get(turn) or str(line.get("text") or "")
         elif kind == "correction":
-            corrected[turn] = line.get("emotion")
+            corrected[turn] = str(line.get("emotion") or "")
         elif kind == "undone":
             for known in (words, replies, sounded):
                 known.pop(turn, None)
@@ -98,7 +99,7 @@ def summarise(folder: Path) -> Summary:
             (float(line["t"]) for line in lines if line.get("type") not in _LATER and "t" in line), default=0.0
         ),
         turns=len(words),
-        emotions=tuple(felt for turn in words if (felt := corrected.get(turn) or sounded.get(turn))),
+        emotions=tuple(felt for turn in words if (felt := corrected.get(turn) or sounded.get(turn)) in _KNOWN),
         first_words=whole(next((text for text in words.values() if text), "")[:500]),
         text=folded("\n".join((*words.values(), *replies.values()))),
         model=whole(str(about.get("model") or "")[:100]),
@@ -111,6 +112,10 @@ def summarise(folder: Path) -> Summary:
 def whole(text: str) -> str:
     """Without halves of characters, which Qt cannot take."""
     return text.encode("utf-16", "replace").decode("utf-16")
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) and 0 <= value < 1e9 else 0.0
 
 
 def _time(text: object) -> datetime | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,8 @@ from PySide6.QtCore import QRectF, Qt, Signal
 from PySide6.QtGui import QBrush, QColor, QMouseEvent, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QWidget
 
-from assistant.events import Samples, Typed
+from assistant.errors import AssistantError
+from assistant.events import EMOTIONS, UNSURE, Samples, Typed
 from assistant.export import joined, timeline
 from assistant.journal import read_lines
 from assistant.recorder import EVENTS, RATE
@@ -78,14 +79,17 @@ def wind(folder: Path) -> Tape:
     """Read a session, ready to be shown and played. It takes a while: not on Qt's thread.
 
     Raises:
-        AssistantError: there is no session in the folder.
+        AssistantError: there is no session in the folder, or it goes away meanwhile.
     """
-    session = read_session(folder)
-    lost = _lost(session)
-    samples = joined(session)
+    try:
+        session = read_session(folder)
+        lost, samples, rows = _lost(session), joined(session), timeline(session)
+    except (OSError, RuntimeError) as error:  # soundfile's errors are RuntimeErrors
+        raise AssistantError(f"{folder.name} cannot be read: look at the list again.") from error
+    session = replace(session, turns=tuple(map(_sound, session.turns)))
     parts: list[Part] = []
     turn = -1
-    for start, end, who, _words in timeline(session):
+    for start, end, who, _words in rows:
         turn += who == "you"
         parts.append(Part(turn, who, start, end, (turn, who) in lost))
     lanes: dict[str, list[Piece]] = {who: [] for who in _LANES}
@@ -104,6 +108,20 @@ def emotion_of(recorded: RecordedTurn) -> str | None:
     """How a turn's message sounded: by the user's word, else as it was read."""
     reading = recorded.turn.reading
     return recorded.corrected or (reading.label if reading else None)
+
+
+def _sound(recorded: RecordedTurn) -> RecordedTurn:
+    """The turn without what no program of ours wrote: an archive comes from strangers."""
+    reading = recorded.turn.reading
+    if reading is not None and not (
+        reading.label in (*EMOTIONS, UNSURE)
+        and isinstance(reading.frame_seconds, int | float)
+        and 1e-3 <= reading.frame_seconds <= 60
+        and all(np.isfinite(part).all() for part in (reading.probabilities, reading.contributions, reading.offset))
+        and reading.offset.shape == (len(EMOTIONS),)
+    ):
+        recorded = replace(recorded, turn=replace(recorded.turn, reading=None))
+    return recorded if recorded.corrected in EMOTIONS else replace(recorded, corrected=None)
 
 
 def _lost(session: Session) -> set[tuple[int, str]]:
