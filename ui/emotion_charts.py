@@ -11,6 +11,7 @@ from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from assistant.events import EMOTIONS, UNSURE, EmotionReading
 from ui import icons, theme
+from ui.translations import tr
 
 _WIDEST = 24  # pixels of one turn in the history
 _FAINT = 0.4
@@ -40,7 +41,7 @@ def _veil() -> QColor:
 def shares(reading: EmotionReading) -> str:
     """All five in words, the largest first, for screen readers."""
     order = reading.probabilities.argsort()[::-1]
-    return ", ".join(f"{EMOTIONS[at]} {percent(float(reading.probabilities[at]))}" for at in order)
+    return ", ".join(f"{tr(EMOTIONS[at])} {percent(float(reading.probabilities[at]))}" for at in order)
 
 
 class _Rows(QWidget):
@@ -81,7 +82,7 @@ class _Rows(QWidget):
     def _field(self) -> QRectF:
         """Where the charts are drawn, over all rows."""
         metrics = QFontMetrics(self._font(bold=True))
-        words = max(metrics.horizontalAdvance(emotion) for emotion in EMOTIONS) + 12 if self.words else 0
+        words = max(metrics.horizontalAdvance(tr(emotion)) for emotion in EMOTIONS) + 12 if self.words else 0
         left = self._glyph + 8 + words
         right = metrics.horizontalAdvance(percent(1.0)) + 10
         return QRectF(left, 0, max(24, self.width() - left - right), len(EMOTIONS) * self._row)
@@ -96,7 +97,7 @@ class _Rows(QWidget):
             painter.setPen(QColor(c.text if emotion == strongest or not strongest else c.muted))
             if self.words:
                 area = QRectF(self._glyph + 8, top, field.left() - self._glyph - 8, self._row)
-                painter.drawText(area, Qt.AlignmentFlag.AlignVCenter, emotion)
+                painter.drawText(area, Qt.AlignmentFlag.AlignVCenter, tr(emotion))
             area = QRectF(field.right(), top, self.width() - field.right(), self._row)
             right = Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignRight
             painter.drawText(area, right, figures[number] if figures else "–")
@@ -106,13 +107,14 @@ class ReadingBars(_Rows):
     """The five probabilities of one reading."""
 
     def __init__(self) -> None:
-        super().__init__("Reading")
+        super().__init__(tr("Reading"))
         self._reading: EmotionReading | None = None
 
     def show_reading(self, reading: EmotionReading | None) -> None:
         """None: the tracks stay empty."""
         self._reading = reading
-        self.setAccessibleName(f"{self._name}: {shares(reading)}" if reading else f"{self._name}: none yet")
+        said = shares(reading) if reading else tr("none yet")
+        self.setAccessibleName(f"{self._name}: {said}")
         self.update()
 
     def paintEvent(self, _event: QPaintEvent) -> None:
@@ -151,7 +153,7 @@ class ReadingHistory(_Rows):
     words = False  # a hundred turns want the room
 
     def __init__(self) -> None:
-        super().__init__("This conversation")
+        super().__init__(tr("This conversation"))
         self._turns: Sequence[TurnReading] = ()
         self._shown: int | None = None  # numbers of turns
         self._pointed: int | None = None
@@ -186,10 +188,11 @@ class ReadingHistory(_Rows):
     def _describe(self) -> None:
         turn = self.looked_at
         if turn is None:
-            self.setAccessibleName(f"{self._name}: {len(self._turns)} readings")
-        else:
-            corrected = f", corrected to {turn.corrected}" if turn.corrected else ""
-            self.setAccessibleName(f"{self._name}, turn {turn.number}: {shares(turn.reading)}{corrected}")
+            self.setAccessibleName(tr("{0}: {1} readings").format(self._name, len(self._turns)))
+            return
+        said = tr("{0}, turn {1}: {2}").format(self._name, turn.number, shares(turn.reading))
+        corrected = tr(", corrected to {0}").format(tr(turn.corrected)) if turn.corrected else ""
+        self.setAccessibleName(said + corrected)
 
     # ---- the user
 

@@ -11,9 +11,8 @@ from PySide6.QtWidgets import QFrame, QSizePolicy, QToolButton, QWidget
 from assistant.events import EMOTIONS
 from ui import icons, theme
 from ui.app import App
+from ui.translations import tr
 from ui.widgets import EmotionChip, button, column, label, row
-
-CONSENT = "May your corrections and these recordings be kept on this machine, for fine-tuning?"
 
 
 def was_asked(app: App) -> bool:
@@ -53,7 +52,8 @@ class Correction(QWidget):
         self._consent.setProperty("role", "sunken")
         yes = button(self.tr("Keep them"), partial(self.answered.emit, True))
         no = button(self.tr("Do not keep"), partial(self.answered.emit, False), "quiet")
-        inside = column(label(self.tr(CONSENT)), spacing=8)
+        question = self.tr("May your corrections and these recordings be kept on this machine, for fine-tuning?")
+        inside = column(label(question), spacing=8)
         inside.addLayout(row(yes, no, None))
         inside.setContentsMargins(12, 10, 12, 10)
         self._consent.setLayout(inside)
@@ -92,8 +92,8 @@ class Correction(QWidget):
 
     def _button(self, emotion: str) -> QToolButton:
         made = QToolButton()
-        made.setText(emotion)
-        made.setAccessibleName(self.tr("It sounded {0}").format(emotion))
+        made.setText(tr(emotion))
+        made.setAccessibleName(self.tr("It sounded {0}").format(tr(emotion)))
         made.setToolTip(made.accessibleName())
         made.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         made.setStyleSheet("padding: 4px 0;")

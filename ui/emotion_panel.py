@@ -28,18 +28,13 @@ from ui.app import App
 from ui.emotion_charts import ReadingBars, ReadingHistory, TurnReading, percent
 from ui.emotion_correction import Correction, remember_answer, was_asked
 from ui.playback import Playback
+from ui.translations import tr
 from ui.waveform import Waveform
 from ui.widgets import IconButton, column, label, row
 
 _STRIP_HEIGHT = 320  # pixels of the unfolded strip, at most
 _TWO_COLUMNS = 32  # heights of the text; a narrower strip has one column
 _UNLIMITED = 16_777_215  # Qt's own largest height
-
-PROSODY = (
-    "Estimated from pitch, loudness, tempo and colour of the voice alone.\n"
-    "It was fitted on synthetic voices: how often it is right about people's feelings has not been measured."
-)
-NO_HEAD = "Its checkpoint has no emotion head: choose another model, or fit one under Fine-tune."
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +48,18 @@ class _Turn:
     ended: bool = False  # it stands in the history: only then can it be corrected
     corrected: str | None = None
     before: str | None = None  # what `corrected` was before
+
+
+def prosody() -> str:
+    """What a prosody estimate is."""
+    return tr(
+        "Estimated from pitch, loudness, tempo and colour of the voice alone. It was fitted on synthetic voices: how "
+        "often it is right about people's feelings has not been measured."
+    )
+
+
+def _no_head() -> str:
+    return tr("Its checkpoint has no emotion head: choose another model, or fit one under Fine-tune.")
 
 
 class _Explained(QPushButton):
@@ -144,11 +151,6 @@ class EmotionPanel(QWidget):
         self._body.setVisible(not self._folded)
         self._fold.show_icon(*(("down", self.tr("More")) if self._folded else ("close", self.tr("Less"))))
         self._arrange()
-
-    @property
-    def folded(self) -> bool:
-        """Whether the strip shows its headline alone."""
-        return self._folded
 
     @property
     def shown(self) -> int | None:
@@ -247,7 +249,7 @@ class EmotionPanel(QWidget):
         self._glyph = _Glyph()
         self._headline = label(role="title")
         self._confidence = label(role="lead", wrap=False)
-        self._estimate = _Explained(self.tr("prosody estimate"), self.tr(PROSODY))
+        self._estimate = _Explained(self.tr("prosody estimate"), prosody())
         self._note = label(role="small")
         self._fold = IconButton("down", self.tr("More"), lambda: self.set_folded(not self._folded))
         self._fold.hide()
@@ -355,10 +357,10 @@ class EmotionPanel(QWidget):
         if turn is not None and turn.reading is not None:
             reading = turn.reading
             if reading.label == UNSURE:
-                return UNSURE, self.tr("Unsure, closest to {0}").format(reading.strongest), ""
+                return UNSURE, self.tr("Unsure, closest to {0}").format(tr(reading.strongest)), ""
             return reading.label, theme.words(reading.label), ""
         if self._about.get("reads_emotion") is False or (turn is not None and turn.read):
-            return "info", self.tr("This model reads no emotion"), self.tr(NO_HEAD)
+            return "info", self.tr("This model reads no emotion"), _no_head()
         if turn is not None and turn.ended:
             return UNSURE, self.tr("Not read"), self.tr("The turn ended before the voice was read.")
         if turn is not None:

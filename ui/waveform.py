@@ -14,6 +14,7 @@ from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from assistant.events import EMOTIONS, EmotionReading, Samples
 from ui import icons, theme
+from ui.translations import tr
 
 _BAR, _GAP = 2, 1  # pixels
 _BAND = 18  # pixels below the bars: which emotion a stretch speaks for, by its glyph
@@ -99,9 +100,9 @@ class Waveform(QWidget):
 
     sought = Signal(float)
 
-    def __init__(self, name: str = "Waveform") -> None:
+    def __init__(self, name: str = "") -> None:
         super().__init__()
-        self._name = name
+        self._name = name or tr("Waveform")
         self._pieces: Sequence[Piece] = ()
         self._loudness: list[NDArray[np.float32]] = []
         self._stretches: list[Stretch] = []
@@ -112,7 +113,7 @@ class Waveform(QWidget):
         self.setMouseTracking(True)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.setAccessibleName(name)
+        self.setAccessibleName(self._name)
 
     def show(self, samples: Samples | None = None, rate: int = 16_000, reading: EmotionReading | None = None) -> None:
         """Show one recording; without samples only the widget itself, as every `QWidget.show`."""
@@ -128,8 +129,9 @@ class Waveform(QWidget):
         self._loudness = [_loudness(piece.samples) for piece in self._pieces]
         self._stretches = [stretch for piece in self._pieces for stretch in stretches(piece)]
         self._position = self._pointed = self._picture = None
-        self.setAccessibleName(f"{self._name}, {self.duration:.1f} s")
-        self.setAccessibleDescription(", ".join(f"{s.emotion} from {s.start:.1f} s" for s in self._stretches[:20]))
+        self.setAccessibleName(tr("{0}, {1:.1f} s").format(self._name, self.duration))
+        said = (tr("{0} from {1:.1f} s").format(tr(one.emotion), one.start) for one in self._stretches[:20])
+        self.setAccessibleDescription(", ".join(said))
         self.update()
 
     def clear(self) -> None:
@@ -203,8 +205,8 @@ class Waveform(QWidget):
             if piece.start <= seconds < piece.end and piece.reading is not None and len(piece.reading.contributions):
                 best, clear = leanings(piece.reading)
                 frame = min(int((seconds - piece.start) / piece.reading.frame_seconds), len(best) - 1)
-                how = "clearly" if clear[frame] >= 0.5 else "a little"
-                return self.tr("{0:.2f} s: adds to {1}, {2}").format(seconds, EMOTIONS[best[frame]], how)
+                how = tr("clearly") if clear[frame] >= 0.5 else tr("a little")
+                return tr("{0:.2f} s: adds to {1}, {2}").format(seconds, tr(EMOTIONS[best[frame]]), how)
         return f"{seconds:.2f} s"
 
     # ---- painting

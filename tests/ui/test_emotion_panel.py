@@ -26,7 +26,7 @@ from assistant.signals import Ready
 from tests.ui.readings import RATE, reading, spoken
 from ui import theme
 from ui.app import App
-from ui.emotion_panel import PROSODY, EmotionPanel
+from ui.emotion_panel import EmotionPanel, prosody
 
 MINI = Ready({"name": "mini", "reads_emotion": True, "prosody_estimate": True})
 
@@ -101,8 +101,8 @@ def test_mini_is_called_a_prosody_estimate_and_explains_it(app: App, panel: Emot
     assert not panel._estimate.isVisible()
     say(app, 1)
     assert panel._estimate.isVisible()
-    assert panel._estimate.accessibleDescription() == PROSODY
-    assert "has not been measured" in PROSODY
+    assert panel._estimate.accessibleDescription() == prosody()
+    assert "has not been measured" in prosody()
     tell(app, Ready({"reads_emotion": True, "prosody_estimate": False}))
     assert not panel._estimate.isVisible()
 
@@ -223,12 +223,10 @@ def test_a_strip_folds_and_unfolds(app: App, panel: EmotionPanel, qtbot: QtBot) 
     say(app, 1)
     panel.set_strip(True)
     panel.resize(880, 60)
-    assert panel.folded
     assert not panel._bars.isVisible()
     folded = panel.sizeHint().height()
     assert folded < 70
     qtbot.mouseClick(panel._fold, Qt.MouseButton.LeftButton)
-    assert not panel.folded
     assert panel._bars.isVisible()
     assert folded < panel.sizeHint().height() < 420
     panel.set_strip(False)
