@@ -1,8 +1,8 @@
 """`python -m assistant.bench [--json]`: how long one waits for the first sound, and where the time goes.
 
 A scripted microphone asks recorded questions in real time; ears, model process, synthesiser and voice are the real
-ones. The same questions are then answered serially by the same parts: wait for the endpoint, the whole reply, the
-whole synthesis, then play.
+ones. After each turn the same question is answered serially by the same parts: wait for the endpoint, the whole
+reply, the whole synthesis, then play.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import queue
 import statistics
 import sys
@@ -36,7 +37,7 @@ STAGES = ("endpointing", "encode", "prefill", "first_sentence", "synthesis", "wa
 the hard end where that comes later, to the first sound."""
 _HEAD_START_MS, _MARGIN_MS = 400.0, 100.0  # the hard end comes so long after the soft one; what the sound may cost
 _VOICED = 0.03
-_TURN_SECONDS = 180.0
+_TURN_SECONDS, _LOAD_SECONDS = 180.0, 600.0
 
 
 def question(path: Path) -> Samples:
@@ -77,44 +78,50 @@ class Watcher:
 
 
 def live(
-    choice: ModelChoice, voice: Synthesizer, questions: Sequence[Samples]
-) -> tuple[list[tuple[Turn, float]], dict[str, Any]]:
-    """Ask each question aloud, one after the other's reply.
+    choice: ModelChoice, voice: Synthesizer, questions: Sequence[Samples], about: dict[str, Any]
+) -> Iterator[tuple[Turn, float]]:
+    """Ask each question aloud, after the reply to the one before.
 
-    Returns:
-        Each turn with the time of the user's last word, by the turn's marks; and what the model says of itself.
+    Yields:
+        Each turn, and the time of the user's last word by the turn's marks.
     """
-    watcher, turns = Watcher(), []
-    talk = Talk(TalkSettings(model=choice), voice, watcher, heard=[], spoken=Path("/dev/null"))
+    watcher = Watcher()
+    talk = Talk(TalkSettings(model=choice), voice, watcher, spoken=Path(os.devnull))
     assert isinstance(talk.sound, FileSound)
     with contextlib.closing(talk):
         talk.start()
-        _, ready = watcher.until(Ready, 600.0)
+        about.update(watcher.until(Ready, _LOAD_SECONDS)[1].about)
         for number, samples in enumerate(questions, 1):
             _progress(f"turn {number} of {len(questions)}")
             last = talk.sound.say(samples) + len(samples) / RATE
             ended_at, _ = watcher.until(UtteranceEnded)
             _, ended = watcher.until(TurnEnded)
             # The marks run by the conversation's clock, the microphone by its own: they meet at the hard end.
-            turns.append((ended.turn, talk.sound.began + last - ended_at + ended.turn.marks["ended"]))
-    return turns, dict(ready.about)
+            yield ended.turn, talk.sound.began + last - ended_at + ended.turn.marks["ended"]
 
 
-def serial(choice: ModelChoice, voice: Synthesizer, turns: Sequence[Turn]) -> Iterator[float]:
-    """Milliseconds from the hard end to the first sound of each turn, answered by a fresh model, step after step."""
-    watcher = Watcher()
-    model = ModelProcess(choice, watcher)
-    history: list[Exchange] = []
-    with contextlib.closing(model):
-        watcher.until(Ready, 600.0)
-        for number, turn in enumerate(turns, 1):
-            _progress(f"serially, turn {number} of {len(turns)}")
-            began = time.monotonic()
-            model.ask(Ask(number, tuple(history), turn.message, True))
-            for sentence in sentences(_reply(watcher)):
-                voice.speak(sentence, VoiceSettings(), mood_of(turn.reading))
-            yield (time.monotonic() - began) * 1e3
-            history.append(Exchange(turn.message, turn.heard))
+class Serial:
+    """The same parts one after the other: a model of its own, so that no cache of the other run helps it."""
+
+    def __init__(self, choice: ModelChoice, voice: Synthesizer) -> None:
+        self._voice = voice
+        self._watcher = Watcher()
+        self._model = ModelProcess(choice, self._watcher)
+        self._history: list[Exchange] = []
+        self.close = self._model.close
+
+    def wait(self) -> None:
+        """Until the model is loaded."""
+        self._watcher.until(Ready, _LOAD_SECONDS)
+
+    def answer(self, turn: Turn) -> float:
+        """Milliseconds from the hard end of the turn's message to the first sound."""
+        began = time.monotonic()
+        self._model.ask(Ask(turn.number, tuple(self._history), turn.message, True))
+        for sentence in sentences(_reply(self._watcher)):
+            self._voice.speak(sentence, VoiceSettings(), mood_of(turn.reading))
+        self._history.append(Exchange(turn.message, turn.heard))
+        return (time.monotonic() - began) * 1e3
 
 
 def _reply(watcher: Watcher) -> str:
@@ -136,15 +143,19 @@ def waterfall(marks: Mapping[str, float], last_word: float) -> dict[str, float]:
     return {stage: (b - a) * 1e3 for stage, a, b in zip(STAGES, steps, steps[1:], strict=False)}
 
 
-def figures(turns: Sequence[tuple[Turn, float]], serial_ms: Sequence[float]) -> dict[str, float]:
-    """The figures of a run. `over_bound_worst_ms` is the most by which a turn's first sound came later after the hard
-    end than max(0, P - 400) + 100 ms, P being its time from asking to the first speech: below zero, none did."""
+def figures(measured: Sequence[tuple[Turn, float, float]]) -> dict[str, float]:
+    """The figures of a run: of turns, the times of their last words, and their serial milliseconds.
+
+    `over_bound_worst_ms` is the most by which a turn's first sound came later after the hard end than
+    max(0, P - 400) + 100 ms, P being its time from asking to the first speech: below zero, none did.
+    """
+    turns = [(turn, last) for turn, last, _ in measured]
     rows = [waterfall(turn.marks, last) for turn, last in turns]
     delays = [sum(row.values()) for row in rows]
     after = [(turn.marks["first_sound"] - turn.marks["ended"]) * 1e3 for turn, _ in turns]
     speech = [(turn.marks["first_speech"] - turn.marks["asked"]) * 1e3 for turn, _ in turns]
     over = [a - max(0.0, p - _HEAD_START_MS) - _MARGIN_MS for a, p in zip(after, speech, strict=True)]
-    one_by_one = [(turn.marks["ended"] - last) * 1e3 + ms for (turn, last), ms in zip(turns, serial_ms, strict=True)]
+    one_by_one = [(turn.marks["ended"] - last) * 1e3 + ms for turn, last, ms in measured]
     found: dict[str, float] = {"turns": len(turns)}
     for name, values in (
         ("delay", delays),
@@ -173,18 +184,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--turns", type=int, default=12, help="questions to ask, in a conversation")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     options = parser.parse_args(arguments)
-    choice = ModelChoice(options.model)
+    choice, about = ModelChoice(options.model), dict[str, Any]()
     files = sorted(SAMPLES.glob("*.flac"))
     try:
         questions = [question(files[number % len(files)]) for number in range(options.turns)]
         with Pyttsx3Synthesizer() as voice:
-            turns, about = live(choice, voice, questions)
-            found = figures(turns, list(serial(choice, voice, [turn for turn, _ in turns])))
+            with contextlib.closing(Serial(choice, voice)) as serial:
+                serial.wait()
+                rows = [(turn, last, serial.answer(turn)) for turn, last in live(choice, voice, questions, about)]
     except AssistantError as error:
         print(error, file=sys.stderr)
         return 3
     finally:
         sys.stderr.write("\n")
+    found = figures(rows)
     if options.json:
         print(json.dumps({key: round(value, 2) for key, value in found.items()} | {
             "model": about["name"], "device": about["device"], "quantize": about["quantize"],

@@ -19,6 +19,8 @@ from assistant.spoken_rules import HAN, PLAIN, URL, Mark, Reader
 LONGEST = 400
 """Sentences longer than this many characters are cut at a pause or space, so that speech can begin."""
 
+_FIRST_CLAUSE = 14  # characters, about a second: as long as the rest of most sentences takes to be written
+
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
@@ -55,15 +57,16 @@ class Sentence:
         return text_start, max(text_start, text_end)
 
 
-def sentences(text: str, *, final: bool = True) -> list[Sentence]:
+def sentences(text: str, *, final: bool = True, eager: bool = False) -> list[Sentence]:
     """The speakable sentences of `text`, in order, without overlap; those with nothing to say are left out.
 
     With `final` False more text may follow: only sentences that no continuation can change are given,
-    and the list for any longer text begins with them.
+    and the list for any longer text begins with them. With `eager` the first sentence ends at its first comma or
+    the like, unless that comes too soon, so that speech can begin before it is written to its end.
     """
     found: list[Sentence] = []
     language = "en"
-    for start, end, code in _spans(text, final):
+    for start, end, code in _spans(text, final, eager):
         while start < end and text[start].isspace():
             start += 1
         while start < end and text[end - 1].isspace():
@@ -165,14 +168,15 @@ _STARTERS = re.compile(
 )
 
 
-def _spans(text: str, final: bool) -> Iterator[tuple[int, int, bool]]:
+def _spans(text: str, final: bool, eager: bool) -> Iterator[tuple[int, int, bool]]:
     """(start, end, whether it is a block of code) of every sentence that is settled."""
     for start, end, code, closed in _blocks(text, final):
         if code:
             yield start, end, True
         else:
-            for first, last in _split(text, start, end, closed):
+            for first, last in _split(text, start, end, closed, eager):
                 yield first, last, False
+        eager = False
 
 
 def _blocks(text: str, final: bool) -> Iterator[tuple[int, int, bool, bool]]:
@@ -225,7 +229,7 @@ def _closing(text: str, opener: str, inside: int, line_end: int, final: bool) ->
     return len(text) if final else -1
 
 
-def _split(text: str, start: int, end: int, closed: bool) -> Iterator[tuple[int, int]]:
+def _split(text: str, start: int, end: int, closed: bool, eager: bool) -> Iterator[tuple[int, int]]:
     """Sentences of one run. Of a run that is not closed, only the settled ones."""
     item = _ITEM.match(text, start, end)
     first, done = start, item.end() if item else start
@@ -242,13 +246,16 @@ def _split(text: str, start: int, end: int, closed: bool) -> Iterator[tuple[int,
         elif kind == "pause":
             pause = match.end()
             clause = pause if not match[0].isspace() else clause
+            if eager and clause == pause and match.start() - start >= _FIRST_CLAUSE and pause < end:
+                yield first, pause
+                first, pause, clause, eager = pause, None, None, False
         elif kind == "stop":
             verdict = _ends(text, first, match, end, closed)
             if verdict is None:
                 return
             if verdict:
                 yield first, match.end()
-                first, pause, clause = match.end(), None, None
+                first, pause, clause, eager = match.end(), None, None, False
     if closed:
         for cut in _cuts(first, done, end, pause, clause):
             yield first, cut

@@ -167,7 +167,7 @@ class ReplyVoice:
     def _cut(self, reply: _Reply) -> None:
         if self._mute(reply):
             return
-        ready = sentences(reply.text, final=reply.complete)
+        ready = sentences(reply.text, final=reply.complete, eager=True)
         for sentence in ready[reply.cut :]:
             self._orders.put((reply, sentence))
         if ready and not reply.cut:

@@ -78,6 +78,7 @@ class VirtualSpeaker:
         self._before = 0  # samples heard before that
         self.written: list[Samples] = []
         self.heard: list[Samples] = []
+        self.held: list[tuple[float, float]] = []  # when it was paused, and when it went on
 
     def write(self, samples: Samples) -> None:
         if self._since is None:
@@ -92,9 +93,11 @@ class VirtualSpeaker:
 
     def hold(self) -> None:
         self._before, self._since = self.played(), None
+        self._held_at = self._clock.now
 
     def go_on(self) -> None:
         self._since = self._clock.now
+        self.held.append((self._held_at, self._clock.now))
 
     def abort(self) -> int:
         played = self.played()

@@ -72,10 +72,16 @@ def test_a_cough_pauses_and_the_reply_goes_on_to_its_end() -> None:
     stage = Stage(LONG)
     stage.say(1.0)
     stage.wait(2.0)
+    coughed = stage.clock.now
     stage.say(0.2)
     stage.wait(4.0)
     assert outcomes(stage) == [(Outcome.ANSWERED, LONG)]
     assert sum(map(len, stage.speaker.heard)) == 10 * 0.3 * RATE
+    ((held, went_on),) = stage.speaker.held
+    assert 0.1 < held - coughed < 0.2
+    assert 0.2 < went_on - held < 0.4
+    turn = stage.of(TurnEnded)[0].turn
+    assert turn.marks["finished"] - turn.marks["first_sound"] > 10 * 0.3 + 0.2
 
 
 def test_mute_keeps_the_microphone_out() -> None:

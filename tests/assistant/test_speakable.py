@@ -194,12 +194,30 @@ def test_any_text_is_read_safely(text):
             before = mark.end
 
 
-@given(TEXTS, st.lists(st.integers(0, 2000), max_size=6))
-def test_a_growing_text_never_takes_a_sentence_back(text, cuts):
-    whole = sentences(text)
+@given(TEXTS, st.lists(st.integers(0, 2000), max_size=6), st.booleans())
+def test_a_growing_text_never_takes_a_sentence_back(text, cuts, eager):
+    whole = sentences(text, eager=eager)
     for cut in cuts:
-        early = sentences(text[:cut], final=False)
+        early = sentences(text[:cut], final=False, eager=eager)
         assert early == whole[: len(early)]
+
+
+def test_speech_begins_at_the_first_comma_that_leaves_enough_to_say():
+    text = "Oh, I am sorry to hear that, truly, I am. And now, what will you do, friend?"
+    assert [one.text for one in sentences(text, eager=True)] == [
+        "Oh, I am sorry to hear that,",
+        "truly, I am.",
+        "And now, what will you do, friend?",
+    ]
+    assert [one.text for one in sentences("No way. But then again, why not?", eager=True)] == [
+        "No way.",
+        "But then again, why not?",
+    ]
+    assert [one.text for one in sentences("听到这个消息我真的觉得非常难过，真的。", eager=True)] == [
+        "听到这个消息我真的觉得非常难过，",
+        "真的。",
+    ]
+    assert len(sentences("Oh, I am sorry to hear that, tru", final=False, eager=True)) == 1
 
 
 def test_a_stream_gives_each_sentence_when_the_next_word_is_there():
