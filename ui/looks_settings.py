@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from assistant.settings import Settings
+from ui import desktop_entry
 from ui.app import App
-from ui.settings_parts import Choices, Section, ValueSlider
+from ui.settings_parts import Choices, Outcome, Section, ValueSlider
 from ui.translations import LANGUAGES, tr
 from ui.widgets import Switch, label
 
@@ -15,6 +18,7 @@ class LooksSettings(Section):
     def __init__(self, app: App) -> None:
         super().__init__(tr("Looks"))
         looks = app.settings.looks
+        self._command = app.services.command
         self.theme = Choices(
             [
                 ("system", tr("As the system"), ""),
@@ -43,8 +47,25 @@ class LooksSettings(Section):
             note=tr("Of the window. Pages that are open already may follow at the next start."),
         )
         self.add(self.tray, label(tr("Closing the window then leaves it listening in the tray."), "small"))
+        self.trouble = Outcome()
+        self.menu = Switch(tr("Show it in the applications menu"), self._show_in_menu)
+        if desktop_entry.possible():
+            self.menu.setChecked(desktop_entry.installed())
+            self.add(self.menu, self.trouble)
         app.settings_changed.connect(self._follow)
         self._follow(app.settings)
+
+    def _show_in_menu(self, on: bool) -> None:
+        try:
+            if on:
+                desktop_entry.install(self._command, Path(__file__).parents[1])
+            else:
+                desktop_entry.remove()
+        except OSError as error:
+            self.menu.setChecked(desktop_entry.installed())
+            self.trouble.say(tr("The menu cannot be changed ({why}).").format(why=error.strerror), trouble=True)
+        else:
+            self.trouble.say("")
 
     def _follow(self, settings: Settings) -> None:
         looks = settings.looks

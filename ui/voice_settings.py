@@ -54,7 +54,7 @@ class VoiceSettings(Section):
         self.work.ended.connect(self._fetched)
         self.voice = Picker()
         self.voice.picked.connect(lambda name: app.change("voice", name=name))
-        self.hear = button(tr("Hear it"), self._preview, icon="play")
+        self.hear = button(tr("Hear this voice"), self._preview, icon="play")
         self.trouble = Outcome()
         self.rate = self._slider(tr("Pace"), "rate", 0.5, 2.0)
         self.pitch = self._slider(tr("Pitch"), "pitch", 0.5, 2.0)
