@@ -202,7 +202,7 @@ class SoundStep(_Step):
             self.add(heading, part, *([self.meter] if part is self.microphone else []), 12)
         note = tr("Eight seconds: a soft noise, then you speak, then you hear yourself. Nothing is kept.")
         self.add(self.trouble, 4, self.check, label(note, "small"))
-        self._show(Devices((), ()))
+        self._list(Devices((), ()))
         self._timer = QTimer(self, interval=_LOOK_MS)
         self._timer.timeout.connect(self._look)
         app.happened.connect(self._hear)
@@ -225,7 +225,11 @@ class SoundStep(_Step):
 
     def _show(self, found: Devices) -> None:
         self._looking = False
-        self.trouble.say("")
+        none = tr("No microphone was found: plug one in, or go on and type.")
+        self.trouble.say("" if found.microphones else none, trouble=True)
+        self._list(found)
+
+    def _list(self, found: Devices) -> None:
         sound = self.app.settings.sound
         self.microphone.show_options(_options(found.microphones), sound.microphone)
         self.speaker.show_options(_options(found.speakers), sound.speaker)

@@ -224,17 +224,23 @@ def test_devices_are_listed_chosen_and_heard(scene: Scene, begin: Begin, qtbot: 
     assert scene.calls("audio_check")
 
 
-def test_sound_that_is_missing_is_said_in_place(scene: Scene, qtbot: QtBot) -> None:
-    def none() -> Devices:
-        raise SoundUnavailable("PortAudio is missing: install libportaudio2.")
+def broken() -> Devices:
+    raise SoundUnavailable("PortAudio is missing: install libportaudio2.")
 
+
+@pytest.mark.parametrize(
+    ("find", "said"), [(broken, "libportaudio2"), (lambda: Devices((), ()), "No microphone was found")]
+)
+def test_sound_that_is_missing_is_said_in_place(
+    scene: Scene, qtbot: QtBot, find: Callable[[], Devices], said: str
+) -> None:
     window = QWidget()
     qtbot.addWidget(window)
-    step = SoundStep(scene.app, none)
+    step = SoundStep(scene.app, find)
     step.setParent(window)
     window.show()
     qtbot.waitUntil(step.trouble.isVisible)
-    assert "libportaudio2" in step.trouble.text.text()
+    assert said in step.trouble.text.text()
 
 
 def test_what_is_kept_is_chosen(scene: Scene, begin: Begin, qtbot: QtBot) -> None:
