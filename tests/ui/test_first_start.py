@@ -20,7 +20,8 @@ from tests.ui.conftest import ScriptedTalk
 from ui import theme
 from ui.app import App, Services
 from ui.emotion_correction import was_asked
-from ui.first_start import FirstStart, SoundStep
+from ui.first_start import FirstStart
+from ui.first_steps import SoundStep
 
 HEADSET = Devices((Device("Built-in", 1, 48_000, True), Device("Headset", 1, 48_000, False)), ())
 PROGRAM = """

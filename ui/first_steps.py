@@ -1,0 +1,283 @@
+"""The first steps: which model answers, whether one is heard, what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from PySide6.QtCore import QTimer
+from PySide6.QtGui import QHideEvent, QShowEvent
+from PySide6.QtWidgets import (
+    QLayout,
+    QWidget,
+)
+
+from assistant.events import InputLevel, ModelStatus
+from assistant.sound import Device, Devices
+from ui.app import App
+from ui.background import Background
+from ui.emotion_correction import remember_answer
+from ui.released_model import ReleasedModel
+from ui.settings_parts import Choices, LevelMeter, Outcome, Picker, Work, size
+from ui.sound_check import SoundCheck
+from ui.translations import tr
+from ui.widgets import Switch, column, label, row
+
+_LOOK_MS = 2000
+_MINI = "mini"
+
+
+class Step(QWidget):
+    """One question.
+
+    Attributes:
+        first: what has the focus when it is shown.
+    """
+
+    first: QWidget
+
+    def __init__(self, question: str, intro: str) -> None:
+        super().__init__()
+        self.question = question
+        self.setAccessibleName(question)
+        self._column = column(label(question, "display"), 4, label(intro, "lead"), 20)
+        self.setLayout(self._column)
+
+    def add(self, *parts: QWidget | QLayout | int) -> None:
+        """More below; a number is a space."""
+        for part in parts:
+            if isinstance(part, int):
+                self._column.addSpacing(part)
+            elif isinstance(part, QWidget):
+                self._column.addWidget(part)
+            else:
+                self._column.addLayout(part)
+
+    def ready(self) -> str:
+        """What is missing before the next step, in words; "" for nothing."""
+        return ""
+
+    def leave(self) -> None:
+        """The user goes on: do what was chosen."""
+
+
+class ModelStep(Step):
+    """The small model now, the released one, or none yet."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__(
+            tr("Which model shall answer?"),
+            tr("It listens, reads the emotion in your voice and answers, all on this machine."),
+        )
+        self.app = app
+        self.choices = Choices(
+            [
+                (
+                    _MINI,
+                    tr("mini, now"),
+                    tr("Small and quick, in English, for any computer. Its answers are often wrong, and its emotion is "
+                       "a prosody estimate: a hint from pitch, loudness and tempo."),
+                ),
+                (
+                    "released",
+                    tr("The released BLSP-Emo"),
+                    tr("Much larger: it wants a graphics card of 12 GB. You need its folder or its place on the hub."),
+                ),
+                ("later", tr("Later"), tr("Look around first, and choose one in the settings.")),
+            ],
+            _MINI,
+            tr("Which model shall answer?"),
+        )  # fmt: skip
+        self.choices.chosen.connect(self._choose)
+        self.first = self.choices
+        self.mini = label(tr("Looking whether mini is here…"), "muted")
+        self.released = ReleasedModel(app)
+        self.released.hide()
+        self.here: bool | None = None  # whether mini is on this machine, once that is known
+        self.add(self.choices, 8, self.mini, self.released)
+        self.work, self.outcome = Work(), Outcome()  # shown below every step
+        self.work.ended.connect(self._fetched)
+        self._loaded = ""
+        job = app.run_module("model.manager", "list", _MINI)
+        job.printed.connect(self._tell)
+        job.ended.connect(self._told)
+
+    def ready(self) -> str:
+        """The released one must be found first."""
+        if self.choices.value == "released" and not self.released.folder:
+            return tr("Choose a model that fits into memory first, or take another choice.")
+        return ""
+
+    def leave(self) -> None:
+        """Load what was chosen, or fetch it first."""
+        if self.choices.value == _MINI:
+            self.use(_MINI) if self.here else self._fetch()
+        elif self.choices.value == "released":
+            self.use(self.released.folder)
+        else:
+            self.use("")
+
+    def use(self, source: str) -> None:
+        """Let that checkpoint answer; "" is none."""
+        model = self.app.settings.model
+        folders = model.folders if source in ("", _MINI, *model.folders) else (*model.folders, source)
+        same = model.source == source
+        self.app.change("model", source=source, folders=folders)
+        if same and source and source != self._loaded:
+            self.app.load_model()
+        self._loaded = source
+
+    def _choose(self, value: str) -> None:
+        self.mini.setVisible(value == _MINI)
+        self.released.setVisible(value == "released")
+
+    def _tell(self, about: dict[str, Any]) -> None:
+        self.here = about.get("state") == "ready"
+        amount = about.get("download_bytes")
+        if self.here:
+            self.mini.setText(tr("mini is on this machine already: it can begin at once."))
+        elif amount:
+            self.mini.setText(
+                tr("A download of {size}, once. After it, no network is needed.").format(size=size(amount))
+            )
+        elif about.get("error"):
+            self.mini.setText(str(about["error"]))
+
+    def _told(self, code: int, said: str) -> None:
+        if self.here is None:
+            self.mini.setText(said or tr("Whether mini is here is not known: it is fetched if it is not."))
+
+    def _fetch(self) -> None:
+        self.outcome.say("")
+        if not self.work.running:
+            job = self.app.run("fetch", _MINI, "--json")
+            job.printed.connect(self._report)
+            self.work.follow(job, tr("Fetching mini…"))
+
+    def _report(self, step: dict[str, Any]) -> None:
+        """The window's header tells of it, too, once these steps are over."""
+        if step.get("total"):
+            words = tr("{what}: {share:.0%}").format(what=step["what"], share=step["done"] / step["total"])
+            self.app.happened.emit(ModelStatus("loading", words))
+
+    def _fetched(self, code: int, said: str, _last: dict[str, Any]) -> None:
+        if code == 0:
+            self.here = True
+            self._tell({"state": "ready"})
+            if self.choices.value == _MINI:
+                self.use(_MINI)
+            return
+        why = said or tr("mini could not be fetched: check the network.")
+        self.outcome.say(why, trouble=code != 130, action=tr("Try again"), act=self._fetch)
+        if not self.isVisibleTo(self.window()) and code != 130:
+            self.app.tell(why, tr("Try again"), self._fetch, trouble=True)
+
+
+class SoundStep(Step):
+    """Microphone and speaker: which, how loud, what comes back."""
+
+    def __init__(self, app: App, devices: Callable[[], Devices]) -> None:
+        super().__init__(tr("Can it hear you?"), tr("Say something: the bar moves. Without a microphone you can type."))
+        self.app = app
+        self._devices = devices
+        self._background = Background()
+        self.destroyed.connect(self._background.close)
+        self._looking = False
+        self.microphone, self.speaker = Picker(), Picker()
+        self.first = self.microphone
+        self.meter, self.trouble, self.check = LevelMeter(), Outcome(), SoundCheck(app)
+        self.microphone.picked.connect(lambda name: app.change("sound", microphone=name))
+        self.speaker.picked.connect(lambda name: app.change("sound", speaker=name))
+        for title, part in ((tr("Microphone"), self.microphone), (tr("Speaker"), self.speaker)):
+            heading = label(title, "heading")
+            heading.setBuddy(part)
+            part.setAccessibleName(title)
+            self.add(heading, part, *([self.meter] if part is self.microphone else []), 12)
+        note = tr("Eight seconds: a soft noise, then you speak, then you hear yourself. Nothing is kept.")
+        self.add(self.trouble, 4, self.check, label(note, "small"))
+        self._list(Devices((), ()))
+        self._timer = QTimer(self, interval=_LOOK_MS)
+        self._timer.timeout.connect(self._look)
+        app.happened.connect(self._hear)
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Look for devices while it is seen."""
+        super().showEvent(event)
+        self._look()
+        self._timer.start()
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        """And no longer."""
+        super().hideEvent(event)
+        self._timer.stop()
+
+    def _look(self) -> None:
+        if not self._looking:
+            self._looking = True
+            self._background.run(self._devices, self._show, self._fail)
+
+    def _show(self, found: Devices) -> None:
+        self._looking = False
+        none = tr("No microphone was found: plug one in, or go on and type.")
+        self.trouble.say("" if found.microphones else none, trouble=True)
+        self._list(found)
+
+    def _list(self, found: Devices) -> None:
+        sound = self.app.settings.sound
+        self.microphone.show_options(_options(found.microphones), sound.microphone)
+        self.speaker.show_options(_options(found.speakers), sound.speaker)
+
+    def _fail(self, why: str) -> None:
+        self._looking = False
+        self.trouble.say(why, trouble=True)
+
+    def _hear(self, event: object) -> None:
+        if isinstance(event, InputLevel) and self.isVisible():
+            self.meter.show_level(event.decibels)
+
+
+def _options(found: tuple[Device, ...]) -> list[tuple[str | None, str]]:
+    names = dict.fromkeys(one.name for one in found)
+    return [(None, tr("The system's choice")), *((name, name) for name in names)]
+
+
+class RecordingStep(Step):
+    """Whether conversations and corrections are kept."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__(
+            tr("Shall conversations be kept?"), tr("What is kept stays in a folder of yours on this machine.")
+        )
+        self.app = app
+        recording = app.settings.recording
+        self.mode = Choices(
+            [
+                ("off", tr("Keep nothing"), tr("A conversation is forgotten when the window is closed.")),
+                ("days", tr("Keep for some days"), tr("Older ones are deleted when the program starts.")),
+                ("keep", tr("Keep"), tr("Until you delete them.")),
+            ],
+            recording.mode,
+            tr("Shall conversations be kept?"),
+        )
+        self.mode.chosen.connect(self._choose)
+        self.first = self.mode
+        self.days = Picker()
+        self.days.setMaximumWidth(240)
+        self.days.setAccessibleName(tr("How long"))
+        spans = sorted({7, 30, 90, 365, recording.days})
+        self.days.show_options([(days, tr("{days} days").format(days=days)) for days in spans], recording.days)
+        self.days.picked.connect(lambda days: app.change("recording", days=days))
+        self.corrections = Switch(tr("Keep my corrections for fine-tuning"))
+        self.corrections.setChecked(recording.corrections)
+        self.corrections.clicked.connect(lambda on: app.change("recording", corrections=on))
+        note = tr("When you correct a reading, that recording and your word are kept as an example.")
+        self.add(self.mode, row(self.days, None), 12, self.corrections, label(note, "small"))
+        self._choose(recording.mode)
+
+    def leave(self) -> None:
+        """The question about corrections has been put."""
+        remember_answer(self.app)
+
+    def _choose(self, mode: str) -> None:
+        self.app.change("recording", mode=mode)
+        self.days.setVisible(mode == "days")
