@@ -188,10 +188,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files = sorted(SAMPLES.glob("*.flac"))
     try:
         questions = [question(files[number % len(files)]) for number in range(options.turns)]
-        with Pyttsx3Synthesizer() as voice:
-            with contextlib.closing(Serial(choice, voice)) as serial:
-                serial.wait()
-                rows = [(turn, last, serial.answer(turn)) for turn, last in live(choice, voice, questions, about)]
+        with Pyttsx3Synthesizer() as voice, contextlib.closing(Serial(choice, voice)) as serial:
+            serial.wait()
+            rows = [(turn, last, serial.answer(turn)) for turn, last in live(choice, voice, questions, about)]
     except AssistantError as error:
         print(error, file=sys.stderr)
         return 3
