@@ -71,7 +71,7 @@ def play(script: Script, *words: str, seconds: float = 60.0) -> Played:
             waiting.append((what, condition, time.monotonic() + seconds))
         except StopIteration:
             end()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (raised again once the window is closed)
             played.error = error
             end()
         finally:

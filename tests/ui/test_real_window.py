@@ -155,7 +155,8 @@ def test_a_conversation_by_key_by_voice_and_by_hand(sound_stack: SoundStack, hom
 
 
 def kinds_of(home: Path) -> list[str]:
-    return [json.loads(line)["type"] for one in sessions(home / "sessions") for line in (one / "events.jsonl").read_text().splitlines()]
+    lines = [line for one in sessions(home / "sessions") for line in (one / "events.jsonl").read_text().splitlines()]
+    return [json.loads(line)["type"] for line in lines]
 
 
 def test_what_goes_wrong_is_told_and_survived(sound_stack: SoundStack, home: Path) -> None:
