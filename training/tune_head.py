@@ -54,8 +54,8 @@ def divide(emotions: Sequence[str], speakers: Sequence[str], texts: Sequence[str
     said = ["".join(c for c in text.lower() if c.isalnum()) for text in texts]
     if all(speakers) and len(set(speakers)) >= _SPEAKERS:
         groups, basis = list(speakers), "speaker"
-    elif all(said) and len(set(said)) >= folds:
-        groups, basis = said, "sentence"
+    elif 2 * sum(map(bool, said)) > len(said) and len(set(said)) > folds:
+        groups, basis = [text or f"#{number}" for number, text in enumerate(said)], "sentence"
     else:
         groups, basis = [str(number) for number in range(len(emotions))], "recording"
     folds = min(folds, len(set(groups)))
@@ -88,7 +88,7 @@ class Addition:
 
 
 class Fitting:
-    """A fit under one penalty, a step of L-BFGS (of ten evaluations) at a time; `penalty` None stays at nothing."""
+    """A fit under one penalty, a step of L-BFGS at a time; `penalty` None stays at nothing."""
 
     def __init__(self, rows: Rows, anchor: Tensor, penalty: float | None, prosody: int) -> None:
         """`anchor`: the old head's calibrated logits of the rows [n, 5]; `prosody`: features at the end of a frame."""
@@ -106,7 +106,7 @@ class Fitting:
         counts = torch.bincount(rows.labels, minlength=len(EMOTIONS)).float()
         self._balance = torch.where(counts > 0, counts.clamp_min(1).rsqrt(), 0.0)
         self._optimiser = torch.optim.LBFGS(
-            [self._weight, self._offset], max_iter=5, history_size=10, line_search_fn="strong_wolfe"
+            [self._weight, self._offset], max_iter=2, history_size=10, line_search_fn="strong_wolfe"
         )
 
     def loss(self) -> Tensor:
@@ -239,7 +239,7 @@ def _watched(rows: Rows, anchor: Tensor, penalty: float | None, prosody: int, st
             other.step()
             logits[out] += other.addition(rows.frames[out])
         right = float((logits.argmax(1) == rows.labels).float().mean())
-        watch(step, loss, float(cross_entropy(logits, rows.labels)), right)
+        watch(step, float(fit.loss().detach()), float(cross_entropy(logits, rows.labels)), right)
         if before - loss < 1e-5:
             break
         before = loss

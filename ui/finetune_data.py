@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PySide6.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelIndex, QSortFilterProxyModel, Qt, Signal
-from PySide6.QtGui import QColor
-from PySide6.QtWidgets import QAbstractItemView, QComboBox, QHeaderView, QStyledItemDelegate, QTableView, QWidget
+from PySide6.QtCore import (
+    QAbstractTableModel,
+    QEvent,
+    QModelIndex,
+    QPersistentModelIndex,
+    QRectF,
+    QSortFilterProxyModel,
+    Qt,
+    Signal,
+)
+from PySide6.QtGui import QColor, QKeyEvent, QPainter, QPen
+from PySide6.QtWidgets import (
+    QAbstractItemView,
+    QComboBox,
+    QHeaderView,
+    QStyledItemDelegate,
+    QStyleOptionViewItem,
+    QTableView,
+    QWidget,
+)
 
 from assistant.errors import AssistantError
 from assistant.events import EMOTIONS
@@ -157,6 +173,33 @@ class _OfKind(QSortFilterProxyModel):
         return not self.kind or any(one.kind == self.kind for one in table.rows[at].problems(table.mapping))
 
 
+class _UseBox(QStyledItemDelegate):
+    """A box with a tick that is seen in every theme; a click or the space bar changes it."""
+
+    def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
+        """The row's ground, the box, the tick."""
+        c, rect = theme.colours(), option.rect
+        on = index.data(Qt.ItemDataRole.CheckStateRole) == Qt.CheckState.Checked
+        box = QRectF(rect.left() + 10, rect.center().y() - 8, 18, 18)
+        painter.save()
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setPen(QPen(QColor(c.accent if on else c.outline), 1.5))
+        painter.setBrush(QColor(c.accent if on else c.raised))
+        painter.drawRoundedRect(box, 4, 4)
+        if on:
+            icons.paint(painter, "check", box.adjusted(3, 3, -3, -3), QColor(c.on_accent))
+        painter.restore()
+
+    def editorEvent(self, event: QEvent, model: Any, _option: QStyleOptionViewItem, index: Index) -> bool:
+        """Change it."""
+        space = isinstance(event, QKeyEvent) and event.key() == Qt.Key.Key_Space
+        if event.type() is not QEvent.Type.MouseButtonRelease and not space:
+            return False
+        on = index.data(Qt.ItemDataRole.CheckStateRole) == Qt.CheckState.Checked
+        value = Qt.CheckState.Unchecked if on else Qt.CheckState.Checked
+        return bool(model.setData(index, value, Qt.ItemDataRole.CheckStateRole))
+
+
 class _EmotionEditor(QStyledItemDelegate):
     """The five emotions to choose from."""
 
@@ -205,7 +248,10 @@ class DataPage(QWidget):
         self.balance = Balance()
         self.work = Work()
         self.outcome = Outcome()
-        self._kinds = row(spacing=6)
+        self.kinds = Picker()
+        self.kinds.setMaximumWidth(260)
+        self.kinds.setAccessibleName(tr("Which recordings are shown"))
+        self.kinds.picked.connect(self.show_kind)
         self._mappings = column(spacing=6)
         self.view = self._table_view()
         self.remark = label("", "small")
@@ -217,7 +263,7 @@ class DataPage(QWidget):
         below.addWidget(self.next)
         layout = column(self.title, self.facts, self.balance, self.work, self.outcome, spacing=10)
         layout.addLayout(self._mappings)
-        layout.addLayout(self._kinds)
+        layout.addLayout(row(label(tr("Show"), "muted", wrap=False), self.kinds, None))
         layout.addWidget(self.view, 1)
         layout.addLayout(below)
         layout.setContentsMargins(24, 20, 24, 20)
@@ -275,19 +321,13 @@ class DataPage(QWidget):
         self.shown.invalidate()
 
     def _show_kinds(self, kinds: Counter[str]) -> None:
-        _empty(self._kinds)
-        if self.shown.kind and self.shown.kind not in kinds:
+        if self.shown.kind not in ("", *kinds):
             self.shown.show_kind("")
-        if not kinds:
-            return
-        for kind, words in [("", tr("All {n}").format(n=len(self.rows))), *((k, f"{k} {n}") for k, n in kinds.items())]:
-            made = button(words, partial(self._choose_kind, kind), "tab")
-            made.setCheckable(True)
-            made.setChecked(kind == self.shown.kind)
-            self._kinds.addWidget(made)
-        self._kinds.addStretch(1)
+        everything = ("", tr("all {n} recordings").format(n=len(self.rows)))
+        self.kinds.show_options([everything, *((kind, f"{kind}: {n}") for kind, n in kinds.items())], self.shown.kind)
 
-    def _choose_kind(self, kind: str) -> None:
+    def show_kind(self, kind: str) -> None:
+        """Only recordings with that problem; "" for all."""
         self.shown.show_kind(kind)
         self._weigh()
 
@@ -303,8 +343,9 @@ class DataPage(QWidget):
             self._mappings.addWidget(self._mapping(name, len(group), suggestion))
         silent = [at for at, one in enumerate(self.rows) if not one.text.strip() and one.seconds is not None]
         if silent:
-            words = tr("{n} recordings have no transcript. Only tuning of replies needs it.").format(n=len(silent))
-            self.outcome.say(words, action=tr("Have them written down"), act=self.write_transcripts)
+            some = tr("One recording has") if len(silent) == 1 else tr("{n} recordings have").format(n=len(silent))
+            words = tr("{some} no transcript. Only tuning of replies needs it.").format(some=some)
+            self.outcome.say(words, action=tr("Have it written down"), act=self.write_transcripts)
 
     def _mapping(self, name: str, count: int, suggestion: str) -> QWidget:
         picker = Picker()
@@ -360,6 +401,7 @@ class DataPage(QWidget):
     def _table_view(self) -> QTableView:
         view = QTableView()
         view.setModel(self.shown)
+        view.setItemDelegateForColumn(USE, _UseBox(view))
         view.setItemDelegateForColumn(EMOTION, _EmotionEditor(view))
         view.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         view.setEditTriggers(

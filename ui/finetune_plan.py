@@ -14,7 +14,7 @@ from ui.app import App
 from ui.jobs import Job
 from ui.settings_parts import Choices, Outcome, Picker, Work, size
 from ui.translations import tr
-from ui.widgets import button, column, label, row
+from ui.widgets import button, column, label, line, row
 
 _SETTLE_MS = 500
 _PRESETS = ("mini", "mini-0.5b")
@@ -83,18 +83,15 @@ class PlanPage(QWidget):
         layout.addWidget(self.source)
         layout.addLayout(row(self.fold, None))
         layout.addWidget(self.values)
-        layout.addSpacing(8)
-        layout.addWidget(label(tr("What it takes"), "heading"))
-        for shown in (self.work, self.forecast, self.details, self.outcome):
-            layout.addWidget(shown)
         layout.addStretch(1)
         layout.setContentsMargins(24, 20, 24, 8)
         inner.setLayout(layout)
         scroll = QScrollArea()
         scroll.setWidget(inner)
         scroll.setWidgetResizable(True)
-        below = row(button(tr("Back"), back), None, self.start)
-        below.setContentsMargins(24, 8, 24, 20)
+        below = column(line(), self.work, self.forecast, self.details, self.outcome, spacing=8)
+        below.addLayout(row(button(tr("Back"), back), None, self.start))
+        below.setContentsMargins(24, 0, 24, 20)
         outer = column(scroll, spacing=0)
         outer.addLayout(below)
         self.setLayout(outer)

@@ -210,7 +210,7 @@ class ResultPage(QWidget):
         head.setStretch(2, 1)
         grid.addLayout(head, 0, 0, 1, 2)
         for at, (name, words) in enumerate((("before", tr("Before")), ("after", tr("After")))):
-            grid.addWidget(label(f"{words} · {_as_read(one, name)}", "small"), 1, at)
+            grid.addWidget(label(f"{words} · {self._as_read(one, name)}", "small"), 1, at)
             reply = label(one[f"reply_{name}"] or "—", selectable=True)
             reply.setAlignment(Qt.AlignmentFlag.AlignTop)
             grid.addWidget(reply, 2, at)
@@ -222,11 +222,22 @@ class ResultPage(QWidget):
         made = QWidget()
         name = label(Path(one["audio"]).name, wrap=False)
         name.setMinimumWidth(60)
-        read = f"{_as_read(one, 'before')}  →  {_as_read(one, 'after')}"
+        read = f"{self._as_read(one, 'before')}  →  {self._as_read(one, 'after')}"
         layout = row(self._play(one), EmotionChip(one["emotion"], tr("spoken")), name, spacing=10)
         layout.addWidget(label(read, "muted", wrap=False), 1, Qt.AlignmentFlag.AlignRight)
         made.setLayout(layout)
         return made
+
+    def _as_read(self, one: dict[str, Any], side: str) -> str:
+        """The reading's label and share; what is below the checkpoint's threshold is "unsure"."""
+        shares = one.get(side) or []
+        if not shares:
+            return "—"
+        best = max(range(len(shares)), key=lambda at: float(shares[at]))
+        summary = (self.run.summary if self.run else None) or {}
+        threshold = summary.get("thresholds", [0.0, 0.0])[side == "after"]
+        words = f"{EMOTIONS[best]} {shares[best]:.0%}"
+        return words if shares[best] >= threshold else tr("unsure ({words})").format(words=words)
 
     def _play(self, one: dict[str, Any]) -> IconButton:
         name = Path(one["audio"]).name
@@ -245,14 +256,6 @@ class ResultPage(QWidget):
 
 def _rightness(one: dict[str, Any]) -> float:
     return float(one["after"][EMOTIONS.index(one["emotion"])])
-
-
-def _as_read(one: dict[str, Any], side: str) -> str:
-    shares = one.get(side) or []
-    if not shares:
-        return "—"
-    best = max(range(len(shares)), key=lambda at: float(shares[at]))
-    return f"{EMOTIONS[best]} {shares[best]:.0%}"
 
 
 def _reading_words(summary: dict[str, Any]) -> str:

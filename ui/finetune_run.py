@@ -267,7 +267,7 @@ class RunPage(QWidget):
             by_step = {float(line["step"]): float(line[name]) for line in fits if line.get(name) is not None}
             return tuple(sorted(by_step.items()))
 
-        of = float(fits[-1]["of"]) if fits and run.summary is None else 0.0
+        of = float(fits[-1]["of"]) if fits and run.progress[-1] is fits[-1] else 0.0
         held = Series(tr("held out"), points("validation"), dashed=True)
         self.loss.show_series([Series(tr("learning"), points("loss")), held], of)
         self.right.show_series([Series(tr("held out"), points("validation_accuracy"), dashed=True)], of)

@@ -23,7 +23,7 @@ from ui.finetune_result import ResultPage
 from ui.finetune_run import RunPage
 from ui.settings_parts import Mark, Outcome
 from ui.translations import tr
-from ui.widgets import IconButton, button, column, label, row
+from ui.widgets import IconButton, button, column, label, restyle, row
 
 _STEPS = ("Recordings", "Plan", "Training", "Result")
 
@@ -130,10 +130,7 @@ class FineTunePage(QWidget):
         at = self._stack.currentIndex() - 1
         self._strip.setVisible(at >= 0)
         for number, step in enumerate(self._steps):
-            font = step.font()
-            font.setBold(number == at)
-            step.setFont(font)
-            step.setEnabled(number <= at)
+            restyle(step, role="heading" if number == at else "small")
             step.setAccessibleDescription(tr("this step") if number == at else "")
 
 

@@ -192,13 +192,12 @@ class Confusion(QWidget):
     def _cell(self, painter: QPainter, cell: QRectF, count: int, share: float, *, right: bool) -> None:
         c = theme.colours()
         fill = QColor(c.accent if right else c.text)
-        fill.setAlphaF((0.08 + 0.62 * share) if right else (0.03 + 0.32 * share))
+        fill.setAlphaF((0.06 + 0.44 * share) if right else (0.03 + 0.27 * share))
         painter.setPen(QPen(QColor(c.accent), 1.2) if right else Qt.PenStyle.NoPen)
         painter.setBrush(fill)
         painter.drawRoundedRect(cell.adjusted(1, 1, -1, -1), 6, 6)
         if count:
-            strong = right and share > 0.6
-            painter.setPen(QColor(c.on_accent if strong and theme.colours() is theme.DARK else c.text))
+            painter.setPen(QColor(c.text))
             painter.drawText(cell, Qt.AlignmentFlag.AlignCenter, str(count))
 
 
