@@ -20,13 +20,17 @@ def application_icon() -> QIcon:
     return icon
 
 
-def icon(name: str, role: str = "text") -> QIcon:
-    """The icon in one of the theme's colours (a field of `theme.Colours`); disabled it is fainter."""
+def icon(name: str, role: str = "text", gap: float = 0.0) -> QIcon:
+    """The icon in one of the theme's colours (a field of `theme.Colours`); disabled it is fainter.
+
+    Args:
+        gap: empty space at its right, of its size: words that follow keep their distance.
+    """
     made = QIcon()
     colours = theme.colours()
     for size in (16, 20, 24, 32, 48, 64):
-        made.addPixmap(_pixmap(name, getattr(colours, role), size), QIcon.Mode.Normal)
-        made.addPixmap(_pixmap(name, colours.outline, size), QIcon.Mode.Disabled)
+        made.addPixmap(_pixmap(name, getattr(colours, role), size, gap), QIcon.Mode.Normal)
+        made.addPixmap(_pixmap(name, colours.outline, size, gap), QIcon.Mode.Disabled)
     return made
 
 
@@ -45,8 +49,8 @@ def _renderer(name: str, colour: str) -> QSvgRenderer:
     return QSvgRenderer(QByteArray(_source(name).replace("currentColor", colour).encode()))
 
 
-def _pixmap(name: str, colour: str, size: int) -> QPixmap:
-    pixmap = QPixmap(size, size)
+def _pixmap(name: str, colour: str, size: int, gap: float = 0.0) -> QPixmap:
+    pixmap = QPixmap(round(size * (1 + gap)), size)
     pixmap.fill(Qt.GlobalColor.transparent)
     painter = QPainter(pixmap)
     _renderer(name, colour).render(painter, QRectF(0, 0, size, size))

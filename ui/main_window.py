@@ -48,7 +48,7 @@ class MainWindow(QMainWindow):
         self.setMinimumSize(480, 420)
         self.resize(1100, 760)
         self._tabs: dict[str, QPushButton] = {}
-        self._status = label(self.tr("starting…"), "small", wrap=False)
+        self._status = label(self.tr("starting…") if app.settings.started else "", "small", wrap=False)
         self._stack = QStackedWidget()
         self._notices = QVBoxLayout()
         self._notices.setContentsMargins(16, 0, 16, 0)

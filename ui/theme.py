@@ -203,7 +203,7 @@ QPushButton[kind="quiet"]:focus {{ {ring} }}
 QPushButton[kind="tab"] {{ background: transparent; border: 2px solid transparent; border-radius: 10px;
   padding: 6px 12px; color: {c.muted}; }}
 QPushButton[kind="tab"]:hover {{ background: {c.sunken}; }}
-QPushButton[kind="tab"]:checked {{ background: {c.sunken}; color: {c.text}; font-weight: 600; }}
+QPushButton[kind="tab"]:checked {{ background: {c.sunken}; color: {c.text}; border-bottom-color: {c.accent}; }}
 QPushButton[kind="tab"]:focus {{ border-color: {c.accent}; }}
 QToolButton {{ background: transparent; border: 2px solid transparent; border-radius: 8px; padding: 4px;
   color: {c.text}; }}

@@ -21,6 +21,7 @@ from PySide6.QtWidgets import (
 from assistant.events import UNSURE
 from ui import icons, theme
 
+_ICON_GAP = 0.375
 LONGEST_TEXT = 20_000
 """Characters of one text that are laid out; a megabyte of unbroken text would freeze the window."""
 

@@ -48,7 +48,10 @@ def open_window(services: Services) -> MainWindow:
     app.settings_changed.connect(lambda settings: translations.install(settings.looks.language))
     pages: dict[str, Callable[[App], QWidget]] = {name: partial(_page, *where) for name, where in _PAGES.items()}
     window = MainWindow(app, pages)
-    window.show_page("talk" if app.settings.started else "first")
+    if app.settings.started:
+        window.show_page("talk")
+    else:
+        window.show_page("first").finished.connect(lambda: window.show_page("talk"))  # type: ignore[attr-defined]
     window.show()
     QTimer.singleShot(0, window, app.start)
     return window
