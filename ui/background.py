@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from PySide6.QtCore import QObject, Signal
+from PySide6.QtCore import QObject, Qt, Signal
 
 from assistant.errors import AssistantError
 
@@ -22,7 +22,7 @@ class Background(QObject):
         super().__init__()
         self._closed = False
         self._thread = ThreadPoolExecutor(1)
-        self._came.connect(self._deliver)
+        self._came.connect(self._deliver, Qt.ConnectionType.QueuedConnection)  # also where work was done at once
 
     def run(
         self, work: Callable[[], _T], done: Callable[[_T], object], failed: Callable[[str], object] | None = None

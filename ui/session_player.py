@@ -15,8 +15,8 @@ from ui import icons, theme
 from ui.app import App
 from ui.background import Background
 from ui.playback import SPEEDS, Playback
-from ui.session_list import turns_in_words
 from ui.session_mood import MoodPanel
+from ui.session_rows import turns_in_words
 from ui.session_search import Summary, clock, day_in_words, when_in_words
 from ui.session_transcript import Transcript
 from ui.timeline import Tape, Timeline, emotion_of, wind

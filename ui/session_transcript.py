@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 
-from PySide6.QtCore import QPoint, QRectF, Qt, QTimer, Signal
-from PySide6.QtGui import QAction, QActionGroup, QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
+from PySide6.QtCore import QEvent, QPoint, QRectF, Qt, QTimer, Signal
+from PySide6.QtGui import (
+    QAction,
+    QActionGroup,
+    QColor,
+    QKeyEvent,
+    QMouseEvent,
+    QPainter,
+    QPaintEvent,
+    QPen,
+    QResizeEvent,
+)
 from PySide6.QtWidgets import QFrame, QLabel, QMenu, QScrollArea, QVBoxLayout, QWidget
 
 from assistant.events import EMOTIONS, Outcome, Typed
@@ -18,6 +28,7 @@ from ui.widgets import EmotionChip, IconButton, column, label, row
 _MOST = 4000  # characters of one text that are shown
 _PARAGRAPH = 1000  # laying out a paragraph can take time with the square of its length
 _BATCH = 6
+_EDGE = 8
 _WIDEST = 680  # pixels; about 72 characters a line
 
 
@@ -60,6 +71,7 @@ class TurnRow(QFrame):
     def __init__(self, tape: Tape, index: int) -> None:
         super().__init__()
         self._recorded = recorded = tape.session.turns[index]
+        self.shows = shown_of(recorded)
         self._start = tape.start(index)
         self._current = False
         turn = recorded.turn
@@ -213,6 +225,57 @@ class ReadingArea(QScrollArea):
             painter.drawRoundedRect(QRectF(self.viewport().rect()).adjusted(1, 1, -1, -1), 8, 8)
 
 
+class _Column(QWidget):
+    """Rows below each other. A row that comes in costs its own height only, which a layout of many would not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[TurnRow] = []
+        self._bottom = _EDGE
+        self.setMaximumWidth(_WIDEST * theme.pixels("body") // theme.SIZES["body"])
+
+    def put(self, turn: TurnRow, at: int) -> None:
+        """Put a row at the end, or in the place of another one."""
+        turn.setParent(self)
+        if at < len(self.rows):
+            self.rows[at].hide()
+            self.rows[at].deleteLater()
+            self.rows[at] = turn
+            self.place()
+        else:
+            self.rows.append(turn)
+            self._place(turn)
+        turn.show()
+
+    def place(self) -> None:
+        """Give every row its place."""
+        self._bottom = _EDGE
+        for turn in self.rows:
+            self._place(turn)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Another width, other heights."""
+        super().resizeEvent(event)
+        if event.size().width() != event.oldSize().width():
+            self.place()
+
+    def event(self, event: QEvent) -> bool:
+        """A row has another height: the size of the text has changed."""
+        if event.type() == QEvent.Type.LayoutRequest:
+            self.setMaximumWidth(_WIDEST * theme.pixels("body") // theme.SIZES["body"])
+            self.place()
+        return super().event(event)
+
+    def _place(self, turn: TurnRow) -> None:
+        layout = turn.layout()
+        assert layout is not None, "made with one"
+        width = self.width() - 2 * _EDGE
+        height = layout.totalHeightForWidth(width)
+        turn.setGeometry(_EDGE, self._bottom, width, height)
+        self._bottom += height + 4
+        self.setMinimumHeight(self._bottom + 2 * _EDGE)
+
+
 class Transcript(ReadingArea):
     """All turns of a session, below each other; the current one is kept in sight.
 
@@ -227,66 +290,60 @@ class Transcript(ReadingArea):
     def __init__(self) -> None:
         super().__init__("")
         self.setAccessibleName(self.tr("Transcript"))
-        self.rows: list[TurnRow] = []
         self._tape: Tape | None = None
         self._current = -1
+        self._column = _Column()
+        self.setWidget(self._column)
         self._more = QTimer(self, interval=0)
         self._more.timeout.connect(self._add)
-        self._begin()
+
+    @property
+    def rows(self) -> list[TurnRow]:
+        """The turns that are there by now."""
+        return self._column.rows
 
     def show_tape(self, tape: Tape | None) -> None:
-        """Show a session; long ones come in little by little."""
-        keep = self.verticalScrollBar().value() if self._same(tape) else 0
-        self._tape = tape
-        self._begin()
-        while tape is not None and keep and len(self.rows) < len(tape.session.turns):
-            self._add()  # a correction must not move what is being read
-        if tape is not None:
-            self._add()
-            self._more.start()
-        if keep:
-            self._inner.adjustSize()
-            self.verticalScrollBar().setValue(keep)
+        """Show a session, a long one little by little. Of the one that is shown already, only what has changed."""
+        before, self._tape = self._tape, tape
+        if not _goes_on(before, tape):
+            self._current = -1
+            self._column = _Column()
+            self.setWidget(self._column)
+        elif tape is not None:
+            for index, turn in enumerate(self.rows):
+                if turn.shows != shown_of(tape.session.turns[index]):
+                    self._column.put(self._made(index), index)
+        self._more.start()
 
     def set_current(self, index: int) -> None:
         """Mark a turn, by its index, and bring it into sight."""
         if index == self._current:
             return
+        for number, current in ((self._current, False), (index, True)):
+            if 0 <= number < len(self.rows):
+                self.rows[number].set_current(current=current)
         self._current = index
-        for number, turn in enumerate(self.rows):
-            turn.set_current(current=number == index)
         self._reveal()
 
     # ---- inside
 
-    def _same(self, tape: Tape | None) -> bool:
-        return tape is not None and self._tape is not None and tape.session.folder == self._tape.session.folder
-
-    def _begin(self) -> None:
-        self._more.stop()
-        self.rows = []
-        self._current = -1
-        self._inner = QWidget()
-        self._inner.setMaximumWidth(_WIDEST * theme.pixels("body") // theme.SIZES["body"])
-        self._column = column(spacing=4)
-        self._column.setContentsMargins(8, 8, 8, 24)
-        self._column.addStretch(1)
-        self._inner.setLayout(self._column)
-        self.setWidget(self._inner)
-
     def _add(self) -> None:
-        tape = self._tape
-        if tape is None or len(self.rows) == len(tape.session.turns):
+        first, turns = len(self.rows), self._tape.session.turns if self._tape else ()
+        if first >= len(turns):
             self._more.stop()
             return
-        for index in range(len(self.rows), min(len(self.rows) + _BATCH, len(tape.session.turns))):
-            made = TurnRow(tape, index)
-            made.sought.connect(self.sought)
-            number = tape.session.turns[index].turn.number
-            made.corrected.connect(partial(self.corrected.emit, number))
-            made.set_current(current=index == self._current)
-            self.rows.append(made)
-            self._column.insertWidget(self._column.count() - 1, made)
+        for index in range(first, min(first + _BATCH, len(turns))):
+            self._column.put(self._made(index), index)
+        if first <= self._current < len(self.rows):
+            self._reveal()
+
+    def _made(self, index: int) -> TurnRow:
+        assert self._tape is not None, "there are turns"
+        made = TurnRow(self._tape, index)
+        made.sought.connect(self.sought)
+        made.corrected.connect(partial(self.corrected.emit, self._tape.session.turns[index].turn.number))
+        made.set_current(current=index == self._current)
+        return made
 
     def _reveal(self) -> None:
         if 0 <= self._current < len(self.rows):
@@ -294,4 +351,20 @@ class Transcript(ReadingArea):
             bar = self.verticalScrollBar()
             top, bottom = turn.y(), turn.y() + turn.height()
             if top < bar.value() or bottom > bar.value() + self.viewport().height():
-                bar.setValue(max(0, min(top - 24, bar.maximum())))
+                bar.setValue(max(0, top - 24))
+
+
+def shown_of(recorded: RecordedTurn) -> tuple[object, ...]:
+    """What a row shows of a turn."""
+    turn = recorded.turn
+    label = turn.reading.label if turn.reading else None
+    sounds = recorded.user_audio, recorded.reply_audio
+    return turn.number, words_of(turn), turn.reply, turn.heard, turn.outcome, label, recorded.corrected, sounds
+
+
+def _goes_on(before: Tape | None, now: Tape | None) -> bool:
+    """Whether it is the same session, with more turns at most."""
+    if before is None or now is None or before.session.folder != now.session.folder:
+        return False
+    numbers = [[one.turn.number for one in tape.session.turns] for tape in (before, now)]
+    return numbers[1][: len(numbers[0])] == numbers[0]

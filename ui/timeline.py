@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PySide6.QtCore import QRectF, Qt, Signal
-from PySide6.QtGui import QBrush, QColor, QMouseEvent, QPainter, QPaintEvent, QPen
+from PySide6.QtGui import QBrush, QColor, QMouseEvent, QPainter, QPaintEvent, QPen, QPixmap
 from PySide6.QtWidgets import QWidget
 
 from assistant.errors import AssistantError
@@ -159,6 +159,7 @@ class Timeline(QWidget):
         super().__init__()
         self._tape: Tape | None = None
         self._turn = -1
+        self._backdrop: tuple[object, QPixmap] | None = None  # and how it was when it was drawn
         self.lanes = {who: Waveform({"you": "You", "assistant": "Assistant"}[who]) for who in _LANES}
         self._names = {
             who: label({"you": self.tr("You"), "assistant": self.tr("Assistant")}[who], "small") for who in _LANES
@@ -203,20 +204,17 @@ class Timeline(QWidget):
 
     def paintEvent(self, _event: QPaintEvent) -> None:
         """The bands of the turns, what is lost, where a reply was cut off; the lanes paint over them."""
-        c = theme.colours()
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(QColor(c.sunken))
-        painter.drawRoundedRect(QRectF(self.rect()), 10, 10)
-        if self._tape is not None and self._tape.seconds:
-            for index, recorded in enumerate(self._tape.session.turns):
-                self._paint_band(painter, index, emotion_of(recorded))
-            for part in self._tape.parts:
-                self._paint_part(painter, part, self._tape.session.turns[part.turn])
+        looks = (self.size(), theme.colours().window, self._tape, self.lanes["you"].geometry())
+        if self._backdrop is None or self._backdrop[0] != looks:
+            self._backdrop = (looks, self._draw_backdrop())
+        painter.drawPixmap(0, 0, self._backdrop[1])
+        if self._turn >= 0:
+            self._paint_current(painter)
         if self.hasFocus():
             painter.setBrush(Qt.BrushStyle.NoBrush)
-            painter.setPen(QPen(QColor(c.accent), 2))
+            painter.setPen(QPen(QColor(theme.colours().accent), 2))
             painter.drawRoundedRect(QRectF(self.rect()).adjusted(1, 1, -1, -1), 9, 9)
 
     def _x(self, seconds: float) -> float:
@@ -224,20 +222,45 @@ class Timeline(QWidget):
         lane = self.lanes["you"]
         return lane.x() + seconds / self._tape.seconds * lane.width()
 
-    def _paint_band(self, painter: QPainter, index: int, emotion: str | None) -> None:
+    def _draw_backdrop(self) -> QPixmap:
+        """All that stands still while it plays."""
+        scale = self.devicePixelRatioF()
+        drawn = QPixmap(self.size() * scale)
+        drawn.setDevicePixelRatio(scale)
+        drawn.fill(Qt.GlobalColor.transparent)
+        painter = QPainter(drawn)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(QColor(theme.colours().sunken))
+        painter.drawRoundedRect(QRectF(self.rect()), 10, 10)
+        if self._tape is not None and self._tape.seconds:
+            for index in range(len(self._tape.session.turns)):
+                band, hue = self._band(index)
+                painter.setBrush(hue)
+                painter.drawRoundedRect(band, 4, 4)
+            for part in self._tape.parts:
+                self._paint_part(painter, part, self._tape.session.turns[part.turn])
+        painter.end()
+        return drawn
+
+    def _band(self, index: int) -> tuple[QRectF, QColor]:
+        """Where a turn lies, and its faint hue."""
         assert self._tape is not None, "painted only with a tape"
         c = theme.colours()
         left, right = (self._x(seconds) for seconds in self._tape.spans[index])
-        band = QRectF(left, 4, max(2.0, right - left), self.height() - 8)
-        current = index == self._turn
+        emotion = emotion_of(self._tape.session.turns[index])
         hue = QColor(c.emotion(emotion)) if emotion else QColor(c.outline)
-        hue.setAlphaF(0.22 if current else 0.08)
+        hue.setAlphaF(0.1)
+        return QRectF(left, 4, max(2.0, right - left), self.height() - 8), hue
+
+    def _paint_current(self, painter: QPainter) -> None:
+        band, hue = self._band(self._turn)
+        hue.setAlphaF(0.16)
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(hue)
         painter.drawRoundedRect(band, 4, 4)
-        if current:
-            painter.setBrush(QColor(c.accent))
-            painter.drawRoundedRect(QRectF(band.left(), band.bottom() - 3, band.width(), 3), 1.5, 1.5)
+        painter.setBrush(QColor(theme.colours().accent))
+        painter.drawRoundedRect(QRectF(band.left(), band.bottom() - 3, band.width(), 3), 1.5, 1.5)
 
     def _paint_part(self, painter: QPainter, part: Part, recorded: RecordedTurn) -> None:
         c = theme.colours()
