@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt, Signal
-from PySide6.QtGui import QAction, QCloseEvent, QKeyEvent
+from PySide6.QtCore import QEvent, Qt, Signal
+from PySide6.QtGui import QCloseEvent, QKeyEvent, QResizeEvent
 from PySide6.QtWidgets import QLayout, QMenu, QSizePolicy, QSystemTrayIcon, QWidget
 
 from assistant.events import ReplyFinished, ReplyText, UtteranceEnded
 from ui import icons, theme
 from ui.app import App
 from ui.talk_button import TalkButton, TalkKey, show_mute
-from ui.widgets import IconButton, column, label, row
+from ui.turn_view import Prose
+from ui.widgets import IconButton, column, row
 
 _LINES = 4  # of a reply
 _SHOWN = 600  # characters of it, the last ones
@@ -32,17 +33,15 @@ class CompactWindow(QWidget):
         self.setWindowTitle("Undertone")
         self.setWindowIcon(icons.application_icon())
         self.button = TalkButton(app, key, 52)
-        self.text = label()
+        self.text = Prose("")
         self.text.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Ignored)  # the window does not grow
-        self.text.setMinimumHeight(_LINES * self.fontMetrics().lineSpacing())
-        self.text.setAlignment(Qt.AlignmentFlag.AlignBottom | Qt.AlignmentFlag.AlignLeft)
-        self.text.setAccessibleName(self.tr("Reply"))
-        self.stop = IconButton("stop", self.tr("Stop (Esc)"), self._stop)
+        self.text.setFixedHeight(_LINES * self.text.line)
+        self.stop = IconButton("stop", "", self._stop)
         self.mute = IconButton("microphone", "", lambda: key.mute(on=not key.muted))
-        self.whole = IconButton("talk", self.tr("Whole window"), self.close)
+        self.whole = IconButton("talk", "", self.close)
         tools = row(self.stop, self.mute, None, self.whole, spacing=2)
         right = column(spacing=4)
-        right.addWidget(self.text, 1)
+        right.addWidget(self.text)
         right.addLayout(tools)
         layout = row(self.button, spacing=12)
         layout.addLayout(right, 1)
@@ -52,13 +51,8 @@ class CompactWindow(QWidget):
         self.setMinimumSize(layout.minimumSize())
         key.muted_changed.connect(self._show_mute)
         app.happened.connect(self._hear)
-        self._show_mute()
-        self.resize(round(400 * theme.pixels("body") / theme.SIZES["body"]), self.minimumHeight())
-
-    def show_reply(self, text: str) -> None:
-        """Show the last lines of a reply."""
-        self._reply = text[-_SHOWN:]
-        self._draw()
+        self.name()
+        self.resize(round(480 * theme.pixels("body") / theme.SIZES["body"]), self.minimumHeight())
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """The talk key, and Escape to stop."""
@@ -79,25 +73,51 @@ class CompactWindow(QWidget):
         self.hide()
         self.closed.emit()
 
+    def name(self) -> None:
+        """Say what everything is, in the language in force."""
+        self.text.setAccessibleName(self.tr("Reply"))
+        self.stop.show_icon("stop", self.tr("Stop (Esc)"))
+        self.whole.show_icon("talk", self.tr("Whole window"))
+        self._show_mute()
+        self._draw()
+
     # ---- inside
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """The end of the reply stays in sight."""
+        super().resizeEvent(event)
+        self._draw()
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Another theme: its colours are in the text."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.PaletteChange and hasattr(self, "text"):
+            self.text.restyle()
+            self.text.setFixedHeight(_LINES * self.text.line)
 
     def _hear(self, event: object) -> None:
         self.button.hear(event)
         if isinstance(event, UtteranceEnded):
-            self.show_reply("")
+            self._show("")
         elif isinstance(event, ReplyText):
-            self.show_reply(self._reply + event.text)
+            self._show(self._reply + event.text)
         elif isinstance(event, ReplyFinished):
-            self.show_reply(event.text)
+            self._show(event.text)
 
     def _stop(self) -> None:
         self._key.let_go()
         if self._app.talk is not None:
             self._app.talk.stop()
 
+    def _show(self, reply: str) -> None:
+        self._reply = reply[-_SHOWN:]
+        self._draw()
+
     def _draw(self) -> None:
-        """The last lines that there is room for."""
-        self.text.setText(self._reply or self.tr("The reply is shown here."))
+        """The end of the reply, as far as there is room for it."""
+        self.text.write(self._reply or self.tr("The reply is shown here."), muted=not self._reply)
+        bar = self.text.verticalScrollBar()
+        bar.setValue(bar.maximum())
 
     def _show_mute(self, *_: object) -> None:
         show_mute(self.mute, muted=self._key.muted)
@@ -119,25 +139,32 @@ class Tray(QSystemTrayIcon):
         self._app, self._key = app, key
         self.setToolTip("Undertone")
         self.menu = QMenu()  # kept here: the icon does not own it
-        self.menu.addAction(self.tr("Open Undertone")).triggered.connect(self.whole_wanted)
-        self.menu.addAction(self.tr("Small window on top")).triggered.connect(self.compact_wanted)
+        self._whole, self._compact = self.menu.addAction(""), self.menu.addAction("")
         self.menu.addSeparator()
-        self.hands_free = self._choice(self.tr("Hands-free"))
+        self.hands_free, self.muted = self.menu.addAction(""), self.menu.addAction("")
+        self.menu.addSeparator()
+        self._quit = self.menu.addAction("")
+        self.hands_free.setCheckable(True)
+        self.muted.setCheckable(True)
+        self._whole.triggered.connect(self.whole_wanted)
+        self._compact.triggered.connect(self.compact_wanted)
         self.hands_free.triggered.connect(lambda on: app.change("turns", hands_free=on))
-        self.muted = self._choice(self.tr("Mute the microphone"))
         self.muted.triggered.connect(lambda on: key.mute(on=on))
-        self.menu.addSeparator()
-        self.menu.addAction(self.tr("Quit")).triggered.connect(self.quit_wanted)
+        self._quit.triggered.connect(self.quit_wanted)
         self.setContextMenu(self.menu)
         self.activated.connect(self._open)
         app.settings_changed.connect(self._show_state)
         key.muted_changed.connect(self._show_state)
+        self.name()
         self._show_state()
 
-    def _choice(self, words: str) -> QAction:
-        action = self.menu.addAction(words)
-        action.setCheckable(True)
-        return action
+    def name(self) -> None:
+        """Say what the menu's items are, in the language in force."""
+        self._whole.setText(self.tr("Open Undertone"))
+        self._compact.setText(self.tr("Small window on top"))
+        self.hands_free.setText(self.tr("Hands-free"))
+        self.muted.setText(self.tr("Mute the microphone"))
+        self._quit.setText(self.tr("Quit"))
 
     def _open(self, reason: QSystemTrayIcon.ActivationReason) -> None:
         if reason is QSystemTrayIcon.ActivationReason.Trigger:

@@ -67,14 +67,15 @@ class ConversationView(QAbstractScrollArea):
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.setAccessibleName(self.tr("Conversation"))
         self.viewport().setAutoFillBackground(False)
         self.action_bar = TurnActions(self.viewport())
         self.action_bar.acted.connect(self._act)
         self.newest = QFrame(self.viewport())
         self.newest.setProperty("role", "raised")
-        self.newest.setLayout(row(IconButton("down", self.tr("Go to the newest turn"), self.follow)))
+        self._newest = IconButton("down", "", self.follow)
+        self.newest.setLayout(row(self._newest))
         self.newest.hide()
+        self._name()
         application = QApplication.instance()
         assert isinstance(application, QApplication), "there are no widgets without one"
         application.focusChanged.connect(self._focus_moved)
@@ -255,6 +256,11 @@ class ConversationView(QAbstractScrollArea):
         else:
             self.acted.emit(action, number)
 
+    def _name(self) -> None:
+        self.setAccessibleName(self.tr("Conversation"))
+        self._newest.show_icon("down", self.tr("Go to the newest turn"))
+        self.action_bar.name()
+
     # ---- arranging
 
     def resizeEvent(self, event: QResizeEvent) -> None:
@@ -270,9 +276,9 @@ class ConversationView(QAbstractScrollArea):
             self._arrange()
 
     def changeEvent(self, event: QEvent) -> None:
-        """Another theme or size of text: make what is in sight anew."""
+        """Another theme, size of text or language: make what is in sight anew."""
         super().changeEvent(event)
-        if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.StyleChange):
+        if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.StyleChange, QEvent.Type.LanguageChange):
             self._rebuilding.start(0)
 
     def paintEvent(self, event: QPaintEvent) -> None:
@@ -366,6 +372,7 @@ class ConversationView(QAbstractScrollArea):
             slot.view = None
 
     def _rebuild(self) -> None:
+        self._name()
         for slot in self._slots:
             self._drop(slot)
         self._arrange()

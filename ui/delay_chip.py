@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from PySide6.QtCore import QCoreApplication, QPointF, QRectF, QSize, Qt
+from PySide6.QtCore import QPointF, QRectF, QSize, Qt
 from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QAbstractButton, QSizePolicy, QWidget
 
 from ui import icons, theme
+from ui.translations import tr
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +22,9 @@ class Stage:
     seconds: float
 
 
-def _tr(text: str) -> str:
-    return QCoreApplication.translate("Delay", text)
-
-
 def delay(marks: Mapping[str, float]) -> tuple[str, float] | None:
     """What came first, sound or text, in words, and the seconds until then; None where it was not measured."""
-    for mark, words in (("first_sound", _tr("first sound")), ("first_text", _tr("first words"))):
+    for mark, words in (("first_sound", tr("first sound")), ("first_text", tr("first words"))):
         if mark in marks and "ended" in marks:
             return words, max(0.0, marks[mark] - marks["ended"])
     return None
@@ -45,20 +42,20 @@ def stages(marks: Mapping[str, float], figures: Mapping[str, float]) -> list[Sta
     found: list[Stage] = []
     asked = at.get("asked", 0.0)
     if asked < 0:
-        found.append(Stage(_tr("end of turn"), asked, -asked))
+        found.append(Stage(tr("end of turn"), asked, -asked))
     if took["encode"] and "read" in at:
-        found.append(Stage(_tr("encode"), max(asked, at["read"] - took["encode"]), took["encode"]))
+        found.append(Stage(tr("encode"), max(asked, at["read"] - took["encode"]), took["encode"]))
     if "first_text" in at:
         began = max(asked, at["first_text"] - took["first_token"])  # when the model began with the reply
         if took["prefill"]:
-            found.append(Stage(_tr("prefill"), began, took["prefill"]))
+            found.append(Stage(tr("prefill"), began, took["prefill"]))
         if took["first_token"] > took["prefill"]:
-            found.append(Stage(_tr("first word"), began + took["prefill"], took["first_token"] - took["prefill"]))
+            found.append(Stage(tr("first word"), began + took["prefill"], took["first_token"] - took["prefill"]))
     voice = (
-        (_tr("first sentence"), "first_text", "first_sentence"),
-        (_tr("synthesis"), "first_sentence", "first_speech"),
+        (tr("first sentence"), "first_text", "first_sentence"),
+        (tr("synthesis"), "first_sentence", "first_speech"),
         # What was ready early waits for the end of the turn before it may be heard: that is no work of the output.
-        (_tr("output"), "first_speech", "first_sound"),
+        (tr("output"), "first_speech", "first_sound"),
     )
     for name, begin, end in voice:
         if begin in at and end in at:
@@ -83,9 +80,9 @@ class DelayChip(QAbstractButton):
         self.setVisible(measured is not None)
         if measured is not None:
             words, seconds = measured
-            self.setText(f"{words} {seconds:.1f} s")
-            self.setAccessibleName(_tr("{0}; unfold what it went into").format(self.text()))
-            self.setToolTip(_tr("From the end of your message. Click to see what the time went into."))
+            self.setText(tr("{0} {1:.1f} s").format(words, seconds))
+            self.setAccessibleName(tr("{0}; unfold what it went into").format(self.text()))
+            self.setToolTip(tr("From the end of your message. Click to see what the time went into."))
             self.updateGeometry()
 
     def sizeHint(self) -> QSize:
@@ -121,7 +118,7 @@ class Waterfall(QWidget):
         measured = delay(marks)
         self._until = measured[1] if measured else 0.0
         said = (f"{stage.name} {_length(stage.seconds)}" for stage in self._stages)
-        self.setAccessibleName(_tr("What the delay went into: {0}").format(", ".join(said)))
+        self.setAccessibleName(tr("What the delay went into: {0}").format(", ".join(said)))
         self.updateGeometry()
         self.update()
 
@@ -162,13 +159,13 @@ class Waterfall(QWidget):
             painter.setBrush(QColor(c.accent) if row or stage.start >= 0 else Qt.BrushStyle.NoBrush)
             painter.drawRoundedRect(bar, 2, 2)
         painter.setPen(QColor(c.muted))
-        words = _tr("your turn ended")
+        words = tr("your turn ended")
         at = min(max(0.0, zero - metrics.horizontalAdvance(words) / 2), self.width() - metrics.horizontalAdvance(words))
         painter.drawText(QPointF(at, bottom + metrics.ascent() + 1), words)
 
 
 def _length(seconds: float) -> str:
-    return f"{seconds * 1e3:.0f} ms" if seconds < 9.9995 else f"{seconds:.1f} s"
+    return tr("{0:.0f} ms").format(seconds * 1e3) if seconds < 9.9995 else tr("{0:.1f} s").format(seconds)
 
 
 def _small(font: QFont) -> QFont:

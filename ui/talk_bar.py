@@ -14,7 +14,7 @@ from ui.app import App
 from ui.talk_button import LevelStrip, TalkButton, TalkKey, show_mute
 from ui.widgets import IconButton, Switch, row
 
-_NARROW = 700  # pixels, at the normal size of text
+_NARROW = 780  # pixels, at the normal size of text
 
 
 class TalkBar(QWidget):
@@ -34,17 +34,15 @@ class TalkBar(QWidget):
         """Whether what is sent takes the last message's place."""
         self.button = TalkButton(app, key)
         self.strip = LevelStrip(key)
-        self.hands_free = self._switch(self.tr("Hands-free"), "hands_free", self.tr("Listen without a key"))
-        self.empathy = self._switch(self.tr("Empathy"), "empathy", self.tr("Let the reply answer to the mood, too"))
-        self.stop = IconButton("stop", self.tr("Stop (Esc)"), self.stop_all, 22)
+        self.hands_free, self.empathy = self._switch("hands_free"), self._switch("empathy")
+        self.stop = IconButton("stop", "", self.stop_all, 22)
         self.stop.setEnabled(False)
         self.mute = IconButton("microphone", "", lambda: key.mute(on=not key.muted), 22)
-        self.new = IconButton("plus", self.tr("New conversation (Ctrl+N)"), self.new_wanted.emit, 22)
-        self.compact = IconButton("compact", self.tr("Small window on top"), self.compact_wanted.emit, 22)
-        self.send_button = IconButton("send", self.tr("Send"), self.send, 22)
+        self.new = IconButton("plus", "", self.new_wanted.emit, 22)
+        self.compact = IconButton("compact", "", self.compact_wanted.emit, 22)
+        self.send_button = IconButton("send", "", self.send, 22)
         self.send_button.setEnabled(False)
         self.line = QLineEdit()
-        self.line.setAccessibleName(self.tr("Message"))
         self.line.returnPressed.connect(self.send)
         self.line.textChanged.connect(lambda text: self.send_button.setEnabled(bool(text.strip())))
         self._switches, self._typing, self._near, self._far, self._tools = (QWidget() for _ in range(5))
@@ -67,9 +65,8 @@ class TalkBar(QWidget):
             self.setTabOrder(before, after)
         key.muted_changed.connect(self._show_mute)
         app.settings_changed.connect(self._show_settings)
-        self._show_mute()
         self._show_settings()
-        self.end_editing()
+        self.name()
 
     def hear(self, event: object) -> None:
         """Show what an event of the conversation tells."""
@@ -90,13 +87,13 @@ class TalkBar(QWidget):
         """Put the last message's words into the line; sending them takes that message's place."""
         self.editing = True
         self.line.setText(" ".join(text.split()))
-        self.line.setPlaceholderText(self.tr("Your message, in other words…"))
+        self._show_hint()
         self.line.setFocus(Qt.FocusReason.OtherFocusReason)
 
     def end_editing(self) -> None:
         """What is sent is a new message again."""
         self.editing = False
-        self.line.setPlaceholderText(self.tr("Type a message…"))
+        self._show_hint()
 
     def stop_all(self) -> None:
         """Stop listening, thinking, speaking and playing."""
@@ -119,11 +116,33 @@ class TalkBar(QWidget):
         super().resizeEvent(event)
         self._arrange(narrow=event.size().width() < _NARROW * theme.pixels("body") / theme.SIZES["body"])
 
+    def name(self) -> None:
+        """Say what everything is, in the language in force."""
+        for switch, text, tip in (
+            (self.hands_free, self.tr("Hands-free"), self.tr("Listen without a key")),
+            (self.empathy, self.tr("Empathy"), self.tr("Let the reply answer to the mood, too")),
+        ):
+            switch.setText(text)
+            switch.setAccessibleName(text)
+            switch.setToolTip(tip)
+            switch.updateGeometry()
+        self.stop.show_icon("stop", self.tr("Stop (Esc)"))
+        self.new.show_icon("plus", self.tr("New conversation (Ctrl+N)"))
+        self.compact.show_icon("compact", self.tr("Small window on top"))
+        self.send_button.show_icon("send", self.tr("Send"))
+        self.line.setAccessibleName(self.tr("Message"))
+        self.strip.setAccessibleName(self.tr("Microphone level"))
+        self._show_mute()
+        self._show_hint()
+
     # ---- inside
 
-    def _switch(self, text: str, setting: str, tip: str) -> Switch:
-        made = Switch(text, lambda on: self._app.change("turns", **{setting: on}))
-        made.setToolTip(tip)
+    def _show_hint(self) -> None:
+        new, other = self.tr("Type a message…"), self.tr("Your message, in other words…")
+        self.line.setPlaceholderText(other if self.editing else new)
+
+    def _switch(self, setting: str) -> Switch:
+        made = Switch("", lambda on: self._app.change("turns", **{setting: on}))
         made.setFocusPolicy(Qt.FocusPolicy.TabFocus)  # after a click Space is the talk key, not this switch's
         return made
 

@@ -176,10 +176,12 @@ class TalkButton(QAbstractButton):
         return True
 
     def changeEvent(self, event: QEvent) -> None:
-        """Text of another size."""
+        """Text of another size or language."""
         super().changeEvent(event)
         if event.type() == QEvent.Type.FontChange:
             self.updateGeometry()
+        elif event.type() == QEvent.Type.LanguageChange:
+            self._name()
 
     def _follow(self, held: bool) -> None:
         if not held:
@@ -294,7 +296,6 @@ class LevelStrip(QWidget):
         self._key = key
         self._levels: deque[float] = deque(maxlen=200)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.setAccessibleName(self.tr("Microphone level"))
         key.muted_changed.connect(self._forget)
 
     def hear(self, event: object) -> None:

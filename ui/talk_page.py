@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from PySide6.QtCore import Qt, QTimer
+from PySide6.QtCore import QEvent, Qt, QTimer
 from PySide6.QtGui import QGuiApplication, QHideEvent, QKeyEvent, QKeySequence, QResizeEvent, QShortcut, QShowEvent
 from PySide6.QtWidgets import QApplication, QBoxLayout, QFrame, QStackedWidget, QWidget
 
@@ -32,7 +32,7 @@ class TalkPage(QWidget):
     """Where one talks.
 
     Attributes:
-        key: what is held to talk; bar, view, panel: its parts; compact: the small window, once it was asked for.
+        key: what is held to talk; bar, view, panel: its parts; compact: the small window in its place.
     """
 
     def __init__(self, app: App) -> None:
@@ -42,8 +42,10 @@ class TalkPage(QWidget):
         self.view = ConversationView()
         self.panel = EmotionPanel(app)
         self.bar = TalkBar(app, self.key)
-        self.compact: CompactWindow | None = None
+        self.compact = CompactWindow(app, self.key)
+        self.compact.closed.connect(self.leave_compact)
         self.tray = Tray(app, self.key, self)
+        self._nothing: EmptyState | None = None
         self._played: int | None = None
         self._looks = 0
         self._looking = QTimer(self)
@@ -109,17 +111,13 @@ class TalkPage(QWidget):
 
     def show_compact(self) -> None:
         """Leave the window for the small one that stays on top."""
-        if self.compact is None:
-            self.compact = CompactWindow(self.app, self.key)
-            self.compact.closed.connect(self.leave_compact)
         self.key.let_go()
-        self.compact.show_reply(self.view.last.reply if self.view.last else "")
         self.compact.show()
         self.window().hide()
 
     def leave_compact(self) -> None:
         """Back to the whole window."""
-        if self.compact is not None and self.compact.isVisible():
+        if self.compact.isVisible():
             self.compact.close()
             return  # it tells when it is closed
         window = self.window()
@@ -187,6 +185,15 @@ class TalkPage(QWidget):
         super().hideEvent(event)
         self.key.let_go()
 
+    def changeEvent(self, event: QEvent) -> None:
+        """Another language."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.LanguageChange:
+            self.bar.name()
+            self.compact.name()
+            self.tray.name()
+            self._make_empty()
+
     # ---- what happens
 
     def _hear(self, event: object) -> None:
@@ -212,20 +219,15 @@ class TalkPage(QWidget):
         self._status.show()
 
     def _show_what_there_is(self) -> None:
-        self._pages.setCurrentWidget(self._nothing if self.view.last is None else self.view)
+        if self._nothing is not None:
+            self._pages.setCurrentWidget(self._nothing if self.view.last is None else self.view)
 
     # ---- building
 
     def _build(self) -> None:
-        self._nothing = EmptyState(
-            "talk",
-            self.tr("Hold the button below and say something, or type."),
-            self.tr("Type a message"),
-            lambda: self.bar.line.setFocus(Qt.FocusReason.OtherFocusReason),
-        )
         self._pages = QStackedWidget()
-        self._pages.addWidget(self._nothing)
         self._pages.addWidget(self.view)
+        self._make_empty()
         self._edge = QFrame()
         self._edge.setProperty("role", "line")
         self._upper = QBoxLayout(QBoxLayout.Direction.RightToLeft)
@@ -245,6 +247,20 @@ class TalkPage(QWidget):
             self.setTabOrder(previous, following)
             previous = following
         self._lay_out(narrow=False)
+
+    def _make_empty(self) -> None:
+        """What is said where nothing has been said yet."""
+        if self._nothing is not None:
+            self._pages.removeWidget(self._nothing)
+            self._nothing.deleteLater()
+        self._nothing = EmptyState(
+            "talk",
+            self.tr("Hold the button below and say something, or type."),
+            self.tr("Type a message"),
+            lambda: self.bar.line.setFocus(Qt.FocusReason.OtherFocusReason),
+        )
+        self._pages.addWidget(self._nothing)
+        self._show_what_there_is()
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """A narrow window has the panel above the conversation."""

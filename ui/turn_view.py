@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
-from PySide6.QtCore import QCoreApplication, QLocale, QSize, Qt, QTime, Signal
+from PySide6.QtCore import QLocale, QSize, Qt, QTime, Signal
 from PySide6.QtGui import (
     QColor,
     QFont,
@@ -37,6 +37,7 @@ from assistant.events import (
 )
 from ui import icons, theme
 from ui.delay_chip import DelayChip, Waterfall, delay
+from ui.translations import tr
 from ui.widgets import EmotionChip, IconButton, button, column, label, row
 
 SHOWN = 6000
@@ -109,21 +110,17 @@ class Entry:
     def note(self) -> str:
         """How it ended, where that needs words."""
         if self.outcome is Outcome.SUPERSEDED:
-            return _tr("You went on before an answer came.")
+            return tr("You went on before an answer came.")
         if self.outcome not in (Outcome.INTERRUPTED, Outcome.STOPPED):
             return ""
         if not self.reply:
-            return _tr("Stopped before an answer came.")
+            return tr("Stopped before an answer came.")
         if self.cut is None:
-            return _tr("Stopped.")
+            return tr("Stopped.")
         if not self.heard:
-            return _tr("Stopped before anything was heard.")
-        who = _tr("You interrupted") if self.outcome is Outcome.INTERRUPTED else _tr("Stopped")
-        return _tr("{0}: heard up to the mark.").format(who)
-
-
-def _tr(text: str) -> str:
-    return QCoreApplication.translate("Turn", text)
+            return tr("Stopped before anything was heard.")
+        who = tr("You interrupted") if self.outcome is Outcome.INTERRUPTED else tr("Stopped")
+        return tr("{0}: heard up to the mark.").format(who)
 
 
 class Prose(QTextEdit):
@@ -143,12 +140,18 @@ class Prose(QTextEdit):
         self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setStyleSheet("QTextEdit { background: transparent; border: none; padding: 0; }")
+        self.document().setDocumentMargin(0)
+        self._written: tuple[str, int | None, bool] = ("", None, False)
+        self.restyle()
+
+    def restyle(self) -> None:
+        """Follow the theme and the size of text."""
         font = QFont(self.font())
         font.setPixelSize(theme.pixels("lead"))
         self.setFont(font)
         self.document().setDefaultFont(font)
-        self.document().setDocumentMargin(0)
-        self._written: tuple[str, int | None, bool] = ("", None, False)
+        text, cut, muted = self._written
+        self._write_anew(text, cut, muted=muted)
 
     def write(self, text: str, cut: int | None = None, *, muted: bool = False) -> None:
         """Show the beginning of `text`, `SHOWN` characters; what lies behind `cut` is marked off as not heard."""
@@ -178,6 +181,11 @@ class Prose(QTextEdit):
             faint.setFontItalic(True)  # in high contrast there is no fainter colour
             cursor.insertText(_CUT, mark)
             cursor.insertText(_in_paragraphs(text[cut:]), faint)
+
+    @property
+    def line(self) -> int:
+        """Pixels from line to line."""
+        return round(self.fontMetrics().lineSpacing() * _LEADING / 100)
 
     def height_for(self, width: int) -> int:
         """Pixels that the text needs at a width."""
@@ -235,16 +243,16 @@ class TurnView(QWidget):
         super().__init__(parent)
         self.entry = entry
         self._chip = EmotionChip()
-        self._said = Prose(_tr("What you said"))
-        self._who = label(_tr("Assistant"), "heading", wrap=False)
+        self._said = Prose(tr("What you said"))
+        self._who = label(tr("Assistant"), "heading", wrap=False)
         self._delay = DelayChip()
         self._delay.clicked.connect(self.fold)
-        self._reply = Prose(_tr("Reply"))
+        self._reply = Prose(tr("Reply"))
         self._note = label("", "small")
         self._waterfall = Waterfall()
         self._failure = QWidget()
         self._why = label("", "error", selectable=True)
-        self.remedy = button(_tr("Ask again"), self.again.emit, icon="again")
+        self.remedy = button(tr("Ask again"), self.again.emit, icon="again")
         warning = QLabel()
         warning.setPixmap(icons.icon("warning", "danger").pixmap(20, 20))
         failure = row(warning, self._why, self.remedy, spacing=12)
@@ -253,7 +261,7 @@ class TurnView(QWidget):
         time = label(entry.clock, "small", wrap=False)
         layout = column(spacing=4)
         layout.setContentsMargins(2 * theme.GRID, 12, 2 * theme.GRID, 12)
-        layout.addLayout(row(label(_tr("You"), "heading", wrap=False), time, self._chip, None, spacing=10))
+        layout.addLayout(row(label(tr("You"), "heading", wrap=False), time, self._chip, None, spacing=10))
         layout.addWidget(self._said)
         layout.addSpacing(theme.GRID)
         layout.addLayout(row(self._who, None, self._delay))
@@ -305,25 +313,25 @@ class TurnView(QWidget):
         one = self.entry
         longest = max(len(one.words), len(one.reply))
         if longest > SHOWN:
-            more = _tr("{0} more characters are not shown: copy the text to read them.")
+            more = tr("{0} more characters are not shown: copy the text to read them.")
             return more.format(QLocale().toString(longest - SHOWN))
-        return _tr("thinking…") if one.message and not one.reply and one.outcome is None and not one.failure else ""
+        return tr("thinking…") if one.message and not one.reply and one.outcome is None and not one.failure else ""
 
     def _unwritten(self) -> str:
         message = self.entry.message
         if message is None:
-            return _tr("listening…")
+            return tr("listening…")
         seconds = len(message.samples) / _RATE if isinstance(message, Spoken) else 0.0
-        return _tr("{0:.1f} s of speech").format(seconds)
+        return tr("{0:.1f} s of speech").format(seconds)
 
 
 def spoken(entry: Entry) -> str:
     """A turn as a screen reader says it."""
-    parts = [_tr("You"), entry.clock]
+    parts = [tr("You"), entry.clock]
     if entry.emotion:
         parts.append(theme.words(entry.emotion))
     said = f"{', '.join(parts)}: {entry.words[:300]}"
-    reply = f"{_tr('Assistant')}: {entry.reply[:600]}" if entry.reply else ""
+    reply = f"{tr('Assistant')}: {entry.reply[:600]}" if entry.reply else ""
     return " ".join(part for part in (said, reply, entry.note, entry.failure) if part)
 
 
@@ -340,23 +348,25 @@ class TurnActions(QFrame):
         super().__init__(parent)
         self.setProperty("role", "raised")
         self._number = 0
-        names = {
-            "play": _tr("Play what you said"),
-            "copy": _tr("Copy both texts"),
-            "edit": _tr("Edit your message"),
-            "again": _tr("Answer again"),
-            "undo": _tr("Undo this turn"),
-            "delay": _tr("Unfold the delay"),
-        }
-        pictures = {"delay": "clock"}
-        self.buttons = {
-            action: IconButton(pictures.get(action, action), name, partial(self._act, action), 18)
-            for action, name in names.items()
-        }
+        actions = ("play", "copy", "edit", "again", "undo", "delay")
+        self.buttons = {action: IconButton("undo", "", partial(self._act, action), 18) for action in actions}
+        self.name()
         layout = row(*self.buttons.values(), spacing=0)
         layout.setContentsMargins(2, 2, 2, 2)
         self.setLayout(layout)
         self.hide()
+
+    def name(self) -> None:
+        """Say what they do, in the language in force."""
+        for action, picture, name in (
+            ("play", "play", tr("Play what you said")),
+            ("copy", "copy", tr("Copy both texts")),
+            ("edit", "edit", tr("Edit your message")),
+            ("again", "again", tr("Answer again")),
+            ("undo", "undo", tr("Undo this turn")),
+            ("delay", "clock", tr("Unfold the delay")),
+        ):
+            self.buttons[action].show_icon(picture, name)
 
     @property
     def end(self) -> QWidget:
@@ -366,7 +376,7 @@ class TurnActions(QFrame):
     def show_for(self, entry: Entry, *, last: bool, playing: bool) -> None:
         """Be for this turn. Only the newest can be edited, answered again and undone."""
         self._number = entry.number
-        name = _tr("Stop playing") if playing else _tr("Play what you said")
+        name = tr("Stop playing") if playing else tr("Play what you said")
         self.buttons["play"].show_icon("stop" if playing else "play", name)
         self.buttons["play"].setVisible(isinstance(entry.message, Spoken))
         for action in ("edit", "again", "undo"):

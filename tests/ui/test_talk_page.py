@@ -27,6 +27,8 @@ from tests.ui.told import calls, happen, open_page, speech, turn
 from ui import theme
 from ui.app import App
 from ui.talk_page import TalkPage
+from ui.translations import install
+from ui.widgets import EmptyState
 
 
 @pytest.fixture
@@ -213,7 +215,7 @@ def test_escape_leaves_the_line_and_then_stops(page: TalkPage, app: App, qtbot: 
 
 def test_the_empty_page_has_one_sentence_and_one_button(page: TalkPage, app: App, qtbot: QtBot) -> None:
     assert not page.view.isVisible()
-    page._nothing.button.click()
+    page.findChild(EmptyState).button.click()
     qtbot.waitUntil(page.bar.line.hasFocus)
     happen(app, *turn(1, "Hello.", "Hello!"))
     assert page.view.isVisible()
@@ -356,3 +358,18 @@ def test_the_page_follows_the_theme(page: TalkPage, app: App, qtbot: QtBot, name
     wanted = theme.THEMES[name].window
     assert picture.pixelColor(1, 1).name().upper() == wanted.upper()
     app.change("looks", theme="light", text_size=1.0)
+
+
+def test_the_page_follows_the_language(page: TalkPage, app: App, qtbot: QtBot) -> None:
+    happen(app, *turn(1, "First.", "One.", emotion="sad"))
+    app.change("looks", language="zh")
+    install("zh")
+    try:
+        assert page.bar.button.words.startswith("按住说话 · ")
+        assert page.bar.hands_free.text() == "免按键"
+        assert page.tray.muted.text() == "麦克风静音"
+        qtbot.waitUntil(lambda: page.view.views[0].accessibleName().startswith("您"))
+        assert page.view.action_bar.buttons["copy"].accessibleName() == "复制两段文字"
+    finally:
+        install("en")
+    assert page.bar.button.words == "Hold to talk · Space"
