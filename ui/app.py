@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from PySide6.QtCore import QObject, QTimer, Signal
 from PySide6.QtWidgets import QApplication
 
 from assistant.errors import AssistantError
-from assistant.events import Event
+from assistant.events import Event, ModelStatus
 from assistant.settings import Settings, load, save
 from assistant.signals import ModelChoice, Ready
 from assistant.speech import Synthesizer
@@ -58,6 +58,9 @@ class App(QObject):
         happened: every event of the conversation, on Qt's thread, in order.
         settings_changed: the new `Settings`, after they are in force.
         told: a `Message`.
+
+    Attributes:
+        about: what the model that stands told of itself (`Ready.about`); empty while there is none.
     """
 
     happened = Signal(object)
@@ -69,7 +72,9 @@ class App(QObject):
         self.services = services
         self.talk: Talk | None = None
         self.synthesizer: Synthesizer | None = None
+        self.about: Mapping[str, Any] = {}
         self._bridge = Bridge(self)
+        self._bridge.happened.connect(self._note)
         self._bridge.happened.connect(self.happened)
         self._path = services.home / "settings.toml"
         self.settings, self._trouble = load(self._path)
@@ -156,6 +161,12 @@ class App(QObject):
         return self._begin((*self.services.python, "-m", module, *words))
 
     # ---- inside
+
+    def _note(self, event: Event | Ready) -> None:
+        if isinstance(event, Ready):
+            self.about = event.about
+        elif isinstance(event, ModelStatus) and event.status != "ready":
+            self.about = {}
 
     def _begin(self, command: tuple[str, ...]) -> Job:
         job = Job(command, self)

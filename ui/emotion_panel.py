@@ -110,7 +110,7 @@ class EmotionPanel(QWidget):
         self._turns: dict[int, _Turn] = {}
         self._shown: int | None = None
         self._speaking = False
-        self._about: Mapping[str, Any] = {}
+        self._about: Mapping[str, Any] = app.about
         self._strip = self._folded = False
         self._drawn: tuple[_Turn | None, EmotionReading | None] = (None, None)
         self._playback = Playback(app, self)

@@ -8,14 +8,14 @@ from typing import Any
 
 from PySide6.QtCore import QByteArray, QEvent, QSettings, Qt, QTimer
 from PySide6.QtGui import QCloseEvent, QKeySequence, QShortcut
-from PySide6.QtWidgets import QHBoxLayout, QLabel, QMainWindow, QPushButton, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QMainWindow, QPushButton, QStackedWidget, QVBoxLayout, QWidget
 
 from assistant.events import Failed, ModelStatus
 from assistant.signals import Ready
 from ui import icons
 from ui.app import App, Message
 from ui.translations import tr
-from ui.widgets import IconButton, Notice, button, column, label, line, row
+from ui.widgets import IconButton, Notice, Picture, button, column, label, line, row
 
 PAGES = ("talk", "sessions", "finetune", "settings")
 
@@ -117,8 +117,7 @@ class MainWindow(QMainWindow):
             tab = button("", partial(self.show_page, page), "tab")
             tab.setCheckable(True)
             self._tabs[page] = tab
-        self._lock = QLabel()
-        self._lock.setPixmap(icons.icon("lock", "muted").pixmap(16, 16))
+        self._lock = Picture("lock")
         self._settings = IconButton("settings", "", lambda: self.show_page("settings"))
         self._settings.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         header = row(*self._tabs.values(), None, self._status, self._lock, self._settings)

@@ -41,15 +41,32 @@ def label(text: str = "", role: str = "", *, wrap: bool = True, selectable: bool
     return made
 
 
+class _Button(QPushButton):
+    """A push button whose icon follows the theme."""
+
+    def __init__(self, text: str, kind: str, icon: str) -> None:
+        super().__init__(text)
+        self._icon, self._kind = icon, kind
+        if kind:
+            self.setProperty("kind", kind)
+        self._draw()
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Follow the theme."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.PaletteChange:
+            self._draw()
+
+    def _draw(self) -> None:
+        if self._icon:
+            role = {"primary": "on_accent", "quiet": "accent", "danger": "danger"}.get(self._kind, "text")
+            self.setIcon(icons.icon(self._icon, role, _ICON_GAP))
+            self.setIconSize(QSize(round(16 * (1 + _ICON_GAP)), 16))
+
+
 def button(text: str, act: Callable[[], object], kind: str = "", icon: str = "") -> QPushButton:
     """A push button; `kind` is "primary", "quiet", "danger", "tab" or ""."""
-    made = QPushButton(text)
-    if kind:
-        made.setProperty("kind", kind)
-    if icon:
-        made.setIcon(
-            icons.icon(icon, {"primary": "on_accent", "quiet": "accent", "danger": "danger"}.get(kind, "text"))
-        )
+    made = _Button(text, kind, icon)
     made.setCursor(Qt.CursorShape.PointingHandCursor)
     made.clicked.connect(lambda _checked=False: act())
     return made
@@ -97,6 +114,25 @@ def restyle(widget: QWidget, **properties: object) -> None:
         widget.setProperty(name, value)
     widget.style().unpolish(widget)
     widget.style().polish(widget)
+
+
+class Picture(QLabel):
+    """An icon that does nothing; `role` is a field of `theme.Colours`."""
+
+    def __init__(self, icon: str, size: int = 16, role: str = "muted") -> None:
+        super().__init__()
+        self._what = (icon, role, size)
+        self._draw()
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Follow the theme."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.PaletteChange:
+            self._draw()
+
+    def _draw(self) -> None:
+        icon, role, size = self._what
+        self.setPixmap(icons.icon(icon, role).pixmap(size, size))
 
 
 class IconButton(QToolButton):
@@ -224,30 +260,19 @@ class EmptyState(QWidget):
 
     def __init__(self, icon: str, sentence: str, text: str = "", act: Callable[[], object] | None = None) -> None:
         super().__init__()
-        self._icon = icon
-        self._picture = QLabel()
-        self._picture.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        picture = Picture(icon, 48)
+        picture.setAlignment(Qt.AlignmentFlag.AlignCenter)
         words = label(sentence, "muted")
         words.setAlignment(Qt.AlignmentFlag.AlignCenter)
         words.setMaximumWidth(420)
         words.setMinimumWidth(min(420, words.fontMetrics().horizontalAdvance(sentence) + 8))
-        layout = column(None, self._picture, words, spacing=2 * theme.GRID)
+        layout = column(None, picture, words, spacing=2 * theme.GRID)
         layout.setAlignment(words, Qt.AlignmentFlag.AlignHCenter)
         if text and act is not None:
             self.button = button(text, act, "primary")
             layout.addWidget(self.button, 0, Qt.AlignmentFlag.AlignHCenter)
         layout.addStretch(1)
         self.setLayout(layout)
-        self._draw()
-
-    def changeEvent(self, event: QEvent) -> None:
-        """Follow the theme."""
-        super().changeEvent(event)
-        if event.type() == QEvent.Type.PaletteChange:
-            self._draw()
-
-    def _draw(self) -> None:
-        self._picture.setPixmap(icons.icon(self._icon, "muted").pixmap(48, 48))
 
 
 class Notice(QFrame):
@@ -256,8 +281,7 @@ class Notice(QFrame):
     def __init__(self, text: str, action: str, act: Callable[[], object] | None, *, trouble: bool) -> None:
         super().__init__()
         self.setProperty("role", "raised")
-        picture = QLabel()
-        picture.setPixmap(icons.icon("warning" if trouble else "info", "danger" if trouble else "muted").pixmap(20, 20))
+        picture = Picture("warning", 20, "danger") if trouble else Picture("info", 20)
         self.text = label(text, selectable=True)
         self.setAccessibleName(text)
         layout = row(picture, spacing=12)
