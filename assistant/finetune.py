@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import tomllib
 from collections import Counter
@@ -279,6 +280,15 @@ class TuningRun:
         return [row for line in whole.splitlines() if (row := _object(line)) is not None]
 
     @property
+    def name(self) -> str:
+        """What it is called: its data's name and when it was planned, or the folder's name."""
+        parts = re.fullmatch(r"(\d{4})-(\d\d)-(\d\d)-(\d\d)(\d\d)\d\d-(.+)", self.folder.name)
+        if parts is None:
+            return self.folder.name
+        year, month, day, hour, minute, name = parts.groups()
+        return f"{name} · {year}-{month}-{day} {hour}:{minute}"
+
+    @property
     def stage(self) -> Stage:
         """Where it stands."""
         if self.summary is not None:
@@ -425,9 +435,7 @@ def roll_back(run: TuningRun, settings: Settings) -> dict[str, Any]:
     """The values of the settings' section "model" that were in force before `adopt`. Raises: ValueError, OSError."""
     before = read_object(run.folder / ADOPTED)
     if before is None:
-        raise ValueError(
-            f"Nothing is noted in {run.folder} that could be gone back to: choose a model in the settings."
-        )
+        raise ValueError(f"{run.folder} does not say what was in use before: choose a model in the settings.")
     source = str(run.checkpoint.absolute())
     (run.folder / ADOPTED).unlink()
     return before | {"folders": tuple(one for one in settings.model.folders if one != source)}

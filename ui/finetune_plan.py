@@ -234,7 +234,7 @@ class _Values(QWidget):
         super().__init__()
         form = QFormLayout()
         form.setContentsMargins(0, 0, 0, 0)
-        self._fields: dict[str, QSpinBox | QDoubleSpinBox] = {}
+        self.fields: dict[str, QSpinBox | QDoubleSpinBox] = {}
         self._stages = {"batch-size", "rows-at-once", "learning-rate", "validation"}
         for name, title, low, high, value in (
             ("folds", tr("Parts, each judged by what learnt from the others"), 2, 20, 5),
@@ -266,12 +266,12 @@ class _Values(QWidget):
         field.setMaximumWidth(140)
         field.setAccessibleName(title)
         field.valueChanged.connect(lambda _: self.changed.emit())
-        self._fields[name] = field
+        self.fields[name] = field
         form.addRow(title, field)
 
     def show_for(self, what: str) -> None:
         """Only what plays a part."""
-        for name, field in self._fields.items():
+        for name, field in self.fields.items():
             stage = name in self._stages
             heads = name in ("folds", "judged")
             self._form.setRowVisible(field, (not stage and what == "head") or (what != "head" and not heads))
@@ -279,7 +279,7 @@ class _Values(QWidget):
     def words(self, what: str) -> list[str]:
         """The words of the command line for what plays a part."""
         found = []
-        for name, field in self._fields.items():
+        for name, field in self.fields.items():
             if (name in self._stages) <= (what != "head"):
                 found += [
                     f"--{name}",

@@ -80,7 +80,7 @@ class ResultPage(QWidget):
         """Show the result of a run, of this machine or another."""
         self.run = run
         summary = run.summary or {}
-        self.title.setText(tr("What {name} came to").format(name=run.folder.name))
+        self.title.setText(tr("What {name} came to").format(name=run.name))
         icon, role = {"better": ("check", "accent"), "worse": ("warning", "danger")}.get(
             str(summary.get("verdict")), ("info", "muted")
         )
@@ -162,7 +162,7 @@ class ResultPage(QWidget):
         except OSError as error:
             self.outcome.say(tr("It cannot be discarded ({why}).").format(why=error.strerror), trouble=True)
             return
-        self._app.tell(tr("Discarded {name}.").format(name=self.run.folder.name), tr("Undo"), partial(restore, kept))
+        self._app.tell(tr("Discarded {name}.").format(name=self.run.name), tr("Undo"), partial(restore, kept))
         self.left.emit()
 
     # ---- what is shown

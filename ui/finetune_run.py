@@ -98,7 +98,7 @@ class RunPage(QWidget):
         """Show a run as it is, without doing anything."""
         self.run, self._seen = run, ""
         self._plan = read_object(run.folder / PLAN) or {}
-        self.title.setText(tr("Training: {name}").format(name=run.folder.name))
+        self.title.setText(tr("Training: {name}").format(name=run.name))
         self.log.clear()
         self._note(run.progress)
         self._draw()

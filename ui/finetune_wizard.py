@@ -205,12 +205,12 @@ class _StartPage(QWidget):
         box.setProperty("role", "raised")
         used = in_use(run, self._app.settings)
         icon, colour, words, act = _said(run, used=used)
-        facts = column(label(run.folder.name, "heading", wrap=False), label(words, "small"), spacing=2)
+        facts = column(label(run.name, "heading", wrap=False), label(words, "small"), spacing=2)
         layout = row(Mark(icon, colour), spacing=12)
         layout.addLayout(facts, 1)
         layout.addWidget(button(act, partial(self._wizard.open_run, run.folder)))
         if run.stage is not Stage.RUNNING and not used:
-            name = tr("Discard {name}").format(name=run.folder.name)
+            name = tr("Discard {name}").format(name=run.name)
             layout.addWidget(IconButton("delete", name, partial(self._discard, run)))
         layout.setContentsMargins(16, 12, 12, 12)
         box.setLayout(layout)
@@ -227,7 +227,7 @@ class _StartPage(QWidget):
             restore(kept)
             self.refresh()
 
-        self._app.tell(tr("Discarded {name}.").format(name=run.folder.name), tr("Undo"), bring_back)
+        self._app.tell(tr("Discarded {name}.").format(name=run.name), tr("Undo"), bring_back)
         self.refresh()
 
     def _ask_folder(self) -> None:

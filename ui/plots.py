@@ -12,6 +12,7 @@ from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from assistant.events import EMOTIONS
 from ui import icons, theme
+from ui.translations import tr
 
 _TICKS = 4
 
@@ -83,7 +84,7 @@ class Curves(QWidget):
         marks = [0.0, 0.25, 0.5, 0.75, 1.0] if self._share else ticks(min(values, default=0), max(values, default=1))
         left = max(metrics.horizontalAdvance(self._mark(mark)) for mark in marks) + 10
         field = QRectF(left, line + 14, self.width() - left - 6, self.height() - line - 22 - metrics.height())
-        for mark in marks:
+        for mark in marks if values else ():
             y = field.bottom() - field.height() * (mark - marks[0]) / (marks[-1] - marks[0])
             painter.setPen(QPen(QColor(c.hairline), 1))
             painter.drawLine(QPointF(field.left(), y), QPointF(field.right(), y))
@@ -93,7 +94,7 @@ class Curves(QWidget):
         below = QRectF(field.left(), field.bottom() + 4, field.width(), metrics.height())
         painter.setPen(QColor(c.muted))
         if not values:
-            painter.drawText(field, Qt.AlignmentFlag.AlignCenter, "—")
+            painter.drawText(field, Qt.AlignmentFlag.AlignCenter, tr("drawn as soon as it learns"))
             return
         last = max(self._of, *(x for one in self._series for x, _ in one.points), 1.0)
         painter.drawText(below, Qt.AlignmentFlag.AlignRight, f"{last:,.0f}")
