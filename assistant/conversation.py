@@ -8,15 +8,12 @@ told, played or remembered before the hard end has come.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-
+from assistant import signals as s
 from assistant.events import (
     EmotionRead,
-    EmotionReading,
     Event,
     Exchange,
     Failed,
@@ -34,86 +31,10 @@ from assistant.events import (
     Transcribed,
     Turn,
     TurnEnded,
-    TurnUndone,
     Typed,
-    Utterance,
     UtteranceEnded,
 )
-from assistant.signals import (
-    AgainPressed,
-    Ask,
-    BargeIn,
-    CancelAsk,
-    Command,
-    DropUtterance,
-    GoOn,
-    Happening,
-    Hold,
-    ModelBroke,
-    ModelDone,
-    ModelRead,
-    ModelText,
-    ModelWords,
-    NewPressed,
-    Play,
-    Prepare,
-    Say,
-    SayEnds,
-    SettingsChanged,
-    Silence,
-    SpeechConfirmed,
-    SpeechDropped,
-    SpeechEnded,
-    SpeechPaused,
-    SpeechResumed,
-    SpeechSuspected,
-    StopPressed,
-    Tick,
-    TurnSettings,
-    TypedIn,
-    UndoPressed,
-    VoiceEnded,
-    VoiceProgressed,
-    VoiceReached,
-    VoiceStarted,
-)
-
-_JOIN_SECONDS = 0.3  # of silence between two parts of a message that was taken up again
-_RATE = 16_000
-_REVISABLE = 16  # turns that may still learn their transcript or what was heard of them
-
-
-@dataclass(slots=True, eq=False)
-class _Live:
-    """The turn in the making. `held` is what will be told once the turn is certain."""
-
-    ask: int
-    number: int
-    message: Message
-    certain: bool = False
-    reading: EmotionReading | None = None
-    transcript: str | None = None
-    reply: str = ""
-    heard: str = ""
-    done: bool = False
-    sounding: bool = False
-    broke: str | None = None
-    held: list[Event] = field(default_factory=list)
-    marks: dict[str, float] = field(default_factory=dict)
-    figures: Mapping[str, float] = field(default_factory=dict)
-
-    def turn(self, outcome: Outcome) -> Turn:
-        return Turn(
-            number=self.number,
-            message=self.message,
-            transcript=self.transcript,
-            reading=self.reading,
-            reply=self.reply.strip(),
-            heard=self.heard,
-            outcome=outcome,
-            marks=dict(self.marks),
-            figures=self.figures,
-        )
+from assistant.turns import LiveTurn, Past, joined, same
 
 
 class Conversation:
@@ -121,29 +42,25 @@ class Conversation:
 
     Attributes:
         state: see `State`.
-        turns: the turns that are over, oldest first.
     """
 
-    def __init__(self, settings: TurnSettings | None = None) -> None:
-        self.settings = settings or TurnSettings()
+    def __init__(self, settings: s.TurnSettings | None = None) -> None:
+        self.settings = settings or s.TurnSettings()
         self.state = State.IDLE
         self.user_speaking = False
-        self.turns: list[Turn] = []
-        self._live: _Live | None = None
+        self._past = Past()
+        self._live: LiveTurn | None = None
         self._asks = 0
         self._numbers = 0
         self._ignoring = False  # speech that may not interrupt is going on
         self._carried: Message | None = None  # of a superseded turn: belongs to the next message
         self._held_since: float | None = None  # playback is paused on a suspicion
-        self._over: dict[int, Turn] = {}  # the last turns by their asks: words and hearing may still come
-        self._closing: set[int] = set()  # silenced; the final word on what was heard is still to come
-        self._undone: set[int] = set()  # of these, the ones that are to be told as undone after it
         self._moved = 0.0  # when the live turn last progressed
         self._now = 0.0
 
     # ---- the only way in
 
-    def handle(self, happened: Happening, now: float) -> list[Command | Event]:
+    def handle(self, happened: s.Happening, now: float) -> list[s.Command | Event]:
         """What to do and tell after `happened` at `now` seconds."""
         self._now = now
         before = (self.state, self.user_speaking)
@@ -151,6 +68,11 @@ class Conversation:
         if (self.state, self.user_speaking) != before:
             outcome.append(StateChanged(self.state, self.user_speaking))
         return outcome
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The turns that are over, oldest first."""
+        return self._past.turns
 
     @property
     def history(self) -> tuple[Exchange, ...]:
@@ -165,15 +87,15 @@ class Conversation:
 
     # ---- the user speaks
 
-    def _suspected(self, _: SpeechSuspected) -> Iterator[Command | Event]:
+    def _suspected(self, _: s.SpeechSuspected) -> Iterator[s.Command | Event]:
         live = self._live
-        if live and live.sounding and self.settings.barge_in is BargeIn.VOICE and self._held_since is None:
+        if live and live.sounding and self.settings.barge_in is s.BargeIn.VOICE and self._held_since is None:
             self._held_since = self._now
-            yield Hold(live.ask)
+            yield s.Hold(live.ask)
 
-    def _confirmed(self, speech: SpeechConfirmed) -> Iterator[Command | Event]:
+    def _confirmed(self, speech: s.SpeechConfirmed) -> Iterator[s.Command | Event]:
         live = self._live
-        allowed = {BargeIn.VOICE: True, BargeIn.KEY: speech.by_key, BargeIn.OFF: False}[self.settings.barge_in]
+        allowed = {s.BargeIn.VOICE: True, s.BargeIn.KEY: speech.by_key, s.BargeIn.OFF: False}[self.settings.barge_in]
         if live and live.sounding and not allowed:
             self._ignoring = True
             return
@@ -184,7 +106,7 @@ class Conversation:
         self.state = State.LISTENING
         yield SpeechStarted(self._numbers + 1, speech.at)
 
-    def _break_off(self) -> Iterator[Command | Event]:
+    def _break_off(self) -> Iterator[s.Command | Event]:
         """The user goes on speaking: end the live turn by what became of it."""
         live = self._live
         assert live is not None, "callers look first"
@@ -196,27 +118,27 @@ class Conversation:
             self._carried = live.message
             yield from self._close(Outcome.SUPERSEDED)
 
-    def _paused(self, speech: SpeechPaused) -> Iterator[Command | Event]:
+    def _paused(self, speech: s.SpeechPaused) -> Iterator[s.Command | Event]:
         if self._ignoring or not self.user_speaking:
             return
         yield from self._discard()
-        yield self._begin(self._whole(_spoken(speech.utterance)))
+        yield self._begin(self._whole(Spoken(speech.utterance.samples)))
 
-    def _resumed(self, _: SpeechResumed) -> Iterator[Command | Event]:
+    def _resumed(self, _: s.SpeechResumed) -> Iterator[s.Command | Event]:
         yield from self._discard()
 
-    def _ended(self, speech: SpeechEnded) -> Iterator[Command | Event]:
+    def _ended(self, speech: s.SpeechEnded) -> Iterator[s.Command | Event]:
         if self._ignoring or not self.user_speaking:
             self._ignoring = False
             return
         self.user_speaking = False
-        message = self._whole(_spoken(speech.utterance))
-        if self._live is None or not _same(self._live.message, message):
+        message = self._whole(Spoken(speech.utterance.samples))
+        if self._live is None or not same(self._live.message, message):
             yield from self._discard()
             yield self._begin(message)
         yield from self._make_certain()
 
-    def _dropped(self, _: SpeechDropped) -> Iterator[Command | Event]:
+    def _dropped(self, _: s.SpeechDropped) -> Iterator[s.Command | Event]:
         self._ignoring = False
         yield from self._go_on()
         if not self.user_speaking:
@@ -233,25 +155,18 @@ class Conversation:
 
     def _whole(self, message: Message | None) -> Message:
         """The message with what a superseded turn carried over."""
-        carried = self._carried
-        if carried is None or message is None:
-            whole = message or carried
-            assert whole is not None, "one of the two is there"
-            return whole
-        if isinstance(carried, Spoken) and isinstance(message, Spoken):
-            gap = np.zeros(int(_JOIN_SECONDS * _RATE), np.float32)
-            return Spoken(np.concatenate([carried.samples, gap, message.samples]))
-        if isinstance(carried, Typed) and isinstance(message, Typed):
-            return Typed(f"{carried.text}\n{message.text}")
-        return message
+        if message is None:
+            assert self._carried is not None, "one of the two is there"
+            return self._carried
+        return message if self._carried is None else joined(self._carried, message)
 
-    def _begin(self, message: Message) -> Ask:
+    def _begin(self, message: Message) -> s.Ask:
         self._asks += 1
-        self._live = _Live(self._asks, self._numbers + 1, message)
+        self._live = LiveTurn(self._asks, self._numbers + 1, message)
         self._live.marks["asked"] = self._moved = self._now
-        return Ask(self._asks, self.history, message, self.settings.empathy)
+        return s.Ask(self._asks, self.history, message, self.settings.empathy)
 
-    def _make_certain(self) -> Iterator[Command | Event]:
+    def _make_certain(self) -> Iterator[s.Command | Event]:
         """The turn is the user's no more: tell what was held back, and let it be heard."""
         live = self._live
         assert live is not None, "a turn was begun"
@@ -266,17 +181,17 @@ class Conversation:
         if live.broke is not None:
             yield from self._fail(live.broke)
         else:
-            yield Play(live.ask)
+            yield s.Play(live.ask)
             if live.done:
                 yield from self._prepare(live)
 
-    def _discard(self) -> Iterator[Command | Event]:
+    def _discard(self) -> Iterator[s.Command | Event]:
         """Throw an uncertain turn away without a trace."""
         live = self._live
         if live is not None and not live.certain:
             self._live = None
-            yield CancelAsk(live.ask)
-            yield Silence(live.ask)
+            yield s.CancelAsk(live.ask)
+            yield s.Silence(live.ask)
 
     def _tell(self, event: Event) -> Iterator[Event]:
         assert self._live is not None, "callers look first"
@@ -287,192 +202,162 @@ class Conversation:
 
     # ---- the model answers
 
-    def _current(self, ask: int) -> _Live | None:
+    def _current(self, ask: int) -> LiveTurn | None:
         return self._live if self._live is not None and self._live.ask == ask else None
 
-    def _read(self, answer: ModelRead) -> Iterator[Command | Event]:
+    def _read(self, answer: s.ModelRead) -> Iterator[s.Command | Event]:
         if live := self._current(answer.ask):
             live.reading = answer.reading
             live.marks["read"] = self._moved = self._now
             yield from self._tell(EmotionRead(live.number, answer.reading))
 
-    def _words(self, answer: ModelWords) -> Iterator[Command | Event]:
+    def _words(self, answer: s.ModelWords) -> Iterator[s.Command | Event]:
         if live := self._current(answer.ask):
             live.transcript = answer.text
             yield from self._tell(Transcribed(live.number, answer.text, answer.language))
-        elif turn := self._over.get(answer.ask):
-            self._revise(answer.ask, replace(turn, transcript=answer.text))
+        elif turn := self._past.revise(answer.ask, transcript=answer.text):
             yield Transcribed(turn.number, answer.text, answer.language)
 
-    def _text(self, answer: ModelText) -> Iterator[Command | Event]:
+    def _text(self, answer: s.ModelText) -> Iterator[s.Command | Event]:
         if live := self._current(answer.ask):
             live.marks.setdefault("first_text", self._now)
             self._moved = self._now
             live.reply += answer.text
-            yield Say(live.ask, answer.text, live.reading)
+            yield s.Say(live.ask, answer.text, live.reading)
             yield from self._tell(ReplyText(live.number, answer.text))
 
-    def _done(self, answer: ModelDone) -> Iterator[Command | Event]:
+    def _done(self, answer: s.ModelDone) -> Iterator[s.Command | Event]:
         if live := self._current(answer.ask):
             live.done = True
             live.figures = answer.figures
             live.marks["reply_finished"] = self._moved = self._now
-            yield SayEnds(live.ask)
+            yield s.SayEnds(live.ask)
             yield from self._tell(ReplyFinished(live.number, live.reply.strip()))
             if live.certain:
                 yield from self._prepare(live)
 
-    def _prepare(self, live: _Live) -> Iterator[Command]:
+    def _prepare(self, live: LiveTurn) -> Iterator[s.Command]:
         """Let the model take in its own reply while it is being spoken."""
         if live.reply.strip():
             told = (*self.history, Exchange(live.message, live.reply.strip()))
-            yield Prepare(told, self.settings.empathy)
+            yield s.Prepare(told, self.settings.empathy)
 
-    def _broke(self, answer: ModelBroke) -> Iterator[Command | Event]:
+    def _broke(self, answer: s.ModelBroke) -> Iterator[s.Command | Event]:
         if live := self._current(answer.ask):
             if live.certain:
                 yield from self._fail(answer.message)
             else:
                 live.broke = answer.message
 
-    def _fail(self, message: str) -> Iterator[Command | Event]:
+    def _fail(self, message: str) -> Iterator[s.Command | Event]:
         assert self._live is not None, "callers look first"
         yield Failed(self._live.number, message)
         yield from self._close(Outcome.FAILED)
 
     # ---- the voice speaks
 
-    def _reached(self, voice: VoiceReached) -> Iterator[Command | Event]:
+    def _reached(self, voice: s.VoiceReached) -> Iterator[s.Command | Event]:
         if live := self._current(voice.ask):
             live.marks.setdefault(voice.stage, self._now)
         yield from ()
 
-    def _started(self, voice: VoiceStarted) -> Iterator[Command | Event]:
+    def _started(self, voice: s.VoiceStarted) -> Iterator[s.Command | Event]:
         if (live := self._current(voice.ask)) and live.certain:
             live.sounding = True
             live.marks["first_sound"] = self._moved = self._now
             self.state = State.SPEAKING
             yield PlaybackStarted(live.number)
 
-    def _progressed(self, voice: VoiceProgressed) -> Iterator[Command | Event]:
+    def _progressed(self, voice: s.VoiceProgressed) -> Iterator[s.Command | Event]:
         if (live := self._current(voice.ask)) and live.certain:
             live.heard = voice.heard
             self._moved = self._now
             yield PlaybackProgressed(live.number, voice.heard)
 
-    def _silent(self, voice: VoiceEnded) -> Iterator[Command | Event]:
-        if voice.ask in self._closing:
-            yield from self._settle(voice.ask, voice.heard)
+    def _silent(self, voice: s.VoiceEnded) -> Iterator[s.Command | Event]:
+        if self._past.closing(voice.ask):
+            yield from self._past.settle(voice.ask, voice.heard)
         elif (live := self._current(voice.ask)) and live.certain and live.done:
             live.heard = voice.heard
             live.marks["finished"] = self._now
-            turn = self._append(Outcome.ANSWERED)
+            turn = self._append(Outcome.ANSWERED, closing=False)
             yield PlaybackFinished(turn.number, turn.heard)
             yield TurnEnded(turn)
 
-    def _close(self, outcome: Outcome) -> Iterator[Command | Event]:
+    def _close(self, outcome: Outcome) -> Iterator[s.Command | Event]:
         """End the live turn before its time. What was heard is final once the voice has confirmed it."""
         live = self._live
         assert live is not None, "callers look first"
-        turn = self._append(outcome)
-        yield CancelAsk(live.ask)
-        yield Silence(live.ask)
-        if live.sounding:
-            self._closing.add(live.ask)
-        else:
+        turn = self._append(outcome, closing=live.sounding)
+        yield s.CancelAsk(live.ask)
+        yield s.Silence(live.ask)
+        if not live.sounding:
             yield TurnEnded(turn)
 
-    def _append(self, outcome: Outcome) -> Turn:
+    def _append(self, outcome: Outcome, *, closing: bool) -> Turn:
         live = self._live
         assert live is not None, "callers look first"
         live.marks["finished"] = self._now
         self._live, self._held_since = None, None
         self.state = State.IDLE
         turn = live.turn(outcome)
-        self.turns.append(turn)
-        self._over[live.ask] = turn
-        if len(self._over) > _REVISABLE:
-            del self._over[min(self._over)]
+        self._past.add(live.ask, turn, closing=closing)
         return turn
 
-    def _revise(self, ask: int, final: Turn) -> None:
-        """A turn that is over learned something more; after an undo it is not in the history any more."""
-        before, self._over[ask] = self._over[ask], final
-        self.turns = [final if turn is before else turn for turn in self.turns]
-
-    def _settle(self, ask: int, heard: str) -> Iterator[Command | Event]:
-        self._closing.discard(ask)
-        final = replace(self._over[ask], heard=heard)
-        self._revise(ask, final)
-        yield PlaybackFinished(final.number, heard)
-        yield TurnEnded(final)
-        if ask in self._undone:
-            self._undone.discard(ask)
-            yield TurnUndone(final.number)
-
-    def _go_on(self) -> Iterator[Command | Event]:
+    def _go_on(self) -> Iterator[s.Command | Event]:
         if self._held_since is not None and self._live is not None:
             self._held_since = None
             self._moved = self._now
-            yield GoOn(self._live.ask)
+            yield s.GoOn(self._live.ask)
 
     # ---- the user's hands
 
-    def _typed(self, typed: TypedIn) -> Iterator[Command | Event]:
+    def _typed(self, typed: s.TypedIn) -> Iterator[s.Command | Event]:
         if not typed.text.strip():
             return
         if self.user_speaking:
             self.user_speaking = False
-            yield DropUtterance()
+            yield s.DropUtterance()
         if self._live:
             yield from self._break_off()
         yield self._begin(self._whole(Typed(typed.text.strip())))
         yield from self._make_certain()
 
-    def _stop(self, _: StopPressed) -> Iterator[Command | Event]:
+    def _stop(self, _: s.StopPressed) -> Iterator[s.Command | Event]:
         self._carried = None
         if self.user_speaking:
             self.user_speaking = False
-            yield DropUtterance()
+            yield s.DropUtterance()
         yield from self._discard()
         if self._live:
             yield from self._close(Outcome.STOPPED)
         self.state = State.IDLE
 
-    def _undo(self, _: UndoPressed) -> Iterator[Command | Event]:
+    def _undo(self, _: s.UndoPressed) -> Iterator[s.Command | Event]:
         if self._live and self._live.certain:
-            yield from self._stop(StopPressed())
-        if self.turns:
-            yield from self._forget(self.turns.pop())
+            yield from self._stop(s.StopPressed())
+        yield from self._past.undo()
 
-    def _forget(self, turn: Turn) -> Iterator[Event]:
-        """The turn was taken out of the history: told once it has ended."""
-        closing = next((ask for ask in self._closing if self._over.get(ask) is turn), None)
-        if closing is None:
-            yield TurnUndone(turn.number)
-        else:
-            self._undone.add(closing)
-
-    def _again(self, again: AgainPressed) -> Iterator[Command | Event]:
-        yield from self._stop(StopPressed())
+    def _again(self, again: s.AgainPressed) -> Iterator[s.Command | Event]:
+        yield from self._stop(s.StopPressed())
         if not self.turns:
             return
-        last = self.turns.pop()
-        yield from self._forget(last)
+        last = self.turns[-1]
+        yield from self._past.undo()
         yield self._begin(Typed(again.text.strip()) if again.text and again.text.strip() else last.message)
         yield from self._make_certain()
 
-    def _new(self, _: NewPressed) -> Iterator[Command | Event]:
-        yield from self._stop(StopPressed())
+    def _new(self, _: s.NewPressed) -> Iterator[s.Command | Event]:
+        yield from self._stop(s.StopPressed())
         self.turns.clear()
 
-    def _changed(self, changed: SettingsChanged) -> Iterator[Command | Event]:
+    def _changed(self, changed: s.SettingsChanged) -> Iterator[s.Command | Event]:
         self.settings = changed.settings
         yield from ()
 
     # ---- time
 
-    def _tick(self, _: Tick) -> Iterator[Command | Event]:
+    def _tick(self, _: s.Tick) -> Iterator[s.Command | Event]:
         if self._held_since is not None and self._now - self._held_since > self.settings.pause_seconds:
             yield from self._go_on()
         live = self._live
@@ -485,37 +370,27 @@ class Conversation:
             yield from self._fail("The model took too long: ask again, or choose a smaller model.")
 
 
-def _spoken(utterance: Utterance) -> Spoken:
-    return Spoken(utterance.samples)
-
-
-def _same(one: Message, other: Message) -> bool:
-    if isinstance(one, Spoken) and isinstance(other, Spoken):
-        return one.key == other.key
-    return one == other
-
-
-_HANDLERS: dict[type, Callable[[Conversation, Any], Iterator[Command | Event]]] = {
-    SpeechSuspected: Conversation._suspected,
-    SpeechConfirmed: Conversation._confirmed,
-    SpeechPaused: Conversation._paused,
-    SpeechResumed: Conversation._resumed,
-    SpeechEnded: Conversation._ended,
-    SpeechDropped: Conversation._dropped,
-    ModelRead: Conversation._read,
-    ModelWords: Conversation._words,
-    ModelText: Conversation._text,
-    ModelDone: Conversation._done,
-    ModelBroke: Conversation._broke,
-    VoiceReached: Conversation._reached,
-    VoiceStarted: Conversation._started,
-    VoiceProgressed: Conversation._progressed,
-    VoiceEnded: Conversation._silent,
-    TypedIn: Conversation._typed,
-    StopPressed: Conversation._stop,
-    UndoPressed: Conversation._undo,
-    AgainPressed: Conversation._again,
-    NewPressed: Conversation._new,
-    SettingsChanged: Conversation._changed,
-    Tick: Conversation._tick,
+_HANDLERS: dict[type, Callable[[Conversation, Any], Iterator[s.Command | Event]]] = {
+    s.SpeechSuspected: Conversation._suspected,
+    s.SpeechConfirmed: Conversation._confirmed,
+    s.SpeechPaused: Conversation._paused,
+    s.SpeechResumed: Conversation._resumed,
+    s.SpeechEnded: Conversation._ended,
+    s.SpeechDropped: Conversation._dropped,
+    s.ModelRead: Conversation._read,
+    s.ModelWords: Conversation._words,
+    s.ModelText: Conversation._text,
+    s.ModelDone: Conversation._done,
+    s.ModelBroke: Conversation._broke,
+    s.VoiceReached: Conversation._reached,
+    s.VoiceStarted: Conversation._started,
+    s.VoiceProgressed: Conversation._progressed,
+    s.VoiceEnded: Conversation._silent,
+    s.TypedIn: Conversation._typed,
+    s.StopPressed: Conversation._stop,
+    s.UndoPressed: Conversation._undo,
+    s.AgainPressed: Conversation._again,
+    s.NewPressed: Conversation._new,
+    s.SettingsChanged: Conversation._changed,
+    s.Tick: Conversation._tick,
 }

@@ -52,7 +52,8 @@ class EarSettings:
         patience: silence that ends an utterance (presets 0.4, 0.6, 1.0).
         soft_end: silence after which a reply may be begun on trial.
         pre_roll: kept from before the first sound.
-        suspect: voiced time after which playback pauses; `confirm` opens a turn, `confirm_over_speech` a barge-in.
+        suspect: voiced time after which playback pauses; `confirm` opens a turn. Over the assistant's voice it must
+            also have gone on for `confirm_over_speech`, gaps included: the canceller takes some of the user away.
         tail: kept after the key is let go; `longest`: of an utterance, which is cut at a pause before it.
     """
 
@@ -267,10 +268,11 @@ class Ears:
             yield from self._cut(one, now)
 
     def _believe(self, one: _Open) -> Iterator[SpeechHappening]:
-        wanted = self.settings.confirm_over_speech if self.over_speech else self.settings.confirm
         if one.confirmed:
             return
-        if one.voiced >= self._count(wanted):
+        lasted = one.last_voiced + 1 - one.began
+        long_enough = lasted >= self._count(self.settings.confirm_over_speech) or not self.over_speech
+        if long_enough and one.voiced >= self._count(self.settings.confirm):
             one.confirmed = True
             yield SpeechConfirmed(one.began * _BLOCK_SECONDS)
         elif one.voiced == self._count(self.settings.suspect):
