@@ -1,5 +1,5 @@
-"""What fine-tuning needs beside the training itself: the recordings as they are checked and mended, the run folders
-as their watcher sees them, and taking a tuned checkpoint into use and back.
+"""What fine-tuning needs beside the training itself: the run folders as their watcher sees them, and taking a tuned
+checkpoint into use and back.
 
 Training is `python -m training` in a child process; its run folder is the whole contract. Knows no torch.
 """
@@ -12,21 +12,16 @@ import os
 import re
 import shutil
 import tomllib
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from assistant.errors import AssistantError
-from assistant.events import EMOTIONS, Samples
 from assistant.settings import Settings
-
-IGNORE = "ignore"
-"""In a mapping of emotions: the recording goes without one."""
+from assistant.tuning_data import write_file
 
 MANIFEST, OPTIONS, PROGRESS, SUMMARY, STOP, LOCK, PLAN, FAILED, ADOPTED, MODEL = (
     "manifest.jsonl", "run.toml", "progress.jsonl", "summary.json", "stop", ".lock", "plan.json", "failed.txt",
@@ -34,184 +29,13 @@ MANIFEST, OPTIONS, PROGRESS, SUMMARY, STOP, LOCK, PLAN, FAILED, ADOPTED, MODEL =
 )  # fmt: skip
 """What a run folder holds; the last but one where its checkpoint is in use, with what was in use before."""
 
-LEAST_PER_EMOTION = 4
-"""Fewer recordings of an emotion say little about it."""
 
-
-# ---- recordings
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong with a recording, in a word and in a sentence; a `fatal` one keeps it out."""
-
-    kind: str
-    message: str
-    fatal: bool = True
-
-
-@dataclass(slots=True)
-class Recording:
-    """One recording to learn from, as the check found it and the user mended it.
-
-    Attributes:
-        audio: its path. `text`: what is said, "" if unknown. `emotion`: as it stands in the data, "" if nothing does.
-        suggestion: what an unknown emotion may mean.
-        seconds: None where it cannot be read; `level`: RMS in decibels of full scale; `snr`: loud over quiet, in dB.
-        heard: what is wrong with the sound.
-        excluded: the user leaves it out.
-    """
-
-    audio: str
-    text: str = ""
-    emotion: str = ""
-    speaker: str = ""
-    suggestion: str = ""
-    seconds: float | None = None
-    level: float | None = None
-    snr: float | None = None
-    heard: tuple[Problem, ...] = ()
-    excluded: bool = False
-
-    @classmethod
-    def of(cls, line: Mapping[str, Any]) -> Recording:
-        """The recording that `as_dict` wrote."""
-        values = dict(line)
-        values["heard"] = tuple(Problem(**one) for one in values.get("heard", ()))
-        return cls(**values)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
-    def problems(self, mapping: Mapping[str, str], *, words: bool = False) -> list[Problem]:
-        """Everything that is wrong with it, the worst first.
-
-        Args:
-            mapping: what other names of emotions mean.
-            words: whether the transcript is needed.
-        """
-        found = list(self.heard)
-        if self.meaning(mapping) is None:
-            hint = f", maybe {self.suggestion}" if self.suggestion else ""
-            if self.emotion and self.emotion not in mapping:
-                found.append(Problem("unknown emotion", f"“{self.emotion}” is none of the five{hint}: choose one"))
-            else:
-                found.append(Problem("no emotion", "no emotion is given: choose one"))
-        if not self.text.strip():
-            found.append(Problem("no transcript", "it has no transcript: write it, or have it written", words))
-        return sorted(found, key=lambda one: not one.fatal)
-
-    def meaning(self, mapping: Mapping[str, str]) -> str | None:
-        """Which of the five emotions it is spoken in, or None."""
-        name = self.emotion.strip().lower()
-        name = mapping.get(self.emotion, name)
-        return name if name in EMOTIONS else None
-
-    def usable(self, mapping: Mapping[str, str], *, words: bool = False) -> bool:
-        """Whether it can be learnt from, and is."""
-        return not self.excluded and not any(one.fatal for one in self.problems(mapping, words=words))
-
-
-def read_sound(path: Path) -> tuple[Samples, int]:
-    """Samples (mono) and rate of a recording, to be played.
-
-    Raises:
-        AssistantError: it cannot be read.
-    """
-    import soundfile
-
-    try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (OSError, soundfile.SoundFileError) as error:
-        raise AssistantError(f"{path.name} cannot be played: it is no sound file, or damaged.") from error
-    mono: Samples = samples.mean(axis=1)
-    return mono, rate
-
-
-@dataclass(frozen=True, slots=True)
-class Overview:
-    """What a set of recordings comes to, and what speaks against it.
-
-    Attributes:
-        emotions: usable recordings of each of the five. `remarks`: what to know; `refusal`: why it cannot be learnt
-            from, "" if it can.
-    """
-
-    recordings: int
-    usable: int
-    minutes: float
-    speakers: int
-    emotions: Mapping[str, int]
-    problems: Mapping[str, int]
-    remarks: tuple[str, ...]
-    refusal: str
-
-
-def overview(rows: Iterable[Recording], mapping: Mapping[str, str], *, words: bool = False) -> Overview:
-    """Count the recordings and weigh them up."""
-    listed = list(rows)
-    used = [one for one in listed if one.usable(mapping, words=words)]
-    counts = Counter(one.meaning(mapping) for one in used)
-    emotions = {name: counts[name] for name in EMOTIONS}
-    problems = Counter(one.kind for row in listed if not row.excluded for one in row.problems(mapping, words=words))
-    present = [name for name in EMOTIONS if counts[name]]
-    refusal = ""
-    if len(present) < 2:
-        refusal = "Recordings of at least two emotions are needed: the head learns to tell them apart."
-    elif sum(count >= 2 for count in emotions.values()) < 2:
-        refusal = "At least two recordings of two emotions are needed: one of each is held out to judge the result."
-    remarks = []
-    if absent := [name for name in EMOTIONS if not counts[name]]:
-        remarks.append(f"No recording is {_listed(absent)}: how that sounds stays as the model knows it.")
-    if few := [name for name in present if counts[name] < LEAST_PER_EMOTION]:
-        remarks.append(f"Only few recordings are {_listed(few)}: {LEAST_PER_EMOTION} or more of each teach more.")
-    if present and max(emotions.values()) > 4 * min(emotions[name] for name in present):
-        remarks.append("The emotions are out of balance: they are weighed so that each counts about alike.")
-    return Overview(
-        recordings=len(listed),
-        usable=len(used),
-        minutes=sum(one.seconds or 0.0 for one in used) / 60,
-        speakers=len({one.speaker for one in used if one.speaker}),
-        emotions=emotions,
-        problems=dict(problems),
-        remarks=tuple(remarks),
-        refusal=refusal,
-    )
-
-
-def _listed(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
-
-
-def write_manifest(path: Path, rows: Iterable[Recording], mapping: Mapping[str, str], *, words: bool = False) -> int:
-    """Write the usable recordings as a manifest with absolute paths; how many they are. Raises: OSError."""
-    lines = [
-        {"audio": os.path.abspath(one.audio), "text": one.text.strip(), "emotion": one.meaning(mapping)}  # noqa: PTH100
-        | ({"speaker": one.speaker} if one.speaker else {})
-        for one in rows
-        if one.usable(mapping, words=words)
-    ]
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _write(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    return len(lines)
+# ---- runs
 
 
 def write_plan(path: Path, plan: Mapping[str, Any]) -> None:
     """Keep what a run is expected to take, beside it. Raises: OSError."""
-    _write(path, json.dumps(dict(plan)) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.new")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
-# ---- runs
+    write_file(path, json.dumps(dict(plan)) + "\n")
 
 
 class Stage(StrEnum):
@@ -332,7 +156,7 @@ class TuningRun:
             if code == 0:
                 (self.folder / FAILED).unlink(missing_ok=True)
             else:
-                _write(self.folder / FAILED, (said or end_of(code)) + "\n")
+                write_file(self.folder / FAILED, (said or end_of(code)) + "\n")
         self.why = "" if code == 0 else said or end_of(code)
 
 
@@ -421,7 +245,7 @@ def adopt(run: TuningRun, settings: Settings) -> dict[str, Any]:
     source, now = str(run.checkpoint.absolute()), settings.model
     if now.source != source:
         before = {"source": now.source, "device": now.device, "quantize": now.quantize}
-        _write(run.folder / ADOPTED, json.dumps(before) + "\n")
+        write_file(run.folder / ADOPTED, json.dumps(before) + "\n")
     folders = now.folders if source in now.folders else (*now.folders, source)
     return {"source": source, "folders": folders}
 

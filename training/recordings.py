@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from assistant.events import EMOTIONS, Samples
-from assistant.finetune import Problem, Recording, overview, write_manifest
+from assistant.tuning_data import Problem, Recording, overview, write_manifest
 from model.audio import read_audio
 from model.errors import BadInput
 from training.manifest import BadRow, Dropped, Report, Row, Rules, find_audio, read_rows

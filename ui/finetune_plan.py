@@ -9,7 +9,8 @@ from typing import Any
 from PySide6.QtCore import QTimer, Signal
 from PySide6.QtWidgets import QDoubleSpinBox, QFormLayout, QScrollArea, QSpinBox, QWidget
 
-from assistant.finetune import MANIFEST, PLAN, Recording, TuningRun, runs, write_manifest, write_plan
+from assistant.finetune import MANIFEST, PLAN, TuningRun, runs, write_plan
+from assistant.tuning_data import Recording, write_manifest
 from ui.app import App
 from ui.jobs import Job
 from ui.settings_parts import Choices, Outcome, Picker, Work, size

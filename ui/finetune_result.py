@@ -12,7 +12,8 @@ from PySide6.QtWidgets import QFileDialog, QFrame, QGridLayout, QScrollArea, QVB
 
 from assistant.errors import AssistantError
 from assistant.events import EMOTIONS
-from assistant.finetune import TuningRun, adopt, discard, in_use, read_sound, restore, roll_back
+from assistant.finetune import TuningRun, adopt, discard, in_use, restore, roll_back
+from assistant.tuning_data import read_sound
 from ui.app import App
 from ui.background import Background
 from ui.plots import Confusion

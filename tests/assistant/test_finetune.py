@@ -22,23 +22,19 @@ from assistant.finetune import (
     PROGRESS,
     STOP,
     SUMMARY,
-    Problem,
-    Recording,
     Stage,
     TuningRun,
     adopt,
     command_of,
     discard,
     in_use,
-    overview,
-    read_sound,
     restore,
     roll_back,
     runs,
     sweep,
-    write_manifest,
 )
 from assistant.settings import Settings
+from assistant.tuning_data import Problem, Recording, overview, read_sound, write_manifest
 
 CLIPPED = Problem("clipped", "cut off", fatal=False)
 SILENT = Problem("silent", "nothing in it")
