@@ -40,8 +40,8 @@ class Played:
         self.error: BaseException | None = None
 
 
-def play(script: Script, *words: str, seconds: float = 60.0) -> Played:
-    """Run `main(words)` and the script over its window; the window is closed at the script's end.
+def play(script: Script, *words: str, seconds: float = 60.0, run: Callable[[], int] | None = None) -> Played:
+    """Run `main(words)`, or `run`, and the script over its window; the window is closed at the script's end.
 
     Raises:
         AssertionError: a condition did not come true within `seconds`, or the script's own.
@@ -86,7 +86,7 @@ def play(script: Script, *words: str, seconds: float = 60.0) -> Played:
     timer.timeout.connect(step)
     timer.start(_STEP_MS)
     try:
-        played.code = main.main(list(words))
+        played.code = run() if run else main.main(list(words))
     finally:
         timer.stop()
         timer.deleteLater()
