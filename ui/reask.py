@@ -16,10 +16,12 @@ from ui.app import App
 from ui.jobs import Job
 from ui.session_search import Summary, clock, when_in_words
 from ui.session_transcript import ReadingArea, readable
+from ui.translations import tr
 from ui.widgets import EmotionChip, IconButton, button, column, label, line, row
-from ui.word_diff import MarkedText, Span, differing
+from ui.word_diff import MarkedText, Span, differing, marked
 
 _BESIDE = 560  # pixels from which the two answers stand beside each other
+_ANOTHER = 0.7  # share of a reply that differs, from which it is another one
 STOPPED = -1
 
 
@@ -36,6 +38,9 @@ class Comparison(QWidget):
         before, after = values["before"], values["after"]
         old, new = (readable(str(answer.get("reply") or "")) for answer in (before, after))
         gone, added = differing(old, new)
+        other = bool(gone and added) and marked(old, gone) > _ANOTHER and marked(new, added) > _ANOTHER
+        if other:  # marks all over would only be hard to read
+            gone, added = [], []
         words = readable(str(values.get("words") or "")) or self.tr("(nobody wrote down the words)")
         self.sides = QBoxLayout(QBoxLayout.Direction.LeftToRight)
         self.sides.setSpacing(24)
@@ -43,6 +48,8 @@ class Comparison(QWidget):
         self.sides.addLayout(self._side(self.tr("Now"), after, new, added, struck=False), 1)
         layout = column(label(f"{values['turn']}  {words}", "heading"), spacing=8)
         layout.addLayout(self.sides)
+        if other:
+            layout.addWidget(label(self.tr("The replies are wholly different; no words are marked."), "small"))
         layout.addWidget(line())
         layout.setContentsMargins(0, 12, 8, 0)
         self.setLayout(layout)
@@ -258,11 +265,13 @@ def in_short(values: list[dict[str, Any]]) -> str:
     def differ(what: str) -> int:
         return sum(one["before"].get(what) != one["after"].get(what) for one in values)
 
-    parts = [f"{differ('reading')} of {len(values)} readings and {differ('reply')} of {len(values)} replies differ"]
+    words = tr("{} of {} readings and {} of {} replies differ")
+    parts = [words.format(differ("reading"), len(values), differ("reply"), len(values))]
     delays = [
         [one[side]["first_token_ms"] / 1000 for one in values if one[side].get("first_token_ms") is not None]
         for side in ("before", "after")
     ]
     if all(delays):
-        parts.append(f"first word after {median(delays[0]):.2f} s before, {median(delays[1]):.2f} s now")
-    return "; ".join(parts) + "."
+        words = tr("first word after {:.2f} s before, {:.2f} s now")
+        parts.append(words.format(*map(median, delays)))
+    return " · ".join(parts)

@@ -11,6 +11,7 @@ from ui import theme
 from ui.emotion_charts import ReadingBars, ReadingHistory, TurnReading
 from ui.session_transcript import ReadingArea
 from ui.timeline import Tape
+from ui.translations import tr
 from ui.waveform import Waveform
 from ui.widgets import column, label
 
@@ -71,7 +72,7 @@ class MoodPanel(ReadingArea):
         reading = turn.reading if turn else None
         if recorded is not None and recorded.corrected is not None:
             self._words.setText(theme.words(recorded.corrected))
-            self._note.setText(self.tr("corrected by you; read as {}").format(reading.label if reading else "?"))
+            self._note.setText(self.tr("corrected by you; read as {}").format(tr(reading.label) if reading else "?"))
         elif reading is not None:
             self._words.setText(f"{theme.words(reading.label)}  {reading.confidence:.0%}")
             self._note.setText("")

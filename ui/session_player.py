@@ -16,10 +16,10 @@ from ui.app import App
 from ui.background import Background
 from ui.playback import SPEEDS, Playback
 from ui.session_mood import MoodPanel
-from ui.session_rows import turns_in_words
-from ui.session_search import Summary, clock, day_in_words, when_in_words
+from ui.session_search import Summary, clock, day_in_words, turns_in_words, when_in_words
 from ui.session_transcript import Transcript
 from ui.timeline import Tape, Timeline, emotion_of, wind
+from ui.translations import tr
 from ui.widgets import EmotionChip, EmptyState, IconButton, button, column, label, line, row
 
 _WIDE = 860  # pixels from which the emotion has a column of its own
@@ -308,4 +308,4 @@ class SessionPlayer(QWidget):
 
 
 def _until(day: date, today: date) -> str:
-    return {0: "today", 1: "tomorrow"}.get((day - today).days) or day_in_words(day, today)
+    return {0: tr("today"), 1: tr("tomorrow")}.get((day - today).days) or day_in_words(day, today)

@@ -10,14 +10,10 @@ from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter, QPen
 from PySide6.QtWidgets import QStyle, QStyledItemDelegate, QStyleOptionViewItem
 
 from ui import icons, theme
-from ui.session_search import Summary, clock, mood_in_words, when_in_words
+from ui.session_search import Summary, clock, mood_in_words, turns_in_words, when_in_words
+from ui.translations import tr
 
 Index = QModelIndex | QPersistentModelIndex
-
-
-def turns_in_words(count: int) -> str:
-    """ "1 turn", "6 turns"."""
-    return f"{count} turn" if count == 1 else f"{count} turns"
 
 
 class Rows(QAbstractListModel):
@@ -93,7 +89,7 @@ class RowPainter(QStyledItemDelegate):
         painter.drawText(when, left, _elided(painter, when_in_words(session), room))
         painter.setFont(body)
         painter.setPen(QColor(c.text if session.first_words else c.muted))
-        words = " ".join(session.first_words[:300].split()) or "(no words)"
+        words = " ".join(session.first_words[:300].split()) or tr("(no words)")
         top = when.bottom() + 5
         painter.drawText(
             QRect(area.left(), top, area.width(), painter.fontMetrics().height()),
@@ -105,9 +101,9 @@ class RowPainter(QStyledItemDelegate):
         painter.setPen(QColor(c.muted))
         count = turns_in_words(session.turns)
         if session.running:
-            count = f"recording · {count}"
+            count = f"{tr('recording')} · {count}"
         elif session.damaged:
-            count = f"damaged · {count}"
+            count = f"{tr('damaged')} · {count}"
         last = QRect(area.left(), top, area.width(), max(theme.pixels("small") + 4, height))
         painter.drawText(last, right | Qt.AlignmentFlag.AlignVCenter, count)
         room = area.width() - painter.fontMetrics().horizontalAdvance(count) - 12

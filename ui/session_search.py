@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from assistant.events import EMOTIONS, UNSURE
 from assistant.journal import read_lines
 from assistant.recorder import EVENTS, LOCK
+from ui.translations import tr
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,18 +244,36 @@ def day_in_words(day: date, today: date) -> str:
     """ "Today", "Yesterday", the weekday within a week, or the date; the year where it is another."""
     days = (today - day).days
     if days in (0, 1):
-        return ("Today", "Yesterday")[days]
+        return (tr("Today"), tr("Yesterday"))[days]
     if 1 < days < 7:
-        return _DAYS[day.weekday()].capitalize()
-    year = "" if day.year == today.year else f" {day.year}"
-    return f"{day.day} {_MONTHS[day.month - 1].capitalize()}{year}"
+        return _weekdays()[day.weekday()]
+    words = tr("{day} {month}") if day.year == today.year else tr("{day} {month} {year}")
+    return words.format(day=day.day, month=_months()[day.month - 1], year=day.year)
+
+
+def _weekdays() -> tuple[str, ...]:
+    return (
+        tr("Monday"), tr("Tuesday"), tr("Wednesday"), tr("Thursday"), tr("Friday"), tr("Saturday"), tr("Sunday"),
+    )  # fmt: skip
+
+
+def _months() -> tuple[str, ...]:
+    return (
+        tr("January"), tr("February"), tr("March"), tr("April"), tr("May"), tr("June"),
+        tr("July"), tr("August"), tr("September"), tr("October"), tr("November"), tr("December"),
+    )  # fmt: skip
 
 
 def when_in_words(summary: Summary) -> str:
     """Day and time of a session's start."""
     if summary.started is None:
-        return "Date unknown"
+        return tr("Date unknown")
     return f"{day_in_words(summary.started.date(), date.today())}, {summary.started:%H:%M}"
+
+
+def turns_in_words(count: int) -> str:
+    """ "1 turn", "6 turns"."""
+    return tr("1 turn") if count == 1 else tr("{} turns").format(count)
 
 
 def clock(seconds: float) -> str:
@@ -267,4 +286,4 @@ def clock(seconds: float) -> str:
 def mood_in_words(emotions: tuple[str, ...]) -> str:
     """How often each emotion was heard, for a screen reader."""
     counts = Counter(emotions)
-    return ", ".join(f"{counts[name]} {name}" for name in (*EMOTIONS, UNSURE) if counts[name]) or "no readings"
+    return ", ".join(f"{counts[name]} {tr(name)}" for name in (*EMOTIONS, UNSURE) if counts[name]) or tr("no readings")

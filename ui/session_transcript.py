@@ -23,6 +23,7 @@ from assistant.session import RecordedTurn, words_of
 from ui import icons, theme
 from ui.session_search import clock, whole
 from ui.timeline import Tape, emotion_of
+from ui.translations import tr
 from ui.widgets import EmotionChip, IconButton, column, label, row
 
 _MOST = 4000  # characters of one text that are shown
@@ -45,7 +46,7 @@ def readable(text: str) -> str:
             left = left[end:]
         parts.append(left)
     if rest > 0:
-        parts.append(f"… and {rest} more characters: export the session to read them.")
+        parts.append(tr("… and {} more characters: export the session to read them.").format(rest))
     return "\n".join(parts)
 
 
@@ -145,7 +146,7 @@ class TurnRow(QFrame):
         if recorded.corrected is not None:
             marks.append(EmotionChip(recorded.corrected, self.tr("corrected")))
             if reading is not None:
-                marks.append(label(self.tr("read as {}").format(reading.label), "small", wrap=False))
+                marks.append(label(self.tr("read as {}").format(tr(reading.label)), "small", wrap=False))
         elif reading is not None:
             marks.append(EmotionChip(reading.label, f"{reading.confidence:.0%}"))
         if recorded.user_audio is not None:

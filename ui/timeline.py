@@ -160,17 +160,15 @@ class Timeline(QWidget):
         self._tape: Tape | None = None
         self._turn = -1
         self._backdrop: tuple[object, QPixmap] | None = None  # and how it was when it was drawn
-        self.lanes = {who: Waveform({"you": "You", "assistant": "Assistant"}[who]) for who in _LANES}
-        self._names = {
-            who: label({"you": self.tr("You"), "assistant": self.tr("Assistant")}[who], "small") for who in _LANES
-        }
+        names = {"you": self.tr("You"), "assistant": self.tr("Assistant")}
+        self.lanes = {who: Waveform(name) for who, name in names.items()}
         layout = column(spacing=0)
         for who in _LANES:
             lane = self.lanes[who]
             lane.setFocusPolicy(Qt.FocusPolicy.NoFocus)
             lane.setFixedHeight(66 if who == "you" else 48)
             lane.sought.connect(self.sought)
-            layout.addWidget(self._names[who])
+            layout.addWidget(label(names[who], "small"))
             layout.addWidget(lane)
         layout.setContentsMargins(8, 6, 8, 8)
         self.setLayout(layout)

@@ -10,6 +10,7 @@ from PySide6.QtGui import QColor, QFont, QPainter, QPaintEvent, QResizeEvent, QT
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from ui import theme
+from ui.translations import tr
 
 Span = tuple[int, int]
 """Characters [first, last) of a text."""
@@ -33,6 +34,11 @@ def differing(before: str, after: str) -> tuple[list[Span], list[Span]]:
     return gone, new
 
 
+def marked(text: str, spans: list[Span]) -> float:
+    """The share of a text that lies in spans."""
+    return sum(last - first for first, last in spans) / max(1, len(text))
+
+
 class MarkedText(QWidget):
     """Plain text; its marked words are struck out, or bold and underlined."""
 
@@ -45,7 +51,7 @@ class MarkedText(QWidget):
         self.setSizePolicy(policy)
         self.setAccessibleName(text)
         words = "; ".join(text[first:last] for first, last in marks)
-        self.setAccessibleDescription((("left out: " if struck else "new: ") + words) if words else "")
+        self.setAccessibleDescription((tr("left out: {}") if struck else tr("new: {}")).format(words) if words else "")
 
     def heightForWidth(self, width: int) -> int:
         """Pixels that the text needs."""
