@@ -12,14 +12,20 @@ from PySide6.QtWidgets import QAbstractButton, QSizePolicy, QWidget
 from ui import icons, theme
 from ui.translations import tr
 
+_SHORT = 0.002  # seconds; what is shorter plays no part
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One bar of the waterfall: `start` in seconds after the user had finished (negative: before), and how long."""
+    """One bar of the waterfall: `start` in seconds after the user had finished (negative: before), and how long.
+
+    `waiting`: nothing was computed; it was waited for the user to go on, or for a model that was not free yet.
+    """
 
     name: str
     start: float
     seconds: float
+    waiting: bool = False
 
 
 def delay(marks: Mapping[str, float]) -> tuple[str, float] | None:
@@ -41,16 +47,18 @@ def stages(marks: Mapping[str, float], figures: Mapping[str, float]) -> list[Sta
     took = {name: figures.get(f"{name}_ms", 0.0) / 1e3 for name in ("encode", "prefill", "first_token")}
     found: list[Stage] = []
     asked = at.get("asked", 0.0)
+    encode = max(asked, at["read"] - took["encode"]) if took["encode"] and "read" in at else None
+    reply = max(asked, at["first_text"] - took["first_token"]) if took["first_token"] and "first_text" in at else None
     if asked < 0:
-        found.append(Stage(tr("end of turn"), asked, -asked))
-    if took["encode"] and "read" in at:
-        found.append(Stage(tr("encode"), max(asked, at["read"] - took["encode"]), took["encode"]))
-    if "first_text" in at:
-        began = max(asked, at["first_text"] - took["first_token"])  # when the model began with the reply
-        if took["prefill"]:
-            found.append(Stage(tr("prefill"), began, took["prefill"]))
-        if took["first_token"] > took["prefill"]:
-            found.append(Stage(tr("first word"), began + took["prefill"], took["first_token"] - took["prefill"]))
+        found.append(Stage(tr("end of turn"), asked, -asked, True))
+    began = encode if encode is not None else reply
+    if began is not None and began - asked >= _SHORT:
+        found.append(Stage(tr("wait for the model"), asked, began - asked, True))
+    if encode is not None:
+        found.append(Stage(tr("encode"), encode, took["encode"]))
+    if reply is not None:
+        found.append(Stage(tr("prefill"), reply, took["prefill"]))
+        found.append(Stage(tr("first word"), reply + took["prefill"], took["first_token"] - took["prefill"]))
     voice = (
         (tr("first sentence"), "first_text", "first_sentence"),
         (tr("synthesis"), "first_sentence", "first_speech"),
@@ -61,7 +69,7 @@ def stages(marks: Mapping[str, float], figures: Mapping[str, float]) -> list[Sta
         if begin in at and end in at:
             start = max(0.0, at[begin]) if end == "first_sound" else at[begin]
             found.append(Stage(name, start, max(0.0, at[end] - start)))
-    return found
+    return [stage for stage in found if stage.seconds >= _SHORT]
 
 
 class DelayChip(QAbstractButton):
@@ -155,8 +163,8 @@ class Waterfall(QWidget):
             area = QRectF(bar.right() + 6, top, self.width(), line)
             painter.drawText(area, Qt.AlignmentFlag.AlignVCenter, _length(stage.seconds))
             painter.setPen(QPen(QColor(c.accent), 1.2))
-            # Hollow: waiting for the user. Filled: work.
-            painter.setBrush(QColor(c.accent) if row or stage.start >= 0 else Qt.BrushStyle.NoBrush)
+            # Hollow: waiting. Filled: work.
+            painter.setBrush(Qt.BrushStyle.NoBrush if stage.waiting else QColor(c.accent))
             painter.drawRoundedRect(bar, 2, 2)
         painter.setPen(QColor(c.muted))
         words = tr("your turn ended")

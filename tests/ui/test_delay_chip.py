@@ -14,6 +14,7 @@ def test_the_stages_lie_where_they_were_measured() -> None:
     found = {stage.name: stage for stage in stages(MARKS, FIGURES)}
     wanted = {
         "end of turn": (-0.3, 0.3),
+        "wait for the model": (-0.3, 0.01),
         "encode": (-0.29, 0.15),
         "prefill": (-0.025, 0.31),
         "first word": (0.285, 0.035),
@@ -32,8 +33,9 @@ def test_what_was_not_measured_is_not_shown() -> None:
     typed = {"asked": 3.0, "ended": 3.0, "first_text": 3.4}
     assert delay(typed) == ("first words", pytest.approx(0.4))
     assert stages(typed, {}) == []
-    names = [stage.name for stage in stages(typed, {"encode_ms": 0.0, "prefill_ms": 200.0, "first_token_ms": 250.0})]
-    assert names == ["prefill", "first word"]
+    figures = {"encode_ms": 0.0, "prefill_ms": 200.0, "first_token_ms": 250.0}
+    assert [stage.name for stage in stages(typed, figures)] == ["wait for the model", "prefill", "first word"]
+    assert [stage.name for stage in stages(typed, {"prefill_ms": 400.0, "first_token_ms": 400.4})] == ["prefill"]
     assert delay({"asked": 1.0, "ended": 2.0}) is None
 
 
