@@ -6,12 +6,12 @@ from collections.abc import Callable
 from datetime import date, timedelta
 from functools import partial
 
-from PySide6.QtCore import QEvent, Qt, Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QKeyEvent, QResizeEvent
 from PySide6.QtWidgets import QComboBox, QHBoxLayout, QMenu, QStackedWidget, QToolButton, QWidget
 
 from assistant.session import correct
-from ui import icons, theme
+from ui import theme
 from ui.app import App
 from ui.background import Background
 from ui.playback import SPEEDS, Playback
@@ -211,12 +211,6 @@ class SessionPlayer(QWidget):
         self.mood.setVisible(self.width() >= _WIDE * factor)
         self.reask.setVisible(self.width() >= _ROOMY * factor)
         self.small_reask.setVisible(self.width() < _ROOMY * factor)
-
-    def changeEvent(self, event: QEvent) -> None:
-        """Follow the theme."""
-        super().changeEvent(event)
-        if event.type() == QEvent.Type.PaletteChange:
-            self.reask.setIcon(icons.icon("model"))
 
     # ---- inside
 
