@@ -158,7 +158,7 @@ def redacted(text: str, folders: Sequence[str] = ()) -> str:
     """The text without paths, the user's name or the machine's; `folders` are known ones, with spaces perhaps."""
     for folder in sorted({*folders, str(Path.home())}, key=len, reverse=True):
         if "/" in folder or "\\" in folder:
-            text = text.replace(folder, "(a path)")
+            text = re.sub(rf"{re.escape(folder)}[^\s:;,'\")]*", "(a path)", text)
     text = _PATH.sub("(a path)", text)
     for name in {_user(), platform.node()} - {"", "root", "localhost"}:
         text = re.sub(rf"\b{re.escape(name)}\b", "(somebody)", text, flags=re.IGNORECASE)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from PySide6.QtWidgets import QSystemTrayIcon
+
 from assistant.settings import Settings
 from ui import desktop_entry
 from ui.app import App
-from ui.settings_parts import Choices, Outcome, Section, ValueSlider
+from ui.settings_parts import Choices, Outcome, Section
 from ui.translations import LANGUAGES, tr
+from ui.value_slider import ValueSlider
 from ui.widgets import Switch, label
 
 
@@ -46,7 +49,9 @@ class LooksSettings(Section):
             self.language,
             note=tr("Of the window. Pages that are open already may follow at the next start."),
         )
-        self.add(self.tray, label(tr("Closing the window then leaves it listening in the tray."), "small"))
+        here = QSystemTrayIcon.isSystemTrayAvailable()
+        note = tr("From there: the window, the small one on top, hands-free, mute.")
+        self.add(self.tray, label(note if here else tr("This desktop has no tray."), "small"))
         self.trouble = Outcome()
         self.menu = Switch(tr("Show it in the applications menu"), self._show_in_menu)
         if desktop_entry.possible():

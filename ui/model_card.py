@@ -181,7 +181,7 @@ class ModelCard(QFrame):
         plan = self.about["plan"] if self.about else None
         if plan and not anyway and not fits(plan, device, quantize):
             self.outcome.say(
-                plan_words(plan) if (device, quantize) == AUTOMATIC else tr("That way it does not fit into memory."),
+                tr("That way it does not fit into memory."),
                 trouble=True,
                 action=tr("Try it all the same"),
                 act=lambda: self._load(device, quantize, anyway=True),

@@ -91,13 +91,14 @@ class ModelSettings(Section):
     # ---- the list
 
     def _lay_out(self) -> None:
-        wanted = dict.fromkeys((*presets(), *self.app.settings.model.folders, self.app.settings.model.source))
+        shipped = presets()
+        wanted = dict.fromkeys((*shipped, *self.app.settings.model.folders, self.app.settings.model.source))
         for source in list(self.cards):
             if source not in wanted:
                 self.cards.pop(source).deleteLater()
         for source in wanted:
             if source not in self.cards:
-                card = ModelCard(self.app, source, preset=source in presets())
+                card = ModelCard(self.app, source, preset=source in shipped)
                 card.made.connect(self.add_folder)
                 card.removed.connect(self._remove)
                 card.changed.connect(lambda one: self.look([one]))

@@ -55,7 +55,7 @@ class RecordingSettings(Section):
         self.days.setKeyboardTracking(False)
         self.days.setAccessibleName(tr("Days to keep"))
         self.days.valueChanged.connect(lambda days: app.change("recording", days=days))
-        self.days_words = label(tr("days"), wrap=False)
+        self._days_row = actions(self.days, label(tr("days"), wrap=False))
         self.stored = label(tr("Counting…"))
         self.open = button(tr("Open the folder"), self._open, icon="folder")
         self.delete = button(tr("Delete all"), self._delete, "danger", icon="delete")
@@ -63,7 +63,7 @@ class RecordingSettings(Section):
         self.consent = Switch(tr("Corrections may teach the model"), self._consent)
         self.corrected = label("", "small")
         self.forget = button(tr("Delete the corrections"), self._forget, "quiet")
-        self.add_field(tr("Conversations"), self.mode, actions(self.days, self.days_words))
+        self.add_field(tr("Conversations"), self.mode, self._days_row)
         self.add_field(tr("Stored"), self.stored, actions(self.open, self.delete), self.trouble)
         self.add(
             self.consent,
@@ -114,8 +114,7 @@ class RecordingSettings(Section):
         self.days.blockSignals(True)
         self.days.setValue(recording.days)
         self.days.blockSignals(False)
-        for part in (self.days, self.days_words):
-            part.setVisible(recording.mode == "days")
+        self._days_row.setVisible(recording.mode == "days")
         self.consent.setChecked(recording.corrections)
 
     def _consent(self, on: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from PySide6.QtCore import QEvent, QPoint, QRectF, QSignalBlocker, QSize, Qt, QTimer, Signal
+from PySide6.QtCore import QEvent, QPoint, QRectF, QSignalBlocker, QSize, Qt, Signal
 from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import (
     QComboBox,
@@ -15,7 +15,6 @@ from PySide6.QtWidgets import (
     QPushButton,
     QRadioButton,
     QSizePolicy,
-    QSlider,
     QVBoxLayout,
     QWidget,
 )
@@ -28,7 +27,6 @@ from ui.widgets import button, column, label, row
 WIDTH = 640
 """Pixels of a section's column, at the usual size of text: lines stay short enough to be read."""
 
-_SETTLE_MS = 250
 _QUIET_DB = -60.0
 _RING = 18
 
@@ -192,58 +190,6 @@ class Picker(QComboBox):
             self.setCurrentIndex(at)
 
 
-class ValueSlider(QWidget):
-    """A slider with its value in words; `settled` tells it once the hand rests.
-
-    Args:
-        low, high, step: of the value.
-        words: the value for people.
-    """
-
-    settled = Signal(float)
-
-    def __init__(
-        self, title: str, low: float, high: float, step: float, value: float, words: Callable[[float], str]
-    ) -> None:
-        super().__init__()
-        self._step, self._words = step, words
-        self.slider = _Slider(Qt.Orientation.Horizontal)
-        self.slider.setRange(round(low / step), round(high / step))
-        self.slider.setPageStep(max(1, round((high - low) / step / 10)))
-        self.slider.setAccessibleName(title)
-        self.setAccessibleName(title)
-        self.setFocusProxy(self.slider)
-        self.slider.setMinimumHeight(24)
-        self.shown = label(wrap=False)
-        self.shown.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-        self.shown.setMinimumWidth(max(self.shown.fontMetrics().horizontalAdvance(words(v)) for v in (low, high)) + 12)
-        self._rest = QTimer(self, singleShot=True, interval=_SETTLE_MS)
-        self._rest.timeout.connect(lambda: self.settled.emit(self.value))
-        self.setLayout(row(self.slider, self.shown))
-        self.show_value(value)
-        self.slider.valueChanged.connect(self._moved)
-
-    @property
-    def value(self) -> float:
-        """Where it stands."""
-        return round(self.slider.value() * self._step, 4)
-
-    def show_value(self, value: float) -> None:
-        """Stand there without telling."""
-        with QSignalBlocker(self.slider):
-            self.slider.setValue(round(value / self._step))
-        self.shown.setText(self._words(self.value))
-
-    def _moved(self) -> None:
-        self.shown.setText(self._words(self.value))
-        self._rest.start()
-
-
-class _Slider(QSlider):
-    def wheelEvent(self, event: Any) -> None:
-        event.ignore()
-
-
 class LevelMeter(QWidget):
     """How loud the microphone is, from -60 dB to full scale, with the loudest moment marked for a while."""
 
@@ -286,29 +232,23 @@ class LevelMeter(QWidget):
             painter.drawRect(QRectF(at, 0, 2, 12))
 
 
-class Mark(QLabel):
+class Mark(QWidget):
     """A small icon that follows the theme."""
 
     def __init__(self, icon: str, role: str = "muted", size: int = 20) -> None:
         super().__init__()
-        self._what = (icon, role, size)
-        self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
-        self._draw()
+        self._icon, self._role = icon, role
+        self.setFixedSize(size, size)
 
     def show_icon(self, icon: str, role: str) -> None:
-        """Another one."""
-        self._what = (icon, role, self._what[2])
-        self._draw()
+        """Another one, in a colour of the theme."""
+        self._icon, self._role = icon, role
+        self.update()
 
-    def changeEvent(self, event: QEvent) -> None:
-        """Follow the theme."""
-        super().changeEvent(event)
-        if event.type() == QEvent.Type.PaletteChange:
-            self._draw()
-
-    def _draw(self) -> None:
-        icon, role, size = self._what
-        self.setPixmap(icons.icon(icon, role).pixmap(size, size))
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """The icon."""
+        colour = QColor(getattr(theme.colours(), self._role))
+        icons.paint(QPainter(self), self._icon, QRectF(self.rect()), colour)
 
 
 class Outcome(QWidget):

@@ -23,6 +23,11 @@ def fixed() -> list[tuple[str, str]]:
         ("Ctrl+2", tr("Sessions")),
         ("Ctrl+3", tr("Fine-tune")),
         ("Ctrl+,", tr("Settings")),
+        ("Ctrl+N", tr("A new conversation")),
+        ("Ctrl+Z", tr("Undo the last turn")),
+        ("Ctrl+M", tr("Mute the microphone, or hear it again")),
+        ("Esc", tr("Stop listening, thinking and speaking")),
+        ("Ctrl+F", tr("Search the sessions")),
         ("Tab", tr("To the next control")),
     ]
 

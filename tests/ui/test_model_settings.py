@@ -89,7 +89,8 @@ def test_what_does_not_fit_is_refused_with_remedies(
     qtbot.waitUntil(lambda: larger.use.isVisible())
     larger.use.click()
     assert app.settings.model.source == "mini"
-    assert "even on the CPU, in 4 bits it needs 8.4 GB of memory, and 6.0 GB is free" in larger.outcome.text.text()
+    assert larger.outcome.text.text() == "That way it does not fit into memory."
+    assert "even on the CPU, in 4 bits it needs 8.4 GB of memory, and 6.0 GB is free" in larger.plan.text()
     larger.outcome.action.click()  # all the same
     assert app.settings.model.source == "mini-0.5b"
     talk: Any = app.talk

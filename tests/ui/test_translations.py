@@ -21,7 +21,7 @@ __all__ = ["page", "services"]  # fixtures
 COMPLETE = {
     "diagnostics.py", "looks_settings.py", "main_window.py", "model_card.py", "model_settings.py", "model_words.py",
     "recording_settings.py", "settings_page.py", "settings_parts.py", "shortcut_settings.py", "sound_check.py",
-    "sound_settings.py", "turn_settings.py", "voice_settings.py", "window.py",
+    "sound_settings.py", "turn_settings.py", "value_slider.py", "voice_settings.py", "window.py",
 }  # fmt: skip
 """Files of ui/ whose texts are all translated."""
 
