@@ -25,9 +25,15 @@ def _reading(summary: dict[str, Any]) -> str:
     read = summary.get("reading")
     if not read:
         return "No recording with an emotion was held out, so nothing is known of the readings."
+    how = (
+        f"Every recording was read by a head that had learnt neither from it nor from its {summary['held_out_by']}'s "
+        "other recordings."
+        if summary["what"] == "head"
+        else f"Recordings that were held out by {summary['held_out_by']}; the best step was chosen on them, so the "
+        "figures after are a little too good."
+    )
     lines = [
-        "Every recording was read by a head that had learnt neither from it nor from its "
-        f"{summary['held_out_by']}'s other recordings.",
+        how,
         "",
         "| | accuracy (95 %) | unweighted recall | calibration error |",
         "|---|---|---|---|",
@@ -52,6 +58,6 @@ def _continuation(summary: dict[str, Any]) -> str:
     if not loss:
         return "Continuation loss of neutral speech: not measured."
     return (
-        f"Continuation loss of neutral speech ({loss['recordings']} recordings): {loss['before']:.3f} before, "
+        f"Continuation loss of neutral speech ({loss['tokens']} tokens): {loss['before']:.3f} before, "
         f"{loss['after']:.3f} after ({loss['ratio'] - 1:+.1%})."
     )

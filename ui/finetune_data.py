@@ -133,7 +133,8 @@ class DataPage(QWidget):
         self.next.setEnabled(ready)
         self.remark.setText("" if self.work.running else found.refusal or " ".join(found.remarks))
         self._show_kinds(Counter(dict(found.problems)))
-        self.shown.invalidate()
+        if self.shown.kind:
+            self.shown.invalidate()
 
     def _show_kinds(self, kinds: Counter[str]) -> None:
         if self.shown.kind not in ("", *kinds):

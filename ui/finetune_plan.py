@@ -19,6 +19,8 @@ from ui.widgets import button, column, label, line, row
 
 _SETTLE_MS = 500
 _PRESETS = ("mini", "mini-0.5b")
+_OF_THE_HEAD = ("folds", "judged")
+_OF_STAGES = ("batch-size", "rows-at-once", "learning-rate", "validation")
 
 
 def minutes(seconds: float) -> str:
@@ -236,7 +238,6 @@ class _Values(QWidget):
         form = QFormLayout()
         form.setContentsMargins(0, 0, 0, 0)
         self.fields: dict[str, QSpinBox | QDoubleSpinBox] = {}
-        self._stages = {"batch-size", "rows-at-once", "learning-rate", "validation"}
         for name, title, low, high, value in (
             ("folds", tr("Parts, each judged by what learnt from the others"), 2, 20, 5),
             ("steps", tr("Steps"), 1, 100_000, 60),
@@ -273,15 +274,17 @@ class _Values(QWidget):
     def show_for(self, what: str) -> None:
         """Only what plays a part."""
         for name, field in self.fields.items():
-            stage = name in self._stages
-            heads = name in ("folds", "judged")
-            self._form.setRowVisible(field, (not stage and what == "head") or (what != "head" and not heads))
+            self._form.setRowVisible(field, self._counts(name, what))
+
+    def _counts(self, name: str, what: str) -> bool:
+        """Whether a value plays a part in what is learnt."""
+        return name not in (_OF_STAGES if what == "head" else _OF_THE_HEAD)
 
     def words(self, what: str) -> list[str]:
         """The words of the command line for what plays a part."""
         found = []
         for name, field in self.fields.items():
-            if (name in self._stages) <= (what != "head"):
+            if self._counts(name, what):
                 found += [
                     f"--{name}",
                     f"{field.value():g}" if isinstance(field, QDoubleSpinBox) else str(field.value()),
