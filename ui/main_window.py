@@ -7,8 +7,17 @@ from functools import partial
 from typing import Any
 
 from PySide6.QtCore import QByteArray, QEvent, QSettings, Qt, QTimer
-from PySide6.QtGui import QCloseEvent, QKeySequence, QShortcut
-from PySide6.QtWidgets import QHBoxLayout, QMainWindow, QPushButton, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtGui import QCloseEvent, QKeySequence, QResizeEvent, QShortcut
+from PySide6.QtWidgets import (
+    QApplication,
+    QHBoxLayout,
+    QMainWindow,
+    QPushButton,
+    QStackedWidget,
+    QSystemTrayIcon,
+    QVBoxLayout,
+    QWidget,
+)
 
 from assistant.events import Failed, ModelStatus
 from assistant.signals import Ready
@@ -97,11 +106,19 @@ class MainWindow(QMainWindow):
         if message.seconds:
             QTimer.singleShot(round(message.seconds * 1000), notice, notice.dismiss)
 
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """What the model is makes room for the pages' names."""
+        super().resizeEvent(event)
+        tabs = sum(tab.sizeHint().width() for tab in self._tabs.values())
+        self._status.setVisible(self.width() > tabs + self._status.sizeHint().width() + 120)
+
     def closeEvent(self, event: QCloseEvent) -> None:
-        """Remember where the window was."""
+        """Remember where the window was. With an icon in the tray the program goes on without the window."""
         store = _geometry_store(self.app)
         store.setValue("geometry", self.saveGeometry())
         store.sync()
+        stays = self.app.settings.looks.tray and QSystemTrayIcon.isSystemTrayAvailable()
+        QApplication.setQuitOnLastWindowClosed(not stays)
         super().closeEvent(event)
 
     def changeEvent(self, event: QEvent) -> None:

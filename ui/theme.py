@@ -15,6 +15,7 @@ from PySide6.QtGui import QColor, QGuiApplication, QPalette
 from PySide6.QtWidgets import QApplication
 
 from assistant.events import UNSURE
+from ui.translations import tr
 
 GRID = 8
 """Pixels; margins are two or three of them."""
@@ -137,10 +138,9 @@ def _luminance(colour: str) -> float:
 
 def words(label: str) -> str:
     """The panel's wording: it reads the voice's expression, not the inner state."""
-    return "The voice leaves it open" if label == UNSURE else f"Voice sounds {_ADJECTIVES[label]}"
-
-
-_ADJECTIVES = {"neutral": "neutral", "happy": "happy", "angry": "angry", "sad": "sad", "surprise": "surprised"}
+    if label == UNSURE:
+        return tr("The voice leaves it open")
+    return tr("Voice sounds {0}").format(tr("surprised" if label == "surprise" else label))
 
 
 def _palette(c: Colours) -> QPalette:
@@ -200,6 +200,8 @@ QPushButton[kind="danger"] {{ color: {c.danger}; border-color: {c.danger}; }}
 QPushButton[kind="quiet"] {{ background: transparent; border-color: transparent; color: {c.accent}; }}
 QPushButton[kind="quiet"]:hover {{ background: {c.sunken}; }}
 QPushButton[kind="quiet"]:focus {{ {ring} }}
+QPushButton[kind="danger"]:disabled {{ color: {c.outline}; border-color: {c.hairline}; }}
+QPushButton[kind="quiet"]:disabled {{ color: {c.outline}; }}
 QPushButton[kind="tab"] {{ background: transparent; border: 2px solid transparent; border-radius: 10px;
   padding: 6px 12px; color: {c.muted}; }}
 QPushButton[kind="tab"]:hover {{ background: {c.sunken}; }}

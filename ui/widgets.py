@@ -20,6 +20,7 @@ from PySide6.QtWidgets import (
 
 from assistant.events import UNSURE
 from ui import icons, theme
+from ui.translations import tr
 
 _ICON_GAP = 0.375
 LONGEST_TEXT = 20_000
@@ -140,8 +141,7 @@ class IconButton(QToolButton):
 
     def __init__(self, icon: str, name: str, act: Callable[[], object] | None = None, size: int = 20) -> None:
         super().__init__()
-        self._icon = icon
-        self.setIconSize(QSize(size, size))
+        self._icon, self._size = icon, size
         self.setAccessibleName(name)
         self.setToolTip(name)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
@@ -161,11 +161,13 @@ class IconButton(QToolButton):
     def changeEvent(self, event: QEvent) -> None:
         """Follow the theme."""
         super().changeEvent(event)
-        if event.type() == QEvent.Type.PaletteChange:
+        if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.FontChange):
             self._draw()
 
     def _draw(self) -> None:
+        size = round(self._size * max(1.0, theme.pixels("body") / theme.SIZES["body"]))
         self.setIcon(icons.icon(self._icon))
+        self.setIconSize(QSize(size, size))
 
 
 class Switch(QAbstractButton):
@@ -234,7 +236,7 @@ class EmotionChip(QWidget):
         return QSize(36 + metrics.horizontalAdvance(self._words()), max(24, metrics.height() + 6))
 
     def _words(self) -> str:
-        return f"{self.emotion}  {self._note}" if self._note else self.emotion
+        return f"{tr(self.emotion)}  {self._note}" if self._note else tr(self.emotion)
 
     def paintEvent(self, _event: QPaintEvent) -> None:
         """A pill with the hue as its edge."""
@@ -264,10 +266,7 @@ class EmptyState(QWidget):
         picture.setAlignment(Qt.AlignmentFlag.AlignCenter)
         words = label(sentence, "muted")
         words.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        words.setMaximumWidth(420)
-        words.setMinimumWidth(min(420, words.fontMetrics().horizontalAdvance(sentence) + 8))
         layout = column(None, picture, words, spacing=2 * theme.GRID)
-        layout.setAlignment(words, Qt.AlignmentFlag.AlignHCenter)
         if text and act is not None:
             self.button = button(text, act, "primary")
             layout.addWidget(self.button, 0, Qt.AlignmentFlag.AlignHCenter)
@@ -291,7 +290,7 @@ class Notice(QFrame):
             self.action = button(action, act, "quiet")
             self.action.clicked.connect(self.dismiss)
             layout.addWidget(self.action)
-        layout.addWidget(IconButton("close", "Dismiss", self.dismiss, 16))
+        layout.addWidget(IconButton("close", tr("Dismiss"), self.dismiss, 16))
         self.setLayout(layout)
 
     def dismiss(self) -> None:

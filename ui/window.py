@@ -30,7 +30,8 @@ def application() -> QApplication:
     existing = QApplication.instance()
     if isinstance(existing, QApplication):
         return existing
-    QLoggingCategory.setFilterRules("qt.qpa.*=false")  # a desktop without an input method is no news
+    # A desktop without an input method, or without a font for some script, is no news.
+    QLoggingCategory.setFilterRules("qt.qpa.*=false\nqt.text.font.db=false")
     made = QApplication(sys.argv[:1])
     made.setApplicationName("undertone")
     made.setApplicationDisplayName("Undertone")
