@@ -1,0 +1,65 @@
+"""Speakers that mini has never heard: forty utterances are enough to read the next fifty measurably better."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from assistant.events import EMOTIONS, Spoken
+from model import checkpoint
+from model.audio import read_audio
+from model.engine import Engine
+from tests.training.unseen_voices import JUDGED, LEARNT, VOICES
+from training.tune import tune
+from training.tune_judge import WORSE_LOSS, Heard, Listener, interval, neutral_losses
+from training.tune_options import TuneOptions
+
+
+def readings(engine: Engine, rows: list[dict[str, str]], folder: Path) -> list[Tensor]:
+    found = []
+    for row in rows:
+        reading = engine.hear(Spoken(read_audio(folder / row["audio"]))).reading
+        assert reading is not None
+        found.append(torch.from_numpy(reading.probabilities))
+        engine.forget()
+    return found
+
+
+@pytest.mark.real
+def test_a_speaker_that_mini_has_not_heard(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "tests.training.unseen_voices", str(tmp_path)], check=True)
+    gained, right, losses = list[float](), [0.0, 0.0], np.zeros(2)
+    for voice in VOICES:
+        folder = tmp_path / voice.replace("+", "_")
+        given = {"run": folder / "run", "manifest": folder / "learn.jsonl", "judged": 0, "replies": 0}
+        assert tune(TuneOptions.of(given))["learnt_from"] == 5 * LEARNT
+        rows = [json.loads(line) for line in (folder / "judge.jsonl").read_text().splitlines()]
+        before, after = (Engine(checkpoint.load(source)) for source in ("mini", str(folder / "run" / "model")))
+        heard = [
+            Heard(folder / row["audio"], row["text"], EMOTIONS.index(row["emotion"]), *pair)
+            for row, *pair in zip(rows, readings(before, rows, folder), readings(after, rows, folder), strict=True)
+        ]
+        hits = np.array(
+            [[float(int(side.argmax()) == one.emotion) for side in (one.before, one.after)] for one in heard]
+        )
+        right = [total + share / len(VOICES) for total, share in zip(right, hits.mean(0), strict=True)]
+        gained += list((hits[:, 1] - hits[:, 0]).reshape(JUDGED, 5).mean(1))  # a sentence is drawn as a whole
+        heads = [one.model.emotion_head for one in (before, after)]
+        thresholds = tuple(head.threshold for head in heads if head is not None)
+        neutral = [one for one in heard if one.emotion == 0]
+        loss = neutral_losses(Listener(after), neutral, (thresholds[0], thresholds[1]), lambda: None)
+        losses += loss["tokens"] * np.array([loss["before"], loss["after"]])
+    low, high = interval(np.array(gained))
+    sys.stdout.write(
+        f"\n{len(VOICES)} voices, {5 * JUDGED} recordings each: {right[0]:.1%} before, {right[1]:.1%} after "
+        f"({low:+.1%} to {high:+.1%}); continuation loss of neutral speech {losses[1] / losses[0] - 1:+.2%}\n"
+    )
+    assert low > 0
+    assert losses[1] <= WORSE_LOSS * losses[0]
