@@ -36,9 +36,9 @@ from ui.finetune_table import (
     UseBox,
 )
 from ui.plots import Balance
-from ui.settings_parts import Outcome, Picker, Work
+from ui.settings_parts import Outcome, Work
 from ui.translations import tr
-from ui.widgets import button, column, label, row
+from ui.widgets import Picker, button, column, label, row
 
 
 class DataPage(QWidget):

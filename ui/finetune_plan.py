@@ -13,9 +13,9 @@ from assistant.finetune import MANIFEST, PLAN, TuningRun, runs, write_plan
 from assistant.tuning_data import Recording, write_manifest
 from ui.app import App
 from ui.jobs import Job
-from ui.settings_parts import Choices, Outcome, Picker, Work, size
+from ui.settings_parts import Choices, Outcome, Work, size
 from ui.translations import tr
-from ui.widgets import button, column, label, line, row
+from ui.widgets import Picker, button, column, label, line, row
 
 _SETTLE_MS = 500
 _PRESETS = ("mini", "mini-0.5b")

@@ -18,10 +18,10 @@ from ui.app import App
 from ui.background import Background
 from ui.emotion_correction import remember_answer
 from ui.released_model import ReleasedModel
-from ui.settings_parts import Choices, LevelMeter, Outcome, Picker, Work, size
+from ui.settings_parts import Choices, LevelMeter, Outcome, Work, size
 from ui.sound_check import SoundCheck
 from ui.translations import tr
-from ui.widgets import Switch, column, label, row
+from ui.widgets import Picker, Switch, column, label, row
 
 _LOOK_MS = 2000
 _MINI = "mini"

@@ -12,9 +12,9 @@ from PySide6.QtWidgets import QFileDialog, QFrame, QLineEdit, QWidget
 
 from ui.app import App
 from ui.model_words import AUTOMATIC, About, facts, fits, plan_words, title, ways, what_for
-from ui.settings_parts import Mark, Outcome, Picker, Work, actions, size
+from ui.settings_parts import Mark, Outcome, Work, actions, size
 from ui.translations import tr
-from ui.widgets import button, column, label, restyle, row
+from ui.widgets import Picker, button, column, label, restyle, row
 
 
 def choose_folder(owner: QWidget, words: str, chosen: Callable[[str], object]) -> QFileDialog:

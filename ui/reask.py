@@ -10,14 +10,14 @@ from typing import Any
 
 from PySide6.QtCore import QElapsedTimer, QSize, Qt, QTimer, Signal
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QBoxLayout, QComboBox, QFileDialog, QProgressBar, QWidget
+from PySide6.QtWidgets import QBoxLayout, QFileDialog, QProgressBar, QWidget
 
 from ui.app import App
 from ui.jobs import Job
 from ui.session_search import Summary, clock, when_in_words
 from ui.session_transcript import ReadingArea, readable
 from ui.translations import tr
-from ui.widgets import EmotionChip, IconButton, button, column, label, line, row
+from ui.widgets import EmotionChip, IconButton, Picker, button, column, label, line, row
 from ui.word_diff import MarkedText, Span, differing, marked
 
 _BESIDE = 560  # pixels from which the two answers stand beside each other
@@ -100,10 +100,8 @@ class ReAsk(QWidget):
         self.title = label("", "title")
         head = row(back, self.title)
         head.setStretch(1, 1)
-        self.model = QComboBox()
+        self.model = Picker()
         self.model.setAccessibleName(self.tr("Model"))
-        self.model.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.model.setMinimumContentsLength(10)
         folder = IconButton("folder", self.tr("Choose a model's folder"), self._choose_folder)
         self.ask = button(self.tr("Ask"), self.begin, "primary")
         self.stop = button(self.tr("Cancel"), self.cancel)

@@ -8,7 +8,7 @@ from functools import partial
 
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QKeyEvent, QResizeEvent
-from PySide6.QtWidgets import QComboBox, QHBoxLayout, QMenu, QStackedWidget, QToolButton, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QMenu, QStackedWidget, QToolButton, QWidget
 
 from assistant.session import correct
 from ui import theme
@@ -20,7 +20,7 @@ from ui.session_search import Summary, clock, day_in_words, turns_in_words, when
 from ui.session_transcript import Transcript
 from ui.timeline import Tape, Timeline, emotion_of, wind
 from ui.translations import tr
-from ui.widgets import EmotionChip, EmptyState, IconButton, button, column, label, line, row
+from ui.widgets import EmotionChip, EmptyState, IconButton, Picker, button, column, label, line, row
 
 _WIDE = 860  # pixels from which the emotion has a column of its own
 _ROOMY = 600  # pixels from which buttons have words
@@ -105,7 +105,8 @@ class SessionPlayer(QWidget):
         before = IconButton("previous", self.tr("Turn before (Left)"), partial(self.jump, -1))
         after = IconButton("next", self.tr("Next turn (Right)"), partial(self.jump, 1))
         self.time = label("", wrap=False)
-        self.speed = QComboBox()
+        self.speed = Picker()
+        self.speed.setMaximumWidth(120)
         self.speed.setAccessibleName(self.tr("Speed"))
         for speed in SPEEDS:
             self.speed.addItem(f"{speed:g}×", speed)

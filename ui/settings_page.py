@@ -14,9 +14,9 @@ from assistant.sound import Devices
 from assistant.sound import devices as find_devices
 from ui import icons, theme
 from ui.app import App
-from ui.settings_parts import Picker, Section
+from ui.settings_parts import Section
 from ui.translations import tr
-from ui.widgets import column
+from ui.widgets import Picker, column
 
 SECTIONS = ("sound", "turns", "voice", "model", "recording", "looks", "shortcuts", "diagnostics")
 _ICONS = ("speaker", "talk", "play", "model", "record", "settings", "keyboard", "info")

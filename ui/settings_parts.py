@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from PySide6.QtCore import QEvent, QPoint, QRectF, QSignalBlocker, QSize, Qt, Signal
+from PySide6.QtCore import QEvent, QPoint, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import (
-    QComboBox,
     QLabel,
     QLayout,
     QProgressBar,
@@ -153,41 +152,6 @@ class Choices(QWidget):
     def choose(self, value: str) -> None:
         """Show a value without telling."""
         self.buttons[value].setChecked(True)
-
-
-class Picker(QComboBox):
-    """A list to choose from; `picked` tells the value when the user takes another one. The wheel scrolls the page."""
-
-    picked = Signal(object)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.setMinimumContentsLength(12)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.activated.connect(lambda at: self.picked.emit(self.itemData(at)))
-
-    def wheelEvent(self, event: Any) -> None:
-        """Not here: a page that scrolls under the pointer would change the setting."""
-        event.ignore()
-
-    def paintEvent(self, event: QPaintEvent) -> None:
-        """The style sheet leaves out the arrow."""
-        super().paintEvent(event)
-        c = theme.colours()
-        place = QRectF(self.width() - 28, self.height() / 2 - 8, 16, 16)
-        icons.paint(QPainter(self), "down", place, QColor(c.text if self.isEnabled() else c.outline))
-
-    def show_options(self, options: Sequence[tuple[Any, str]], value: Any) -> None:
-        """Values and texts; an open list stays as it is while nothing has changed."""
-        with QSignalBlocker(self):
-            if options != [(self.itemData(at), self.itemText(at)) for at in range(self.count())]:
-                self.clear()
-                for data, text in options:
-                    self.addItem(text, data)
-            at = next((at for at in range(self.count()) if self.itemData(at) == value), -1)
-            self.setCurrentIndex(at)
 
 
 class LevelMeter(QWidget):

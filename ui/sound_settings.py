@@ -15,10 +15,10 @@ from assistant.sound import Device, Devices
 from assistant.sound import devices as find_devices
 from ui.app import App
 from ui.background import Background
-from ui.settings_parts import Choices, LevelMeter, Outcome, Picker, Section, actions
+from ui.settings_parts import Choices, LevelMeter, Outcome, Section, actions
 from ui.sound_check import SoundCheck
 from ui.translations import tr
-from ui.widgets import button
+from ui.widgets import Picker, button
 
 _LOOK_MS = 2000
 _RATE = 24_000

@@ -13,10 +13,10 @@ from assistant.speakable import Sentence
 from assistant.speech import Mood, Speech, Synthesizer, Voice, mood_of
 from ui.app import App
 from ui.background import Background
-from ui.settings_parts import Choices, Outcome, Picker, Section, Work, actions, size
+from ui.settings_parts import Choices, Outcome, Section, Work, actions, size
 from ui.translations import tr
 from ui.value_slider import ValueSlider
-from ui.widgets import Switch, button, label
+from ui.widgets import Picker, Switch, button, label
 
 NEURAL = "kokoro-82m"
 
