@@ -96,7 +96,8 @@ def preset_of(folder: Path, known: Mapping[str, Mapping[str, Any]]) -> dict[str,
     reading = read_json(folder / READING)
     layers, threshold, group = (reading.get(key) for key in ("layers", "threshold", "frame_group"))
     sound = isinstance(layers, list) and 0 < len(layers) < 64 and all(isinstance(one, int) for one in layers)
-    if not sound or not isinstance(threshold, float) or not 0 <= threshold <= 1 or not isinstance(group, int):
+    sound = sound and isinstance(threshold, float) and 0 <= threshold <= 1
+    if not sound or not isinstance(group, int) or not 0 < group < 1000:
         raise WeightsMissing(f"{folder / READING} has settings that cannot be: tune it again.")
     head = folder / HEAD
     if not head.is_file() or head.stat().st_size > _LARGEST_HEAD:
