@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from assistant.signals import ModelChoice, Ready
 from assistant.speech import Synthesizer
 from assistant.talk import Talk, TalkSettings
 from ui import theme
+from ui.aside import Aside
 from ui.bridge import Bridge
 from ui.jobs import Job
+from ui.translations import tr
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class App(QObject):
 
     Attributes:
         about: what the model that stands told of itself (`Ready.about`); empty while there is none.
+        aside: where deleted files wait for an undo.
     """
 
     happened = Signal(object)
@@ -79,6 +82,7 @@ class App(QObject):
         self._path = services.home / "settings.toml"
         self.settings, self._trouble = load(self._path)
         self._jobs: list[Job] = []
+        self.aside = Aside(services.home / "deleted", self)
 
     @property
     def sessions(self) -> Path:
@@ -113,6 +117,7 @@ class App(QObject):
         """End the conversation and every child process."""
         for job in self._jobs:
             job.close()
+        self.aside.empty()
         self._bridge.stop()
         try:
             if self.talk is not None:
@@ -151,6 +156,27 @@ class App(QObject):
     ) -> None:
         """Show a message in the window; with an action it stays long enough to be used."""
         self.told.emit(Message(text, action, act, trouble, 0.0 if trouble else 10.0 if act else 5.0))
+
+    def delete(self, paths: Sequence[Path], words: str, back: Callable[[], object] = lambda: None) -> None:
+        """Delete files or folders; the message `words` offers an undo, and `back` follows it.
+
+        Raises:
+            AssistantError: they cannot be deleted; they are where they were.
+        """
+        try:
+            moved = self.aside.put(paths)
+        except OSError as error:
+            raise AssistantError(tr("That cannot be deleted ({why}).").format(why=error.strerror)) from error
+
+        def undo() -> None:
+            try:
+                self.aside.bring_back(moved)
+            except OSError as error:
+                self.tell(tr("That cannot be brought back ({why}).").format(why=error.strerror), trouble=True)
+            else:
+                back()
+
+        self.tell(words, tr("Undo"), undo)
 
     def run(self, *words: str) -> Job:
         """One of our own commands in a child process: `run("plan", "--model", folder, "--json")`."""

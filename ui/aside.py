@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Thread
 
-from PySide6.QtCore import QCoreApplication, QObject, QTimer, Signal
+from PySide6.QtCore import QObject, QTimer, Signal
 
 UNDO_MS = 11_000
 """A little longer than the message with the undo is shown."""
@@ -21,7 +21,7 @@ class Aside(QObject):
         folder: on the disk of the files, for they are renamed into it.
 
     Signals:
-        changed: something was deleted, or brought back.
+        changed: something was put aside, or brought back.
     """
 
     changed = Signal()
@@ -31,9 +31,6 @@ class Aside(QObject):
         self.folder = folder
         self._later = QTimer(self, singleShot=True, interval=UNDO_MS)
         self._later.timeout.connect(self.empty)
-        application = QCoreApplication.instance()
-        if application is not None:
-            application.aboutToQuit.connect(self.empty)
         self.empty()
 
     def put(self, paths: Sequence[Path]) -> list[tuple[Path, Path]]:
@@ -52,6 +49,7 @@ class Aside(QObject):
         except OSError:
             self.bring_back(moved)
             raise
+        self.changed.emit()
         return moved
 
     def bring_back(self, moved: Sequence[tuple[Path, Path]]) -> None:
@@ -60,10 +58,20 @@ class Aside(QObject):
         Raises:
             OSError: one cannot be moved back, or has been deleted.
         """
-        for before, now in moved:
-            now.rename(before)
+        try:
+            for before, now in moved:
+                now.rename(before)
+        finally:
+            self.changed.emit()
 
-    def empty(self) -> None:
-        """Delete for good."""
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.folder)
+    def empty(self) -> Thread:
+        """Delete for good, on a thread of its own; the window does not wait for a large disk."""
+        gone = list(self.folder.iterdir()) if self.folder.is_dir() else []  # what comes later is not deleted
+
+        def delete() -> None:
+            for place in gone:
+                shutil.rmtree(place, ignore_errors=True)  # what cannot be deleted now goes at the next start
+
+        thread = Thread(target=delete)  # the program's end waits for it
+        thread.start()
+        return thread

@@ -49,7 +49,9 @@ def _renderer(name: str, colour: str) -> QSvgRenderer:
     return QSvgRenderer(QByteArray(_source(name).replace("currentColor", colour).encode()))
 
 
+@cache
 def _pixmap(name: str, colour: str, size: int, gap: float = 0.0) -> QPixmap:
+    """Kept: six sizes of an icon take as long to draw as the page that shows it; the cache is bounded by the themes."""
     pixmap = QPixmap(round(size * (1 + gap)), size)
     pixmap.fill(Qt.GlobalColor.transparent)
     painter = QPainter(pixmap)

@@ -14,7 +14,6 @@ from assistant.errors import AssistantError
 from assistant.session import sessions
 from assistant.settings import Settings
 from ui.app import App
-from ui.aside import Aside
 from ui.background import Background
 from ui.settings_parts import Choices, Outcome, Section, actions, size
 from ui.translations import tr
@@ -38,7 +37,6 @@ class RecordingSettings(Section):
         self.app = app
         self._background = Background()
         self.destroyed.connect(self._background.close)
-        self._aside = app.findChild(Aside) or Aside(app.services.home / "deleted", app)
         recording = app.settings.recording
         self.mode = Choices(
             [
@@ -75,7 +73,7 @@ class RecordingSettings(Section):
             self.corrected,
             actions(self.forget),
         )  # fmt: skip
-        self._aside.changed.connect(self.count)
+        app.aside.changed.connect(self.count)
         app.settings_changed.connect(self._follow)
         self._follow(app.settings)
         self._show(Stored(0, 0, 0))
@@ -133,27 +131,15 @@ class RecordingSettings(Section):
     def _delete(self) -> None:
         running = self.app.talk.folder if self.app.talk is not None else None
         away = [one for one in sessions(self.app.sessions) if one != running]
-        self._put_aside(away, tr("Sessions deleted: {count}.").format(count=len(away)))
+        self._put_away(away, tr("Sessions deleted: {count}.").format(count=len(away)))
 
     def _forget(self) -> None:
         file = self.app.corrections
         away = [one for one in (file, file.parent / "corrections") if one.exists()]
-        self._put_aside(away, tr("The corrections are deleted."))
+        self._put_away(away, tr("The corrections are deleted."))
 
-    def _put_aside(self, away: list[Path], words: str) -> None:
-        aside, told = self._aside, self.app.tell
+    def _put_away(self, away: list[Path], words: str) -> None:
         try:
-            moved = aside.put(away)
-        except OSError as error:
-            self.trouble.say(tr("That cannot be deleted ({why}).").format(why=error.strerror), trouble=True)
-            return
-
-        def bring_back() -> None:  # perhaps when this section is gone
-            try:
-                aside.bring_back(moved)
-            except OSError as error:
-                told(tr("That cannot be brought back ({why}).").format(why=error.strerror), trouble=True)
-            aside.changed.emit()
-
-        told(words, tr("Undo"), bring_back)
-        aside.changed.emit()
+            self.app.delete(away, words)
+        except AssistantError as error:
+            self.trouble.say(str(error), trouble=True)

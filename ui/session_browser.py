@@ -1,22 +1,17 @@
-"""The sessions' page: the list, the player, what another model makes of it; export, import, delete.
-
-A deleted session leaves the list at once and stays on the disk, untouched, until the time for an undo is over or the
-program ends. So a kill in between loses nothing: the session is simply there again.
-"""
+"""The sessions' page: the list, the player, what another model makes of it; export, import, delete."""
 
 from __future__ import annotations
 
-import contextlib
 from functools import partial
 from pathlib import Path
 
-from PySide6.QtCore import QCoreApplication, QStandardPaths, Qt, QTimer
+from PySide6.QtCore import QCoreApplication, QStandardPaths, Qt
 from PySide6.QtGui import QHideEvent, QKeyEvent, QKeySequence, QResizeEvent, QShortcut, QShowEvent
 from PySide6.QtWidgets import QApplication, QFileDialog, QFrame, QStackedWidget, QVBoxLayout, QWidget
 
 from assistant.errors import AssistantError
 from assistant.export import export, import_archive
-from assistant.session import delete, read_session
+from assistant.session import read_session
 from ui import theme
 from ui.app import App
 from ui.background import Background
@@ -29,8 +24,6 @@ from ui.widgets import EmptyState, button, column, label, row
 _NARROW = 760  # pixels below which list and player take turns
 _LIST_WIDTH = (280, 380)
 _UNLIMITED = 16_777_215  # Qt's own largest width
-UNDO_MS = 11_000
-"""How long a deleted session can be brought back; a little longer than the message is shown."""
 _FILES = {
     "wav": "WAV (*.wav)",
     "markdown": "Markdown (*.md)",
@@ -49,7 +42,6 @@ class SessionsPage(QWidget):
         self.list = SessionList(app)
         self.player = SessionPlayer(app)
         self.reask = ReAsk(app)
-        self._deleting: dict[Path, QTimer] = {}
         self._files = Background()
         self.destroyed.connect(self._files.close)
         self._line = QFrame()
@@ -115,38 +107,21 @@ class SessionsPage(QWidget):
         if summary.running:
             self.app.tell(self.tr("It is still being recorded: begin a new conversation first."), trouble=True)
             return
-        folder = summary.folder
-        self._deleting[folder] = later = QTimer(self, singleShot=True, interval=UNDO_MS)
-        later.timeout.connect(partial(self._delete_for_good, folder))
-        later.start()
-        self.list.hide_session(folder, hidden=True)
+        folder, words = summary.folder, self.tr("Deleted: {}.").format(when_in_words(summary))
+        self.player.playback.pause()
+        try:
+            self.app.delete([folder], words, partial(self.list.refresh, folder))
+        except AssistantError as error:
+            self.app.tell(str(error), trouble=True)
+            return
+        self.list.leave(folder)
         self._look(at_session=False)
-        words = self.tr("Deleted: {}.").format(when_in_words(summary))
-        self.app.tell(words, self.tr("Undo"), partial(self.undo_delete, folder))
-
-    def undo_delete(self, folder: Path) -> None:
-        """The session is wanted after all."""
-        if (later := self._deleting.pop(folder, None)) is not None:
-            later.stop()
-            self.list.hide_session(folder, hidden=False)
 
     def finish(self) -> None:
-        """The program ends: be silent, and delete what is to be deleted."""
+        """The program ends: be silent."""
         self.player.playback.pause()
         self.reask.cancel()
         self._files.close()
-        for folder in self._deleting:
-            with contextlib.suppress(AssistantError):  # it is there again at the next start
-                delete(folder)
-        self._deleting.clear()
-
-    def _delete_for_good(self, folder: Path) -> None:
-        del self._deleting[folder]
-        self._files.run(partial(delete, folder), lambda _done: self.list.refresh(), partial(self._keep, folder))
-
-    def _keep(self, folder: Path, why: str) -> None:
-        self.list.hide_session(folder, hidden=False)
-        self.app.tell(why, trouble=True)
 
     # ---- out and in
 

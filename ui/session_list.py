@@ -82,8 +82,6 @@ class SessionList(QWidget):
         self.view = _View()
         self.background = Background()
         self.destroyed.connect(self.background.close)
-        self.hidden: set[Path] = set()
-        """Sessions that are about to be deleted."""
         self._known: dict[Path, Stamp] = {}
         self._all: dict[Path, Summary] = {}
         self._reading = 0
@@ -162,17 +160,13 @@ class SessionList(QWidget):
         self._wanted = wanted or self._wanted
         self.background.run(partial(stamps, self.app.sessions), self._compare)
 
-    def hide_session(self, folder: Path, *, hidden: bool) -> None:
-        """Leave a session out of the list, or show it again."""
-        if not hidden:
-            self.hidden.discard(folder)
-            self._wanted = folder
-            self._filter()
-            return
+    def leave(self, folder: Path) -> None:
+        """A session is deleted: its neighbour is chosen."""
         index = next((n for n, session in enumerate(self.shown) if session.folder == folder), 0)
         near = self.shown[index + 1 : index + 2] or self.shown[max(0, index - 1) : index]
-        self.hidden.add(folder)
         self._wanted = near[0].folder if near else None
+        self._known.pop(folder, None)
+        self._all.pop(folder, None)
         self._filter()
 
     def changeEvent(self, event: QEvent) -> None:
@@ -227,8 +221,7 @@ class SessionList(QWidget):
         stays = self._current.folder if self._current and not searched else None
         test = search(self.field.text(), date.today())
         ordered = sorted(self._all.values(), key=lambda session: session.folder.name, reverse=True)
-        there = [session for session in ordered if session.folder not in self.hidden]
-        shown = [session for session in there if test(session) or session.folder == stays]
+        shown = [session for session in ordered if test(session) or session.folder == stays]
         wanted = self._wanted or (self._current.folder if self._current else None)
         if shown != self._rows.shown:
             scroll = self.view.verticalScrollBar().value()
@@ -253,7 +246,7 @@ class SessionList(QWidget):
             self.chosen.emit(chosen)
 
     def _say(self) -> None:
-        everything = len(self._all.keys() - self.hidden)
+        everything = len(self._all)
         recording = self.app.settings.recording
         if self._reading:
             whole = len(self._known)

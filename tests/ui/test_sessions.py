@@ -287,33 +287,39 @@ def test_deleting_can_be_undone_until_its_time_is_over(app: App, show: Show, qtb
     page, heard = show(), told(app)
     page.delete()
     assert folders(page) == [other]
-    assert (one / EVENTS).is_file()  # a kill would lose nothing
+    assert not one.exists()
     assert (heard[-1].action, page.player.summary and page.player.summary.folder) == ("Undo", other)
     assert heard[-1].act is not None
     heard[-1].act()
-    assert folders(page) == [one, other]
-    assert page.player.summary is not None
-    assert page.player.summary.folder == one
+    qtbot.waitUntil(lambda: folders(page) == [one, other])
+    assert read_session(one).turns
+    qtbot.waitUntil(lambda: page.player.summary is not None and page.player.summary.folder == one)
     page.delete()
-    page._deleting[one].setInterval(0)
-    qtbot.waitUntil(lambda: not one.exists())
-    heard[-1].act()  # too late
+    app.aside.empty().join()
+    assert heard[-1].act is not None
+    heard[-1].act()
+    assert "cannot be brought back" in heard[-1].text
     assert folders(page) == [other]
     page.delete()
     assert page.stack.currentWidget() is page.nothing
-    page.finish()
-    assert not other.exists()
 
 
-def test_what_cannot_be_deleted_comes_back(app: App, show: Show, qtbot: QtBot) -> None:
+def test_what_a_kill_left_deleted_goes_at_the_next_start(app: App, show: Show, services: Services) -> None:
+    record(app.sessions, NOW)
+    show().delete()
+    assert list(app.aside.folder.iterdir())
+    App(services).aside.empty().join()
+    assert not list(app.aside.folder.iterdir())
+
+
+def test_what_cannot_be_deleted_stays(app: App, show: Show, services: Services) -> None:
     folder = record(app.sessions, NOW)
     page, heard = show(), told(app)
+    (services.home / "deleted").write_text("a file stands in the folder's place")
     page.delete()
-    moved = folder.rename(folder.parent.parent / "elsewhere")
-    page._deleting[folder].setInterval(0)
-    qtbot.waitUntil(lambda: bool(heard) and heard[-1].trouble)
-    assert "nothing was deleted" in heard[-1].text
-    assert moved.is_dir()
+    assert "cannot be deleted" in heard[-1].text
+    assert folders(page) == [folder]
+    assert read_session(folder).turns
 
 
 @pytest.mark.parametrize(

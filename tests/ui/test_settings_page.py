@@ -269,8 +269,8 @@ def test_all_sessions_are_deleted_but_the_running_one_and_come_back(
     told[-1].act()
     qtbot.waitUntil(lambda: recording.stored.text().startswith("Sessions: 3"))
     recording.delete.click()
-    recording._aside.empty()
-    assert not (home / "deleted").exists()
+    app.aside.empty().join()
+    assert not list((home / "deleted").iterdir())
     assert told[-1].act is not None
     told[-1].act()
     assert "cannot be brought back" in told[-1].text
