@@ -106,6 +106,7 @@ class SessionPlayer(QWidget):
         after = IconButton("next", self.tr("Next turn (Right)"), partial(self.jump, 1))
         self.time = label("", wrap=False)
         self.speed = Picker()
+        self.speed.setMinimumContentsLength(5)
         self.speed.setMaximumWidth(120)
         self.speed.setAccessibleName(self.tr("Speed"))
         for speed in SPEEDS:
