@@ -8,7 +8,7 @@ from functools import partial
 
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QKeyEvent, QResizeEvent
-from PySide6.QtWidgets import QHBoxLayout, QMenu, QStackedWidget, QToolButton, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QMenu, QSizePolicy, QStackedWidget, QToolButton, QWidget
 
 from assistant.session import correct
 from ui import theme
@@ -106,7 +106,8 @@ class SessionPlayer(QWidget):
         after = IconButton("next", self.tr("Next turn (Right)"), partial(self.jump, 1))
         self.time = label("", wrap=False)
         self.speed = Picker()
-        self.speed.setMinimumContentsLength(5)
+        self.speed.setMinimumContentsLength(3)
+        self.speed.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
         self.speed.setMaximumWidth(120)
         self.speed.setAccessibleName(self.tr("Speed"))
         for speed in SPEEDS:
