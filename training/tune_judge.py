@@ -190,7 +190,8 @@ def verdict(read: dict[str, Any], continuation: dict[str, Any]) -> tuple[str, st
     if read["after"]["n"] < LEAST_JUDGED:
         return "unclear", f"Too few recordings were held out to tell: {change}."
     if after < before:
-        return "worse", f"It reads fewer recordings rightly: {change}."
+        chance = ", which may be chance" if difference["interval_95"][1] >= 0 else ""
+        return "worse", f"It reads fewer recordings rightly{chance}: {change}."
     if difference["interval_95"][0] > 0:
         return "better", f"It reads more recordings rightly: {change}."
     more = "as many recordings rightly as before" if after == before else "more recordings rightly"

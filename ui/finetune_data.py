@@ -140,7 +140,9 @@ class DataPage(QWidget):
         if self.shown.kind not in ("", *kinds):
             self.shown.show_kind("")
         everything = ("", tr("all {n} recordings").format(n=len(self.rows)))
-        self.kinds.show_options([everything, *((kind, f"{kind}: {n}") for kind, n in kinds.items())], self.shown.kind)
+        self.kinds.show_options(
+            [everything, *((kind, f"{tr(kind)}: {n}") for kind, n in kinds.items())], self.shown.kind
+        )
 
     def show_kind(self, kind: str) -> None:
         """Only recordings with that problem; "" for all."""

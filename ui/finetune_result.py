@@ -19,7 +19,7 @@ from ui.background import Background
 from ui.plots import Confusion
 from ui.settings_parts import Mark, Outcome
 from ui.translations import tr
-from ui.widgets import EmotionChip, IconButton, button, column, label, line, row
+from ui.widgets import EmotionChip, IconButton, button, column, label, line, restyle, row
 
 _SHOWN = 4  # best and worst recordings, each
 
@@ -47,7 +47,7 @@ class ResultPage(QWidget):
         self._sections = QVBoxLayout()
         self._sections.setContentsMargins(0, 0, 0, 0)
         self._sections.setSpacing(12)
-        self.use = button(tr("Use it"), self._use, "primary", "check")
+        self.use = button(tr("Use it"), self._use, "primary")
         self.back = button(tr("Go back to what was"), self._roll_back, "", "undo")
         self.export = button(tr("Export…"), self._ask_where, "", "export")
         self.discard = button(tr("Discard"), self._discard, "quiet")
@@ -101,6 +101,7 @@ class ResultPage(QWidget):
         here = (run.checkpoint / "config.json").is_file()
         self.use.setVisible(not used and here)
         self.use.setText(tr("Use it although it got worse") if worse else tr("Use it"))
+        restyle(self.use, kind="" if worse else "primary")
         self.back.setVisible(used)
         self.discard.setEnabled(not used)
         self.export.setEnabled(here)

@@ -80,7 +80,7 @@ class RunPage(QWidget):
         grid.setVerticalSpacing(2)
         names = {
             "left": tr("Time left"),
-            "pace": tr("Pace"),
+            "pace": tr("Pace", "training"),
             "memory": tr("Memory"),
             "disk": tr("Free on the disk"),
         }

@@ -30,7 +30,7 @@ from ui.translations import tr
 
 Index = QModelIndex | QPersistentModelIndex
 USE, PLAY, FILE, EMOTION, TEXT, LENGTH, PROBLEM = range(7)
-_TITLES = ("Use", "", "Recording", "Emotion", "Transcript", "Length", "Problem")
+_TITLES = ("Use", "", "Sound file", "Emotion", "Transcript", "Length", "Problem")
 
 
 class RecordingTable(QAbstractTableModel):
@@ -121,13 +121,14 @@ class RecordingTable(QAbstractTableModel):
         if at == FILE:
             return Path(one.audio).name
         if at == EMOTION:
-            return one.meaning(self.mapping) or one.emotion or ("" if editing else "—")
+            meaning = one.meaning(self.mapping)
+            return (meaning if editing else tr(meaning)) if meaning else one.emotion or ("" if editing else "—")
         if at == TEXT:
             return one.text or ("" if editing else "—")
         if at == LENGTH:
             return "" if one.seconds is None else f"{one.seconds:.1f} s"
         if at == PROBLEM:
-            return "; ".join(problem.kind for problem in one.problems(self.mapping))
+            return "; ".join(tr(problem.kind) for problem in one.problems(self.mapping))
         return ""
 
     def setData(self, index: Index, value: Any, role: int = Qt.ItemDataRole.EditRole) -> bool:

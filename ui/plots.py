@@ -154,7 +154,7 @@ class Confusion(QWidget):
         """Counts, [5][5], rows as spoken, columns as read."""
         self._table = [list(row) for row in table]
         total, right = sum(map(sum, self._table)), sum(row[at] for at, row in enumerate(self._table))
-        self.setAccessibleDescription(f"{right} of {total} read rightly")
+        self.setAccessibleDescription(tr("{right} of {total} read rightly").format(right=right, total=total))
         self.update()
 
     def sizeHint(self) -> QSize:
@@ -176,14 +176,14 @@ class Confusion(QWidget):
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.setPen(QColor(c.text))
         painter.drawText(QRectF(0, 0, self.width(), 28), Qt.AlignmentFlag.AlignVCenter, self._title)
-        left = 28 + max(painter.fontMetrics().horizontalAdvance(name) for name in EMOTIONS) + 10
+        left = 28 + max(painter.fontMetrics().horizontalAdvance(tr(name)) for name in EMOTIONS) + 10
         size = min(56.0, (self.width() - left) / 5)
         for at, name in enumerate(EMOTIONS):
             icons.paint(painter, name, QRectF(left + at * size + size / 2 - 9, 32, 18, 18), c.emotion(name))
             y = 58 + at * 40.0
             icons.paint(painter, name, QRectF(0, y + 10, 18, 18), c.emotion(name))
             painter.setPen(QColor(c.text))
-            painter.drawText(QRectF(28, y, left - 28, 38), Qt.AlignmentFlag.AlignVCenter, name)
+            painter.drawText(QRectF(28, y, left - 28, 38), Qt.AlignmentFlag.AlignVCenter, tr(name))
         for at, counts in enumerate(self._table):
             whole = max(1, sum(counts))
             for read, count in enumerate(counts):
@@ -208,7 +208,7 @@ class Balance(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self._counts: dict[str, int] = {}
-        self.setAccessibleName("Recordings of each emotion")
+        self.setAccessibleName(tr("Recordings of each emotion"))
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
 
     def show_counts(self, counts: dict[str, int]) -> None:
@@ -231,7 +231,7 @@ class Balance(QWidget):
         for at, name in enumerate(EMOTIONS):
             x, count = at * width, self._counts.get(name, 0)
             icons.paint(painter, name, QRectF(x, line / 2 - 8, 16, 16), c.emotion(name))
-            words = f"{name}  {count}" if width > 110 else str(count)
+            words = f"{tr(name)}  {count}" if width > 110 else str(count)
             painter.setPen(QColor(c.text if count else c.muted))
             painter.drawText(QRectF(x + 24, 0, width - 28, line), Qt.AlignmentFlag.AlignVCenter, words)
             painter.setPen(Qt.PenStyle.NoPen)
