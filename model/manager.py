@@ -16,8 +16,8 @@ from typing import Any
 
 from rich.filesize import decimal
 
-from model import convert, fetch, parts, quantize, store
-from model.checkpoint import inspect, presets
+from model import convert, fetch, parts, quantize, store, tuned
+from model.checkpoint import inspect, preset_of, presets
 from model.command_line import DEVICES, quiet_libraries
 from model.config import SpeechLanguageConfig
 from model.errors import BadInput, ModelError, WeightsMissing
@@ -117,7 +117,7 @@ def describe(source: str) -> dict[str, Any]:
             about |= {"kind": _kind(stated), "bytes": _size(Path(source)), "stored": stored_mode(stated)}
             _refuse_other(about["kind"], stated, source)
         found = inspect(source)
-        about["reads_emotion"] = known is not None or any(one.part == "emotion_head" for one in found.weights)
+        about["reads_emotion"] = found.preset or any(one.part == "emotion_head" for one in found.weights)
         about["plan"] = plan(found).as_dict()
     except ModelError as error:
         return about | {"state": "broken", "error": str(error)}
@@ -153,13 +153,16 @@ def verify(source: str, tell: Tell) -> dict[str, Any]:
     Raises:
         WeightsMissing: something is missing or damaged; the message names it.
     """
-    known = presets().get(source)
+    known = preset_of(source)
     progress = _progress(tell)
     checked: list[str] = []
     hashes: dict[str, str] = {}
     if known:
         parts_of = (known["speech"], known["text"])
         checked += [_verify_fetched(part, store.home() / "models" / part, progress) for part in parts_of]
+        if source not in presets():
+            tuned.check(known)
+            checked.append("the tuned head's numbers are whole, and were fitted on these parts")
     else:
         folder = Path(source)
         if not folder.is_dir():

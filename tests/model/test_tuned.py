@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from assistant.events import Spoken
-from model import checkpoint, fetch, tuned
+from model import checkpoint, fetch, manager, tuned
 from model.audio import read_audio
 from model.emotion import EmotionHead
 from model.engine import Engine
@@ -123,6 +123,9 @@ def test_mini_with_its_own_head_is_mini(tmp_path: Path) -> None:
     assert one.hear(recording).reading.as_dict() == other.hear(recording).reading.as_dict()  # type: ignore[union-attr]
     assert "".join(one.reply([], recording)) == "".join(other.reply([], recording))
     assert checkpoint.inspect(str(tmp_path / "same")).preset
+    about = manager.describe(str(tmp_path / "same"))
+    assert (about["kind"], about["state"], about["reads_emotion"]) == ("checkpoint", "ready", True)
+    assert "fitted on these parts" in manager.verify(str(tmp_path / "same"), lambda _: None)["checked"][-1]
     shutil.copyfile(tmp_path / "same" / "config.json", tmp_path / "same" / "head.safetensors")
     with pytest.raises(WeightsMissing, match="same"):
         checkpoint.load(str(tmp_path / "same"))
