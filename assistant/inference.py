@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import multiprocessing
+import queue
 import signal
 import threading
 import time
@@ -76,14 +77,15 @@ class ModelProcess:
         self._ceilings = ceilings or Ceilings()
         self._server = server
         self._context = multiprocessing.get_context("spawn")
-        self._cancelled = self._context.Value("q", 0)  # every ask up to this number is cancelled
+        # Every ask up to this number is cancelled. No lock: a child that is killed while it holds one keeps it.
+        self._cancelled = self._context.Value("q", 0, lock=False)
         self._lock = threading.Lock()
         self._asked: Ask | None = None
         self._ready = False
         self._coming = False  # a child is being started, loads, or is ready
         self._crashes = 0  # since the last complete answer
         self._generation = 0  # raised when a child is replaced: its end is then nobody's concern
-        self._connection: Any = None
+        self._outbox: queue.SimpleQueue[Ask | Prepare | None] = queue.SimpleQueue()
         self._process: Any = None
         self._reader: Any = None
         if choice.source:
@@ -98,7 +100,7 @@ class ModelProcess:
             self._asked = ask
             self._heard_at = time.monotonic()
             if self._ready:
-                self._send(ask)
+                self._outbox.put(ask)
                 return
             coming = self._coming
             if not coming:
@@ -107,10 +109,10 @@ class ModelProcess:
             self._break(ask.ask, "No model is loaded: choose one in the settings.")
 
     def prepare(self, prepare: Prepare) -> None:
-        """Take in a history ahead of time; dropped while the model is not ready or is answering."""
+        """Take in a history ahead of time; dropped while the model is not ready."""
         with self._lock:
             if self._ready:
-                self._send(prepare)
+                self._outbox.put(prepare)
 
     def cancel(self, ask: int) -> None:
         """Let ask number `ask` and every earlier one end at the next token."""
@@ -144,14 +146,14 @@ class ModelProcess:
             if asked is not None:
                 self._cancelled.value = max(self._cancelled.value, asked.ask)
                 self._asked = None
-            connection, process, reader = self._connection, self._process, self._reader
+            process, reader = self._process, self._reader
+            if was_ready:
+                self._outbox.put(None)
         if process is None:
             return
         if asked is not None:
             self._break(asked.ask, "The model was taken away: ask again once one is loaded.")
         if was_ready:
-            with contextlib.suppress(OSError):
-                connection.send(None)
             process.join(_CLOSE_SECONDS)
         if process.is_alive():  # a child that loads does not listen
             process.kill()
@@ -164,21 +166,27 @@ class ModelProcess:
         """With the lock held."""
         self._generation += 1
         self._ready, self._coming = False, True
-        self._connection, theirs = self._context.Pipe()
+        ours, theirs = self._context.Pipe()
         target = (theirs, self._cancelled, self.choice, self._server)
         self._process = self._context.Process(target=_child, args=target, daemon=True, name="model")
         self._process.start()
         theirs.close()
         self._heard_at = time.monotonic()
-        arguments = (self._connection, self._process, self._generation)
+        self._outbox = queue.SimpleQueue()
+        writer = threading.Thread(target=_write, args=(ours, self._outbox), daemon=True, name="model writer")
+        writer.start()
+        arguments = (ours, self._outbox, writer, self._process, self._generation)
         self._reader = threading.Thread(target=self._read, args=arguments, daemon=True, name="model reader")
         self._reader.start()
 
-    def _send(self, message: Ask | Prepare) -> None:
-        with contextlib.suppress(OSError):  # the child is gone: the reader notices and reports
-            self._connection.send(message)
-
-    def _read(self, connection: Connection, process: Any, generation: int) -> None:
+    def _read(
+        self,
+        connection: Connection,
+        outbox: queue.SimpleQueue[Any],
+        writer: threading.Thread,
+        process: Any,
+        generation: int,
+    ) -> None:
         hung = False
         while True:
             try:
@@ -193,39 +201,39 @@ class ModelProcess:
             except (EOFError, OSError):
                 break
         process.join()
+        outbox.put(None)
+        writer.join(_CLOSE_SECONDS)
         connection.close()
         self._fell(process.exitcode, generation, hung=hung)
 
     def _take(self, message: Any, generation: int) -> None:
-        if generation != self._generation:
-            return
-        self._heard_at = time.monotonic()
+        with self._lock:
+            if generation != self._generation:
+                return
+            self._heard_at = time.monotonic()
+            broken = None
+            if isinstance(message, LoadFailed):
+                self._generation += 1  # its exit is expected
+                self._coming = False
+                broken, self._asked = self._asked, None
+            elif isinstance(message, Ready):
+                self._ready = True
+                if self._asked is not None:
+                    self._outbox.put(self._asked)
+            elif isinstance(message, ModelDone | ModelBroke):
+                self._crashes = 0
+                if self._asked is not None and self._asked.ask <= message.ask:
+                    self._asked = None
         if isinstance(message, Loading):
             self._report(ModelStatus("loading", message.text))
         elif isinstance(message, LoadFailed):
-            with self._lock:
-                self._generation += 1  # its exit is expected
-                self._coming = False
-                asked, self._asked = self._asked, None
             self._report(ModelStatus("failed", message.message))
-            if asked is not None:
-                self._break(asked.ask, message.message)
-        elif isinstance(message, Ready):
-            with self._lock:
-                self._ready = True
-                waiting = self._asked
-            self._report(message)
-            self._report(ModelStatus("ready", f"{message.about.get('name', self.choice.source)} is ready."))
-            if waiting is not None:
-                with self._lock:
-                    self._send(waiting)
+            if broken is not None:
+                self._break(broken.ask, message.message)
         else:
-            if isinstance(message, ModelDone | ModelBroke):
-                with self._lock:
-                    self._crashes = 0
-                    if self._asked is not None and self._asked.ask <= message.ask:
-                        self._asked = None
             self._report(message)
+        if isinstance(message, Ready):
+            self._report(ModelStatus("ready", f"{message.about.get('name', self.choice.source)} is ready."))
 
     def _hangs(self, generation: int) -> bool:
         with self._lock:
@@ -257,6 +265,16 @@ class ModelProcess:
 
     def _break(self, ask: int, message: str) -> None:
         self._report(ModelBroke(ask, message))
+
+
+def _write(connection: Connection, outbox: queue.SimpleQueue[Ask | Prepare | None]) -> None:
+    """Send what is in the outbox, up to None. A busy child takes its time, and a long history fills the pipe."""
+    with contextlib.suppress(OSError):  # the child is gone: the reader notices and reports
+        while True:
+            message = outbox.get()
+            connection.send(message)
+            if message is None:
+                return
 
 
 def _why(exitcode: int | None, *, hung: bool, loading: bool) -> str:

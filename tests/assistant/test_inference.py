@@ -5,12 +5,14 @@ from __future__ import annotations
 import queue
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
-from assistant.events import ModelStatus, Typed
+from assistant.events import Exchange, ModelStatus, Spoken, Typed
 from assistant.inference import Ceilings, ModelProcess
 from assistant.signals import Ask, ModelBroke, ModelChoice, ModelDone, ModelText, Prepare, Ready
 
@@ -128,6 +130,28 @@ def test_out_of_memory_leaves_it_running(watched) -> None:
     assert "new conversation" in one.until(is_(ModelBroke)).message
     one.ask(2, "hello")
     assert one.until(is_(ModelDone)).ask == 2
+
+
+def test_a_child_that_does_not_listen_keeps_nobody_waiting(watched) -> None:
+    """A long history does not fit into the pipe: the hang is noticed all the same, and the next ask is answered."""
+    one = watched(answer=0.5)
+    one.until(is_(Ready))
+    one.ask(1, "hang")
+    history = tuple(Exchange(Spoken(np.zeros(480_000, np.float32)), "Yes.") for _ in range(4))
+    before = time.monotonic()
+    one.model.ask(Ask(2, history, Typed("hello"), True))
+    assert time.monotonic() - before < 0.2
+    assert "did not react" in one.until(is_(ModelBroke)).message
+    one.until(is_(Ready))
+    one.model.ask(Ask(3, history, Typed("hello"), True))
+    assert one.until(is_(ModelDone)).ask == 3
+
+
+def test_a_child_killed_at_any_instant_leaves_cancelling_free(watched) -> None:
+    """The number that cancels is read by the child all the time; no lock of it may die with the child."""
+    one = watched()
+    one.until(is_(Ready))
+    assert not hasattr(one.model._cancelled, "get_lock")
 
 
 def test_this_side_holds_no_torch() -> None:
