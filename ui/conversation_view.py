@@ -258,6 +258,7 @@ class ConversationView(QAbstractScrollArea):
 
     def _name(self) -> None:
         self.setAccessibleName(self.tr("Conversation"))
+        self.setAccessibleDescription(spoken(self._current.entry) if self._current else "")
         self._newest.show_icon("down", self.tr("Go to the newest turn"))
         self.action_bar.name()
 

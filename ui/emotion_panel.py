@@ -58,10 +58,6 @@ def prosody() -> str:
     )
 
 
-def _no_head() -> str:
-    return tr("Its checkpoint has no emotion head: choose another model, or fit one under Fine-tune.")
-
-
 class _Explained(QPushButton):
     """A word that explains itself under the mouse, when it gets the focus, and to a screen reader."""
 
@@ -102,14 +98,18 @@ class _Glyph(QWidget):
 
 
 class EmotionPanel(QWidget):
-    """Listens to `app.happened` by itself. Beside the conversation it is a column; `set_strip` lays it above."""
+    """Listens to `app.happened` by itself. Beside the conversation it is a column; `set_strip` lays it above.
 
-    def __init__(self, app: App) -> None:
+    Args:
+        before: the panel in another language, whose place this one takes and whose turns it keeps.
+    """
+
+    def __init__(self, app: App, before: EmotionPanel | None = None) -> None:
         super().__init__()
         self._app = app
-        self._turns: dict[int, _Turn] = {}
-        self._shown: int | None = None
-        self._speaking = False
+        self._turns: dict[int, _Turn] = before._turns if before else {}
+        self._shown: int | None = before.shown if before else None
+        self._speaking: bool = before is not None and before._speaking
         self._about: Mapping[str, Any] = app.about
         self._strip = self._folded = False
         self._drawn: tuple[_Turn | None, EmotionReading | None] = (None, None)
@@ -360,7 +360,8 @@ class EmotionPanel(QWidget):
                 return UNSURE, self.tr("Unsure, closest to {0}").format(tr(reading.strongest)), ""
             return reading.label, theme.words(reading.label), ""
         if self._about.get("reads_emotion") is False or (turn is not None and turn.read):
-            return "info", self.tr("This model reads no emotion"), _no_head()
+            why = self.tr("Its checkpoint has no emotion head: choose another model, or fit one under Fine-tune.")
+            return "info", self.tr("This model reads no emotion"), why
         if turn is not None and turn.ended:
             return UNSURE, self.tr("Not read"), self.tr("The turn ended before the voice was read.")
         if turn is not None:
@@ -386,7 +387,8 @@ class EmotionPanel(QWidget):
         self._halves.setSpacing(32 if two else 12)
         for at, stretch in enumerate((1, 1, 0) if two else (0, 0, 1)):
             self._halves.setStretch(at, stretch)
-        high = min(_STRIP_HEIGHT, self._halves.heightForWidth(self.width() - 40)) if self._strip else _UNLIMITED
+        inside = max(0, self._halves.heightForWidth(self.width() - 40))
+        high = min(_STRIP_HEIGHT, inside) if self._strip else _UNLIMITED
         self._body.setMinimumHeight(high if self._strip else 0)
         self._body.setMaximumHeight(high)
 

@@ -69,6 +69,11 @@ class FineTunePage(QWidget):
         assert shown is not None
         return shown
 
+    @property
+    def at_work(self) -> bool:
+        """Whether something is being trained, or planned."""
+        return self.training.at_work or self.page in (self.data, self.plan)
+
     # ---- the way through
 
     def show_start(self) -> None:

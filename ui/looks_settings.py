@@ -44,11 +44,7 @@ class LooksSettings(Section):
         self.tray = Switch(tr("Keep an icon in the tray"), lambda on: app.change("looks", tray=on))
         self.add_field(tr("Theme"), self.theme)
         self.add_field(tr("Size of the text"), self.text_size)
-        self.add_field(
-            tr("Language"),
-            self.language,
-            note=tr("Of the window. Pages that are open already may follow at the next start."),
-        )
+        self.add_field(tr("Language"), self.language)
         here = QSystemTrayIcon.isSystemTrayAvailable()
         note = tr("From there: the window, the small one on top, hands-free, mute.")
         self.add(self.tray, label(note if here else tr("This desktop has no tray."), "small"))

@@ -41,7 +41,10 @@ def about_model(about: Mapping[str, Any]) -> str:
 
 
 class MainWindow(QMainWindow):
-    """Header, messages, pages. A page is made when it is first shown.
+    """Header, messages, pages. A page is made when it is first shown, and made anew in another language.
+
+    The Talk page stays and follows the language by itself, for it holds the conversation. A page may have `at_work`:
+    while that is true something goes on in it, and it is made anew later. A page with a `place` keeps it.
 
     Args:
         pages: how each page of `PAGES` is made; "first" makes the first steps.
@@ -52,6 +55,7 @@ class MainWindow(QMainWindow):
         self.app = app
         self._makers = pages
         self.pages: dict[str, QWidget] = {}
+        self._outdated: set[str] = set()
         self.setWindowTitle("Undertone")
         self.setWindowIcon(icons.application_icon())
         self.setMinimumSize(480, 420)
@@ -80,9 +84,9 @@ class MainWindow(QMainWindow):
 
     def show_page(self, name: str) -> QWidget:
         """Turn to a page of `PAGES`, or "first"; returns it."""
-        if name not in self.pages:
-            self.pages[name] = self._makers[name](self.app)
-            self._stack.addWidget(self.pages[name])
+        before = self.pages.get(name)
+        if before is None or (name in self._outdated and not getattr(before, "at_work", False)):
+            self._make(name, before)
         self._stack.setCurrentWidget(self.pages[name])
         for tab, shown in self._tabs.items():
             shown.setChecked(tab == name)
@@ -126,8 +130,22 @@ class MainWindow(QMainWindow):
         super().changeEvent(event)
         if event.type() == QEvent.Type.LanguageChange:
             self._name()
+            self._outdated = set(self.pages) - {"talk"}
+            QTimer.singleShot(0, self, lambda: self.show_page(self.page))  # what asked for it has to end first
 
     # ---- inside
+
+    def _make(self, name: str, before: QWidget | None) -> None:
+        made = self.pages[name] = self._makers[name](self.app)
+        self._stack.addWidget(made)
+        self._outdated.discard(name)
+        if before is not None:
+            for notice in self._told.values():  # their undo belongs to a page that goes
+                notice.dismiss()
+            if hasattr(before, "place") and hasattr(made, "place"):
+                made.place = before.place
+            self._stack.removeWidget(before)
+            before.deleteLater()
 
     def _header(self) -> QHBoxLayout:
         for page in PAGES[:3]:
@@ -147,6 +165,8 @@ class MainWindow(QMainWindow):
         names = {"talk": self.tr("Talk"), "sessions": self.tr("Sessions"), "finetune": self.tr("Fine-tune")}
         for page, tab in self._tabs.items():
             tab.setText(names[page])
+        if self.app.about:
+            self._status.setText(about_model(self.app.about))
         self._status.setAccessibleName(self.tr("Model"))
         self._lock.setToolTip(self.tr("Everything stays on this machine."))
         self._settings.show_icon("settings", self.tr("Settings (Ctrl+,)"))

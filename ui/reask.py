@@ -93,7 +93,7 @@ class ReAsk(QWidget):
         self._tick.timeout.connect(self._count)
         self.rows: list[Comparison] = []
         self._make()
-        app.settings_changed.connect(lambda _settings: self._offer())
+        app.settings_changed.connect(self._follow)
 
     def _make(self) -> None:
         back = IconButton("left", self.tr("Back to the session (Esc)"), self.back_asked.emit)
@@ -183,6 +183,9 @@ class ReAsk(QWidget):
     @property
     def _beside(self) -> bool:
         return self.width() >= _BESIDE
+
+    def _follow(self, *_: object) -> None:
+        self._offer()
 
     def _offer(self, chosen: str = "") -> None:
         settings = self.app.settings.model

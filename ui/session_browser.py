@@ -123,6 +123,11 @@ class SessionsPage(QWidget):
         self.reask.cancel()
         self._files.close()
 
+    @property
+    def at_work(self) -> bool:
+        """Whether another model is being asked."""
+        return self.reask.running
+
     # ---- out and in
 
     def save(self, form: str, target: Path) -> None:

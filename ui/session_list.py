@@ -94,7 +94,7 @@ class SessionList(QWidget):
         self._watcher = QFileSystemWatcher(self)
         self._watcher.directoryChanged.connect(lambda _path: self._soon.start())
         app.happened.connect(self._hear)
-        app.settings_changed.connect(lambda _settings: self._say())
+        app.settings_changed.connect(self._say)
         self.refresh()
 
     def _make(self) -> None:
@@ -245,7 +245,7 @@ class SessionList(QWidget):
             self._current = chosen
             self.chosen.emit(chosen)
 
-    def _say(self) -> None:
+    def _say(self, *_: object) -> None:
         everything = len(self._all)
         recording = self.app.settings.recording
         if self._reading:

@@ -55,7 +55,7 @@ class SessionPlayer(QWidget):
         self.playback.moved.connect(self._move)
         self.playback.changed.connect(self._show_playing)
         self.playback.refused.connect(self._say)
-        app.settings_changed.connect(lambda _settings: self._describe())
+        app.settings_changed.connect(self._describe)
 
     def _make(self) -> None:
         self.back = IconButton("left", self.tr("All sessions (Esc)"), self.back_asked.emit)
@@ -248,7 +248,7 @@ class SessionPlayer(QWidget):
             self._session if tape is not None else self._opening if self._summary else self._nothing
         )
 
-    def _describe(self) -> None:
+    def _describe(self, *_: object) -> None:
         summary, tape = self._summary, self.tape
         if summary is None:
             return

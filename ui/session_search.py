@@ -153,8 +153,16 @@ _MONTHS = (
     "july", "august", "september", "october", "november", "december",
 )  # fmt: skip
 _DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_CHINESE = {
+    "今天": "today", "昨天": "yesterday", "上周": "last week", "本周": "this week", "这周": "this week",
+    "上个月": "last month", "上月": "last month", "本月": "this month", "这个月": "this month",
+    "去年": "last year", "今年": "this year",
+    **{week + day: _DAYS[at] for week in ("星期", "周", "礼拜") for at, day in enumerate("一二三四五六日")},
+    "星期天": "sunday", "周天": "sunday", "礼拜天": "sunday",
+}  # fmt: skip
 _TERM = re.compile(r'"([^"]*)"?|((?:last|this)\s+(?:week|month|year)(?!\S))|(\S+)', re.IGNORECASE)
-_ISO = re.compile(r"(\d{4})(?:-(\d{1,2})(?:-(\d{1,2}))?)?", re.ASCII)
+_ISO = re.compile(r"(\d{4})(?:[-年](\d{1,2})(?:[-月](\d{1,2})日?|月)?|年)?", re.ASCII)
+_MONTH = re.compile(r"(\d{1,2})月(?:(\d{1,2})日)?", re.ASCII)
 
 
 def folded(text: str) -> str:
@@ -169,7 +177,8 @@ def search(query: str, today: date) -> Callable[[Summary], bool]:
     """A test for sessions in which every term of a query is found.
 
     A term is a word or a "phrase" of what was said or answered; a feeling ("sad", "anger"); a day ("today", "monday",
-    "2026-11-21"), a month ("november", "2026-11", "this month"), a week or a year. Quoted, it is text alone.
+    "2026-11-21"), a month ("november", "2026-11", "this month"), a week or a year. Quoted, it is text alone. Feelings
+    and dates may be said in either language of the window, whichever is in force.
     """
     tests: list[Callable[[Summary], bool]] = []
     for phrase, span, word in _TERM.findall(query):
@@ -193,15 +202,20 @@ def _has_date(text: str, today: date) -> Callable[[Summary], bool] | None:
     if span is not None:
         first, last = span
         return lambda session: session.day is not None and first <= session.day <= last
-    month = next((n for n, name in enumerate(_MONTHS, 1) if len(text) >= 3 and name.startswith(text)), None)
-    return (lambda session: session.day is not None and session.day.month == month) if month else None
+    month, day = next(((n, 0) for n, name in enumerate(_MONTHS, 1) if len(text) >= 3 and name.startswith(text)), (0, 0))
+    if (chinese := _MONTH.fullmatch(text)) is not None:
+        month, day = (int(number or 0) for number in chinese.groups())
+    if not month:
+        return None
+    return lambda session: session.day is not None and session.day.month == month and day in (0, session.day.day)
 
 
 def _span(text: str, today: date) -> tuple[date, date] | None:
     """First and last day of a date in words."""
-    if text in ("today", "今天"):
+    text = _CHINESE.get(text, text)
+    if text == "today":
         return today, today
-    if text in ("yesterday", "昨天"):
+    if text == "yesterday":
         return today - timedelta(days=1), today - timedelta(days=1)
     if text in _DAYS:
         day = today - timedelta(days=(today.weekday() - _DAYS.index(text)) % 7)
@@ -268,7 +282,8 @@ def when_in_words(summary: Summary) -> str:
     """Day and time of a session's start."""
     if summary.started is None:
         return tr("Date unknown")
-    return f"{day_in_words(summary.started.date(), date.today())}, {summary.started:%H:%M}"
+    day = day_in_words(summary.started.date(), date.today())
+    return tr("{day}, {time}").format(day=day, time=f"{summary.started:%H:%M}")
 
 
 def turns_in_words(count: int) -> str:
@@ -286,4 +301,6 @@ def clock(seconds: float) -> str:
 def mood_in_words(emotions: tuple[str, ...]) -> str:
     """How often each emotion was heard, for a screen reader."""
     counts = Counter(emotions)
-    return ", ".join(f"{counts[name]} {tr(name)}" for name in (*EMOTIONS, UNSURE) if counts[name]) or tr("no readings")
+    heard = [name for name in (*EMOTIONS, UNSURE) if counts[name]]
+    said = (tr("{count} {emotion}").format(count=counts[name], emotion=tr(name)) for name in heard)
+    return tr(", ").join(said) or tr("no readings")

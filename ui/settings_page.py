@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from functools import partial
 
-from PySide6.QtCore import QEvent, QSize, Qt, QTimer
+from PySide6.QtCore import QEvent, QSize, Qt
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QListWidget, QScrollArea, QStackedWidget, QVBoxLayout, QWidget
 
@@ -82,6 +82,15 @@ class SettingsPage(QWidget):
         self._name()
         self.show_section(self._shown)
 
+    @property
+    def place(self) -> str:
+        """The section that is shown."""
+        return self._shown
+
+    @place.setter
+    def place(self, section: str) -> None:
+        self.show_section(section)
+
     def show_section(self, name: str) -> Section:
         """Turn to a section of `SECTIONS`; returns it."""
         if name not in self.sections:
@@ -111,24 +120,13 @@ class SettingsPage(QWidget):
         self._fold()
 
     def changeEvent(self, event: QEvent) -> None:
-        """Follow language, theme and size of text."""
+        """Follow theme and size of text."""
         super().changeEvent(event)
-        if event.type() is QEvent.Type.LanguageChange:
-            QTimer.singleShot(0, self, self._retell)  # the click that asked for it has to end first
-        elif event.type() in (QEvent.Type.PaletteChange, QEvent.Type.FontChange) and self._list.count():
+        if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.FontChange) and self._list.count():
             self._name()
 
-    def _retell(self) -> None:
-        """Make everything anew, in another language."""
-        for area in self._areas.values():
-            self._stack.removeWidget(area)
-            area.deleteLater()
-        self.sections, self._areas = {}, {}
-        self._name()
-        self.show_section(self._shown)
-
     def _name(self) -> None:
-        """The list's entries, in the language, colours and size in force."""
+        """The list's entries, in the colours and size in force."""
         self._list.blockSignals(True)
         self._list.clear()
         self._list.addItems(list(names().values()))

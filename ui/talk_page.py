@@ -46,6 +46,7 @@ class TalkPage(QWidget):
         self.compact.closed.connect(self.leave_compact)
         self.tray = Tray(app, self.key, self)
         self._nothing: EmptyState | None = None
+        self._model: ModelStatus | Ready | None = None
         self._played: int | None = None
         self._looks = 0
         self._looking = QTimer(self)
@@ -57,7 +58,7 @@ class TalkPage(QWidget):
         self._status.hide()
         self._build()
         self.view.acted.connect(self.act)
-        self.view.chosen.connect(self.panel.show_turn)
+        self.view.chosen.connect(lambda number: self.panel.show_turn(number))
         self.bar.new_wanted.connect(self.begin_anew)
         self.bar.compact_wanted.connect(self.show_compact)
         self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
@@ -193,6 +194,8 @@ class TalkPage(QWidget):
             self.compact.name()
             self.tray.name()
             self._make_empty()
+            self._make_panel()
+            self._show_model()
 
     # ---- what happens
 
@@ -201,13 +204,15 @@ class TalkPage(QWidget):
         if isinstance(event, UtteranceEnded | SpeechStarted) and self.bar.editing:
             self.bar.end_editing()  # the message that was edited is not the last one any more
         if isinstance(event, ModelStatus | Ready):
-            self._show_model(event)
+            self._model = event
+            self._show_model()
         else:
             self.view.hear(event)
             self._show_what_there_is()
 
-    def _show_model(self, event: ModelStatus | Ready) -> None:
-        if isinstance(event, Ready) or event.status == "ready":
+    def _show_model(self) -> None:
+        event = self._model
+        if not isinstance(event, ModelStatus) or event.status == "ready":
             self._status.hide()
             return
         words = {
@@ -261,6 +266,13 @@ class TalkPage(QWidget):
         )
         self._pages.addWidget(self._nothing)
         self._show_what_there_is()
+
+    def _make_panel(self) -> None:
+        """The emotion panel in another language."""
+        before, self.panel = self.panel, EmotionPanel(self.app, self.panel)
+        self._upper.replaceWidget(before, self.panel)
+        before.deleteLater()
+        self._lay_out(narrow=self.width() < _NARROW)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """A narrow window has the panel above the conversation."""

@@ -35,7 +35,7 @@ class Table(QTranslator):
 
 
 _installed: list[QTranslator] = []
-_language = "en"
+_language = ""
 
 
 def tr(text: str, note: str = "") -> str:
@@ -63,12 +63,14 @@ def spoken_here(language: str) -> str:
 
 
 def install(language: str) -> None:
-    """Put a language in force; every open window gets a LanguageChange event where it is another one."""
+    """Put a language in force, with its dates and numbers; the windows get a LanguageChange where it is another one."""
     global _language
     chosen = spoken_here(language)
     if chosen == _language:
         return
     _language = chosen
+    system, numbers = QLocale.system(), QLocale(chosen)
+    QLocale.setDefault(system if system.language() is numbers.language() else numbers)
     while _installed:
         QCoreApplication.removeTranslator(_installed.pop())
     if chosen in _QT:  # Qt's own menus and file dialogs

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import string
+import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date, datetime, time, timedelta
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
 import pytest
-from PySide6.QtCore import QCoreApplication, QObject
+from PySide6.QtCore import QCoreApplication, QLocale, QObject
 from pytestqt.qtbot import QtBot
 
 from tests.ui import wording
-from tests.ui.test_settings_page import page, services
+from tests.ui.test_settings_page import hold, page, services
+from tests.ui.tour import all_text, turn_events
 from ui import translations
 from ui.app import App
+from ui.session_search import Summary, day_in_words, search
 from ui.settings_page import SECTIONS, SettingsPage
+from ui.talk_page import TalkPage
 from ui.translations import LANGUAGES, table, tr
 
 __all__ = ["page", "services"]  # fixtures
-
-COMPLETE = {
-    "diagnostics.py", "looks_settings.py", "main_window.py", "model_card.py", "model_settings.py", "model_words.py",
-    "recording_settings.py", "settings_page.py", "settings_parts.py", "shortcut_settings.py", "sound_check.py",
-    "sound_settings.py", "turn_settings.py", "value_slider.py", "voice_settings.py", "window.py",
-}  # fmt: skip
-"""Files of ui/ whose texts are all translated."""
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +36,7 @@ def english_again() -> Iterator[None]:
 
 @pytest.mark.parametrize("language", [one for one in LANGUAGES if one != "en"])
 def test_tables_are_complete_and_keep_the_places_of_values(language: str) -> None:
-    left = {file: texts for file, texts in wording.missing(language).items() if file in COMPLETE}
-    assert left == {}
+    assert wording.missing(language) == {}
     for english, other in table(language).items():
         assert other, english
         key = english.partition("|")[0]
@@ -44,17 +45,16 @@ def test_tables_are_complete_and_keep_the_places_of_values(language: str) -> Non
 
 
 def test_no_text_stands_in_two_tables_with_two_meanings() -> None:
-    folder = translations.files("resources") / "translations" / "zh"
+    folder = files("resources") / "translations" / "zh"
     seen: dict[str, str] = {}
     for file in folder.iterdir():
-        for english, other in translations.tomllib.loads(file.read_text("utf-8")).items():
+        for english, other in tomllib.loads(file.read_text("utf-8")).items():
             assert seen.setdefault(english, other) == other, english
 
 
-@pytest.mark.parametrize("name", sorted(COMPLETE))
-def test_what_is_shown_goes_through_translation(name: str) -> None:
-    source = (wording.UI / name).read_text("utf-8")
-    assert [text for _, text in wording.bare(source) if text.strip() != "dB"] == []
+@pytest.mark.parametrize("file", wording.files(), ids=lambda file: file.name)
+def test_what_is_shown_goes_through_translation(file: Path) -> None:
+    assert list(wording.bare(file.read_text("utf-8"))) == []
 
 
 def test_bare_texts_are_found() -> None:
@@ -73,12 +73,63 @@ def test_a_language_is_put_in_force_and_taken_back(qapp: QCoreApplication) -> No
     assert tr("Talk") == "Talk"
 
 
-def test_the_settings_change_their_language_at_once(app: App, page: SettingsPage, qtbot: QtBot) -> None:
+def test_every_page_changes_its_language_at_once_and_the_settings_stay_where_they_are(
+    app: App, page: SettingsPage, qtbot: QtBot
+) -> None:
     app.settings_changed.connect(lambda settings: translations.install(settings.looks.language))
-    looks = page.show_section("looks")
-    looks.language.buttons["zh"].click()  # type: ignore[attr-defined]
-    qtbot.waitUntil(lambda: page.show_section("looks").accessibleName() == "外观")
-    assert page._list.item(0).text() == "声音"
-    assert page.window()._tabs["talk"].text() == "对话"  # type: ignore[attr-defined]
+    window: Any = page.window()
+    others = {name: window.show_page(name) for name in ("talk", "sessions")}
+    looks: Any = window.show_page("settings").show_section("looks")
+    looks.language.buttons["zh"].click()
+    qtbot.waitUntil(lambda: window.pages["settings"] is not page)
+    anew = window.pages["settings"]
+    assert anew.place == "looks"
+    assert anew.show_section("looks").accessibleName() == "外观"
+    assert anew._list.item(0).text() == "声音"
+    assert window._tabs["talk"].text() == "对话"
     for name in SECTIONS:
-        assert page.show_section(name).isVisible()
+        assert anew.show_section(name).isVisible()
+    assert window.show_page("talk") is others["talk"]  # it holds the conversation, and follows by itself
+    others["sessions"].at_work = True
+    assert window.show_page("sessions") is others["sessions"]
+    others["sessions"].at_work = False
+    assert window.show_page("sessions") is not others["sessions"]
+
+
+def test_the_talk_page_follows_with_its_conversation(app: App, qtbot: QtBot) -> None:
+    page = TalkPage(app)
+    window = hold(page, qtbot)
+    talk: Any = app.talk
+    talk.happen(*turn_events(1, "something-is-terribly-wrong", "sad", "Tell me what happened."))
+    qtbot.waitUntil(lambda: "Voice sounds sad" in all_text(window))
+    translations.install("zh")
+    qtbot.waitUntil(lambda: "您" in all_text(page) and "声音听起来难过" in all_text(page.panel))
+    assert page.panel.shown == 1
+    assert [entry.reply for entry in page.view.entries] == ["Tell me what happened."]
+    qtbot.waitUntil(lambda: "Voice sounds" not in all_text(window))
+    talk.happen(*turn_events(2, "weasels", "angry", "That must be maddening."))
+    qtbot.waitUntil(lambda: "声音听起来生气" in all_text(page.panel))
+
+
+def test_dates_and_numbers_follow_the_language() -> None:
+    translations.install("zh")
+    assert QLocale().language() is QLocale.Language.Chinese
+    assert day_in_words(date(2025, 11, 21), date(2026, 11, 22)) == "2025年11月21日"
+    translations.install("en")
+    assert QLocale().language() is QLocale.Language.English
+    assert day_in_words(date(2025, 11, 21), date(2026, 11, 22)) == "21 November 2025"
+
+
+def test_what_the_list_shows_of_a_session_finds_it_in_both_languages(tmp_path: Path) -> None:
+    today = date(2026, 11, 21)
+    for days in (0, 1, 3, 40, 400):
+        day = today - timedelta(days=days)
+        started = datetime.combine(day, time(9))
+        session = Summary(tmp_path, started, 1.0, 1, ("surprise",), "", "")
+        other = replace(session, started=started - timedelta(days=33), emotions=("neutral",))
+        for language in LANGUAGES:
+            translations.install(language)
+            words = [word for word in day_in_words(day, today).split() if not word.isdecimal() or len(word) == 4]
+            for query in (" ".join(words), tr("surprise")):
+                assert search(query, today)(session), query
+                assert not search(query, today)(other), query
