@@ -100,6 +100,8 @@ class Conversation:
             self._ignoring = True
             return
         self._ignoring = False
+        if self.user_speaking:  # and takes the key as well
+            return
         if live:
             yield from self._break_off()
         self.user_speaking = True

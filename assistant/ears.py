@@ -189,12 +189,11 @@ class Ears:
     def press(self) -> Iterator[SpeechHappening]:
         """The key goes down: the user speaks, whatever the judge says."""
         self._key_down, self._release_at = True, None
-        if self._open is not None and self._open.confirmed:
-            self._open.by_key = True
-            return
-        first = max(self._first_kept, self._blocks - self._count(self.settings.pre_roll))
-        self._open = _Open(first, self._blocks, self._blocks, confirmed=True, by_key=True)
-        yield SpeechConfirmed(self._blocks * _BLOCK_SECONDS, by_key=True)
+        if self._open is None or not self._open.confirmed:
+            first = max(self._first_kept, self._blocks - self._count(self.settings.pre_roll))
+            self._open = _Open(first, self._blocks, self._blocks, confirmed=True)
+        self._open.by_key = True
+        yield SpeechConfirmed(self._open.began * _BLOCK_SECONDS, by_key=True)
 
     def release(self) -> None:
         """The key goes up; the utterance ends after the tail."""
@@ -235,12 +234,17 @@ class Ears:
             one.voiced += 1
             one.last_voiced = now
         released = self._release_at is not None and now >= self._release_at
-        if released or now - one.first >= self._count(self.settings.longest):
-            self._open, self._release_at, self._key_down = None, None, False
-            if one.voiced < self._count(self.settings.confirm):
-                yield SpeechDropped()
-            else:
-                yield SpeechEnded(self._utterance(one, now))
+        too_long = now - one.first + 1 >= self._count(self.settings.longest)
+        if not released and not too_long:
+            return
+        if one.voiced < self._count(self.settings.confirm):
+            self.drop()
+            yield SpeechDropped()
+        elif released:
+            self.drop()
+            yield SpeechEnded(self._utterance(one, now))
+        else:
+            yield from self._cut(one, now)
 
     def _free_block(self, one: _Open, now: int, voiced: bool) -> Iterator[SpeechHappening]:
         if voiced:
@@ -288,8 +292,8 @@ class Ears:
         quietest = min(window, key=lambda at: float(np.mean(np.square(self._kept[at - self._first_kept]))))
         self._open = None
         yield SpeechEnded(self._utterance(one, quietest))
-        self._open = _Open(quietest + 1, quietest + 1, now, voiced=now - quietest, confirmed=True)
-        yield SpeechConfirmed((quietest + 1) * _BLOCK_SECONDS)
+        self._open = _Open(quietest + 1, quietest + 1, now, voiced=now - quietest, confirmed=True, by_key=one.by_key)
+        yield SpeechConfirmed((quietest + 1) * _BLOCK_SECONDS, by_key=one.by_key)
 
     def _utterance(self, one: _Open, last: int) -> Utterance:
         blocks = [self._kept[at - self._first_kept] for at in range(one.first, min(last + 1, self._blocks))]

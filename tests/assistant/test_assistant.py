@@ -5,6 +5,7 @@ from __future__ import annotations
 from assistant.events import (
     Outcome,
     PlaybackStarted,
+    SpeechStarted,
     Spoken,
     State,
     Transcribed,
@@ -115,6 +116,22 @@ def test_push_to_talk_takes_what_is_said_while_the_key_is_down() -> None:
     stage.assistant.release()
     stage.wait(3.0)
     assert [outcome for outcome, _ in outcomes(stage)] == [Outcome.INTERRUPTED, Outcome.ANSWERED]
+
+
+def test_the_key_interrupts_even_where_the_voice_has_begun_to() -> None:
+    """By voice nothing may interrupt: what was said before the key went down belongs to the message all the same."""
+    stage = Stage("One two three four five six seven eight nine.", "Yes.", barge_in=BargeIn.KEY)
+    stage.say(1.0)
+    stage.wait(2.0)
+    stage.say(1.0)
+    assert len(stage.of(SpeechStarted)) == 1
+    stage.assistant.press()
+    stage.say(1.0)
+    stage.assistant.release()
+    stage.wait(2.0)
+    first, second = (ended.turn for ended in stage.of(TurnEnded))
+    assert first.outcome is Outcome.INTERRUPTED
+    assert len(second.message.samples) >= 2.2 * RATE
 
 
 def test_a_key_held_in_silence_is_no_turn() -> None:

@@ -117,6 +117,14 @@ def test_the_key_opens_and_closes_whatever_the_judge_says() -> None:
     seconds = len(ended.utterance.samples) / RATE
     assert 2.5 + 0.3 <= seconds <= 2.5 + 0.3 + 0.5 + 3 * BLOCK_SECONDS
     list(ears.press())
+    more = happenings(ears, script((0.3, 40.0)))  # the key is held for long: cut, and nothing is lost
+    assert [type(one) for one in more] == [SpeechEnded, SpeechConfirmed]
+    assert more[1].by_key
+    ears.release()
+    (rest,) = happenings(ears, script((0.3, 1.0)))
+    assert more[0].utterance.ended == pytest.approx(rest.utterance.started)
+    assert len(more[0].utterance.samples) + len(rest.utterance.samples) >= 40 * RATE
+    list(ears.press())
     ears.drop()
     assert happenings(ears, script((0, 1.0))) == []
 
