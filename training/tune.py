@@ -7,6 +7,7 @@ tuned checkpoint is model/. summary.json is written last; started again, a run g
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import sys
@@ -23,6 +24,7 @@ from torch import Tensor
 from assistant.events import EMOTIONS
 from model import checkpoint, tuned
 from model.checkpoint import Checkpoint
+from model.emotion import EmotionHead
 from model.engine import Engine
 from model.errors import BadInput, WeightsMissing
 from model.memory import peak_bytes
@@ -136,16 +138,13 @@ def _tune_head(options: TuneOptions, run: Run, clock: Clock) -> dict[str, Any]:
     report.write(run.folder)
     with fetching(run) as progress:
         loaded = checkpoint.load(options.model, progress=progress)
-    if loaded.model.emotion_head is None:
-        raise BadInput(f"{options.model} has no emotion head: choose another checkpoint.")
-    engine = Engine(loaded)
+    head, engine = head_of(loaded), Engine(loaded)
     frames = hear_all(loaded, said, run, clock)
     texts = [str(one.row.data.get("text") or "") for one in said]
     names = [EMOTIONS[one.label] for one in said]
     folds, basis = divide(names, [one.speaker for one in said], texts, options.folds)
     rows = Rows(frames, torch.tensor([one.label for one in said]), np.array(folds))
-    result = fit(loaded, rows, options, run, clock)
-    head = loaded.model.emotion_head
+    result = fit(head, prosody_of(loaded), rows, options, run, clock)
     thresholds = (head.threshold, result.threshold)
     before = torch.softmax(anchor_logits(head, frames), 1)
     heard = [
@@ -212,10 +211,19 @@ def _stop_if_asked(run: Run) -> None:
 # ---- fitting
 
 
-def fit(loaded: Checkpoint, rows: Rows, options: TuneOptions, run: Run, clock: Clock) -> Tuned:
+def head_of(loaded: Checkpoint) -> EmotionHead:
+    """A copy of the checkpoint's head in float32, on the CPU, where it learns.
+
+    Raises:
+        BadInput: it has none.
+    """
+    if loaded.model.emotion_head is None:
+        raise BadInput(f"{loaded.name} has no emotion head: choose another checkpoint.")
+    return copy.deepcopy(loaded.model.emotion_head).float().cpu()
+
+
+def fit(head: EmotionHead, prosody: int, rows: Rows, options: TuneOptions, run: Run, clock: Clock) -> Tuned:
     """Let the head learn; every step is reported with its held-out loss and accuracy."""
-    head = loaded.model.emotion_head
-    assert head is not None
     run.report("choose", 0, 1, **clock.figures())
     with run.bar("fit", options.steps, unit="steps") as bar:
 
@@ -223,7 +231,7 @@ def fit(loaded: Checkpoint, rows: Rows, options: TuneOptions, run: Run, clock: C
             bar.set(step, loss=loss, validation=validation, validation_accuracy=right, **clock.figures())
             bar.flush()
 
-        return tune_head(head, head.threshold, rows, prosody_of(loaded), options.steps, watch)
+        return tune_head(head, head.threshold, rows, prosody, options.steps, watch)
 
 
 def prosody_of(loaded: Checkpoint) -> int:

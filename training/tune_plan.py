@@ -17,10 +17,10 @@ import torch
 
 from model import checkpoint
 from model.engine import Engine
-from model.errors import BadInput
+from model.emotion import EmotionHead
 from model.memory import memory_of, peak_bytes
 from training.manifest import Report, read_clip
-from training.tune import Said, prosody_of, read_manifest, tell
+from training.tune import Said, head_of, prosody_of, read_manifest, tell
 from training.tune_features import mean_frame
 from training.tune_head import Rows, divide, tune_head
 from training.tune_judge import Heard, Listener, neutral_losses, replies_beside
@@ -45,11 +45,13 @@ def plan_tuning(options: TuneOptions) -> dict[str, Any]:
     said = read_manifest(options, Report(tell))
     free = memory_of("cuda" if torch.cuda.is_available() else "cpu").free
     loaded = checkpoint.load(options.model)
-    if loaded.model.emotion_head is None:
-        raise BadInput(f"{options.model} has no emotion head: choose another checkpoint.")
-    engine = Engine(loaded)
+    head, engine = head_of(loaded), Engine(loaded)
     ready = time.time() - began
-    seconds = {"load": ready, "listen": _listening(loaded, said), "fit": _fitting(loaded, said, options)}
+    seconds = {
+        "load": ready,
+        "listen": _listening(loaded, said),
+        "fit": _fitting(head, prosody_of(loaded), said, options),
+    }
     seconds["judge"] = _judging(engine, said, options)
     return outcome(options, seconds, peak_bytes(), free, _ROW_BYTES * len(said) + _tuned_bytes(options.model))
 
@@ -103,10 +105,8 @@ def _listening(loaded: checkpoint.Checkpoint, said: list[Said]) -> float:
     return taken * sum(one.found.samples for one in said) / heard
 
 
-def _fitting(loaded: checkpoint.Checkpoint, said: list[Said], options: TuneOptions) -> float:
+def _fitting(head: EmotionHead, prosody: int, said: list[Said], options: TuneOptions) -> float:
     """Seconds of the whole fit, made on frames that are chance."""
-    head = loaded.model.emotion_head
-    assert head is not None
     random = torch.Generator().manual_seed(0)
     labels = torch.tensor([one.label for one in said])
     size = head.weight.shape[1]
@@ -114,7 +114,7 @@ def _fitting(loaded: checkpoint.Checkpoint, said: list[Said], options: TuneOptio
     frames[:, :5] += torch.nn.functional.one_hot(labels, 5)  # so that there is something to be learnt
     folds, _ = divide([str(label) for label in labels.tolist()], [""] * len(said), [""] * len(said), options.folds)
     began = time.perf_counter()
-    tune_head(head, head.threshold, Rows(frames, labels, np.array(folds)), prosody_of(loaded), options.steps)
+    tune_head(head, head.threshold, Rows(frames, labels, np.array(folds)), prosody, options.steps)
     return time.perf_counter() - began
 
 

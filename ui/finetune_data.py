@@ -173,9 +173,7 @@ class DataPage(QWidget):
         picker.setMaximumWidth(180)
         picker.picked.connect(lambda value: self.table.map_emotion(name, value) if value else None)
         made = QWidget()
-        words = label(
-            tr("“{name}” ({n}) is none of the five emotions. It means").format(name=name, n=count), wrap=False
-        )
+        words = label(tr("“{name}” ({n}) means").format(name=name, n=count), wrap=False)
         parts: list[QWidget | int | None] = [words, picker]
         if suggestion and name not in self.table.mapping:
 

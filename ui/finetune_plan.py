@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from PySide6.QtCore import QTimer, Signal
-from PySide6.QtWidgets import QDoubleSpinBox, QFormLayout, QScrollArea, QSpinBox, QWidget
+from PySide6.QtCore import QLocale, Qt, QTimer, Signal
+from PySide6.QtGui import QDoubleValidator, QIntValidator
+from PySide6.QtWidgets import QFormLayout, QLineEdit, QScrollArea, QWidget
 
 from assistant.finetune import MANIFEST, PLAN, TuningRun, runs, write_plan
 from assistant.tuning_data import Recording, write_manifest
@@ -229,47 +230,39 @@ def _ways() -> list[tuple[str, str, str]]:
 
 
 class _Values(QWidget):
-    """The values that most people leave alone; `changed` when one is changed."""
+    """The values that most people leave alone; `changed` when one is changed. What is no number counts as untouched."""
 
     changed = Signal()
 
     def __init__(self) -> None:
         super().__init__()
-        form = QFormLayout()
-        form.setContentsMargins(0, 0, 0, 0)
-        self.fields: dict[str, QSpinBox | QDoubleSpinBox] = {}
-        for name, title, low, high, value in (
-            ("folds", tr("Parts, each judged by what learnt from the others"), 2, 20, 5),
-            ("steps", tr("Steps"), 1, 100_000, 60),
-            ("batch-size", tr("Recordings a step"), 1, 512, 8),
-            ("rows-at-once", tr("Of them at once (fewer need less memory)"), 1, 64, 2),
-            ("judged", tr("Neutral recordings whose replies are weighed"), 0, 200, 8),
-            ("replies", tr("Recordings answered before and after"), 0, 50, 4),
-            ("seed", tr("Seed of the division"), 0, 10**6, 0),
+        self._form = QFormLayout()
+        self._form.setContentsMargins(0, 0, 0, 0)
+        self._form.setVerticalSpacing(8)
+        self._form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
+        self.fields: dict[str, QLineEdit] = {}
+        self._usual: dict[str, str] = {}
+        for name, title, check, usual in (
+            ("folds", tr("Parts, each judged by what learnt from the others"), QIntValidator(2, 20), "5"),
+            ("steps", tr("Steps"), QIntValidator(1, 100_000), "60"),
+            ("batch-size", tr("Recordings a step"), QIntValidator(1, 512), "8"),
+            ("rows-at-once", tr("Of them at once (fewer need less memory)"), QIntValidator(1, 64), "2"),
+            ("learning-rate", tr("Learning rate"), QDoubleValidator(1e-7, 1.0, 8), "0.0001"),
+            ("validation", tr("Share held out"), QDoubleValidator(0.05, 0.8, 3), "0.2"),
+            ("judged", tr("Neutral recordings whose replies are weighed"), QIntValidator(0, 200), "8"),
+            ("replies", tr("Recordings answered before and after"), QIntValidator(0, 50), "4"),
+            ("seed", tr("Seed of the division"), QIntValidator(0, 10**6), "0"),
         ):
-            field = QSpinBox()
-            field.setRange(low, high)
-            field.setValue(value)
-            self._add(form, name, title, field)
-        for name, title, most, usual in (
-            ("learning-rate", tr("Learning rate"), 1.0, 1e-4),
-            ("validation", tr("Share held out"), 0.8, 0.2),
-        ):
-            number = QDoubleSpinBox()
-            number.setDecimals(6 if name == "learning-rate" else 2)
-            number.setRange(1e-6 if name == "learning-rate" else 0.05, most)
-            number.setSingleStep(usual)
-            number.setValue(usual)
-            self._add(form, name, title, number)
-        self._form = form
-        self.setLayout(form)
-
-    def _add(self, form: QFormLayout, name: str, title: str, field: QSpinBox | QDoubleSpinBox) -> None:
-        field.setMaximumWidth(140)
-        field.setAccessibleName(title)
-        field.valueChanged.connect(lambda _: self.changed.emit())
-        self.fields[name] = field
-        form.addRow(title, field)
+            field = QLineEdit(usual)
+            check.setLocale(QLocale.c())
+            check.setParent(field)
+            field.setValidator(check)
+            field.setMaximumWidth(140)
+            field.setAccessibleName(title)
+            field.textChanged.connect(lambda _: self.changed.emit())
+            self.fields[name], self._usual[name] = field, usual
+            self._form.addRow(title, field)
+        self.setLayout(self._form)
 
     def show_for(self, what: str) -> None:
         """Only what plays a part."""
@@ -285,8 +278,5 @@ class _Values(QWidget):
         found = []
         for name, field in self.fields.items():
             if self._counts(name, what):
-                found += [
-                    f"--{name}",
-                    f"{field.value():g}" if isinstance(field, QDoubleSpinBox) else str(field.value()),
-                ]
+                found += [f"--{name}", field.text() if field.hasAcceptableInput() else self._usual[name]]
         return found

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from PySide6.QtCore import Qt, Signal
-from PySide6.QtWidgets import QFileDialog, QFrame, QGridLayout, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFileDialog, QFrame, QGridLayout, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
 
 from assistant.errors import AssistantError
 from assistant.events import EMOTIONS
@@ -16,7 +16,7 @@ from assistant.finetune import TuningRun, adopt, discard, in_use, restore, roll_
 from assistant.tuning_data import read_sound
 from ui.app import App
 from ui.background import Background
-from ui.plots import Confusion
+from ui.plots import Beside, Confusion
 from ui.settings_parts import Mark, Outcome
 from ui.translations import tr
 from ui.widgets import EmotionChip, IconButton, button, column, label, line, restyle, row
@@ -179,8 +179,7 @@ class ResultPage(QWidget):
             self.before, self.after = Confusion(tr("Before")), Confusion(tr("After"))
             self.before.show_table(read["before"]["confusion"])
             self.after.show_table(read["after"]["confusion"])
-            pair = QWidget()
-            pair.setLayout(row(self.before, self.after, spacing=24))
+            pair = Beside(self.before, self.after)
             self._add(label(tr("How recordings were read that it had not learnt from"), "heading"), pair)
             self._add(label(_reading_words(summary), "small"))
         self._add(label(tr("Replies to neutral speech"), "heading"), label(_loss_words(summary)))
@@ -223,10 +222,12 @@ class ResultPage(QWidget):
     def _sample(self, one: dict[str, Any]) -> QWidget:
         made = QWidget()
         name = label(Path(one["audio"]).name, wrap=False)
-        name.setMinimumWidth(60)
+        name.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)  # it may be cut off
+        name.setToolTip(one["audio"])
         read = f"{self._as_read(one, 'before')}  →  {self._as_read(one, 'after')}"
         layout = row(self._play(one), EmotionChip(one["emotion"], tr("spoken")), name, spacing=10)
-        layout.addWidget(label(read, "muted", wrap=False), 1, Qt.AlignmentFlag.AlignRight)
+        layout.setStretch(2, 1)
+        layout.addWidget(label(read, "muted", wrap=False))
         made.setLayout(layout)
         return made
 

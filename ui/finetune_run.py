@@ -13,7 +13,7 @@ from PySide6.QtWidgets import QGridLayout, QLabel, QPlainTextEdit, QProgressBar,
 from assistant.finetune import PLAN, Stage, TuningRun, command_of, read_object
 from ui.app import App
 from ui.jobs import Job
-from ui.plots import Curves, Series
+from ui.plots import Beside, Curves, Series
 from ui.settings_parts import Outcome, size
 from ui.translations import tr
 from ui.widgets import button, column, label, row
@@ -62,12 +62,10 @@ class RunPage(QWidget):
         self._watch = QTimer(self)
         self._watch.setInterval(_LOOK_MS)
         self._watch.timeout.connect(self._look)
-        curves = row(spacing=24)
-        curves.addWidget(self.loss, 1)
-        curves.addWidget(self.right, 1)
+        curves = Beside(self.loss, self.right)
         layout = column(self.title, self.phase, self.bar, self.outcome, spacing=12)
         layout.addLayout(self._grid())
-        layout.addLayout(curves, 1)
+        layout.addWidget(curves, 1)
         layout.addLayout(row(self.fold, None))
         layout.addWidget(self.log)
         layout.addLayout(row(self.leave, None, self.pause, self.resume))

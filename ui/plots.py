@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from math import ceil, floor, log10
 
 from PySide6.QtCore import QPointF, QRectF, QSize, Qt
-from PySide6.QtGui import QColor, QFont, QPainter, QPainterPath, QPaintEvent, QPen
-from PySide6.QtWidgets import QSizePolicy, QWidget
+from PySide6.QtGui import QColor, QFont, QPainter, QPainterPath, QPaintEvent, QPen, QResizeEvent
+from PySide6.QtWidgets import QBoxLayout, QSizePolicy, QWidget
 
 from assistant.events import EMOTIONS
 from ui import icons, theme
 from ui.translations import tr
 
 _TICKS = 4
+_NARROWEST = 320  # pixels of a picture with its legend
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,30 @@ def ticks(low: float, high: float, count: int = _TICKS) -> list[float]:
     return [at * step for at in range(first, ceil(high / step - 1e-9) + 1)]
 
 
+class Beside(QWidget):
+    """Two pictures beside each other where there is room, else below each other."""
+
+    def __init__(self, one: QWidget, other: QWidget) -> None:
+        super().__init__()
+        self._layout = QBoxLayout(QBoxLayout.Direction.LeftToRight)
+        self._layout.setContentsMargins(0, 0, 0, 0)
+        self._layout.setSpacing(24)
+        self._layout.addWidget(one, 1)
+        self._layout.addWidget(other, 1)
+        self.setLayout(self._layout)
+        self._widest = max(one.minimumSizeHint().width(), other.minimumSizeHint().width(), _NARROWEST)
+
+    def minimumSizeHint(self) -> QSize:
+        """That of one of them: below each other they need no more."""
+        return QSize(self._widest, super().minimumSizeHint().height())
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Turn."""
+        super().resizeEvent(event)
+        wide = event.size().width() >= 2 * self._widest + 24
+        self._layout.setDirection(QBoxLayout.Direction.LeftToRight if wide else QBoxLayout.Direction.TopToBottom)
+
+
 class Curves(QWidget):
     """Curves over steps, with their latest values as a legend. It fills the room that it gets.
 
@@ -50,7 +75,7 @@ class Curves(QWidget):
         self._series: tuple[Series, ...] = ()
         self._of = 0.0
         self.setAccessibleName(title)
-        self.setMinimumSize(220, 150)
+        self.setMinimumSize(220, 120)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
 
     def sizeHint(self) -> QSize:

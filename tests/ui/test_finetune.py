@@ -276,10 +276,12 @@ def test_the_plan_is_measured_and_said_in_words(page: FineTunePage, child: Child
     assert (words[words.index("--model") + 1], words[words.index("--what") + 1]) == ("mini", "head")
     assert not page.plan.what.buttons["stage2"].isEnabled()  # mini has no adapter
     assert "labels alone" in page.plan.why.text()
-    page.plan.values.fields["folds"].setValue(7)
+    page.plan.values.fields["folds"].setText("7")
     assert not page.plan.start.isEnabled()  # what was measured is no longer what is asked for
     qtbot.waitUntil(lambda: page.plan.start.isEnabled(), timeout=10_000)
     assert child.told[-1][child.told[-1].index("--folds") + 1] == "7"
+    page.plan.values.fields["folds"].setText("")
+    assert page.plan.values.words("head")[:2] == ["--folds", "5"]
 
 
 def test_a_checkpoint_with_an_adapter_can_learn_more(

@@ -76,8 +76,8 @@ def test_from_a_folder_to_a_checkpoint_in_use_and_back(app: App, qtbot: QtBot, r
     usable = 5 * SENTENCES + 4  # clipped, noisy, without words, and the one whose emotion has another name
     assert data.facts.text().startswith(f"{usable} of {len(found)}")
     data.next.click()
-    page.plan.values.fields["judged"].setValue(2)
-    page.plan.values.fields["replies"].setValue(2)
+    page.plan.values.fields["judged"].setText("2")
+    page.plan.values.fields["replies"].setText("2")
     qtbot.waitUntil(lambda: page.plan.start.isEnabled(), timeout=LONG_MS)
     plan = page.plan.plan
     assert plan is not None
