@@ -16,8 +16,8 @@ import psutil
 import torch
 
 from model import checkpoint
-from model.engine import Engine
 from model.emotion import EmotionHead
+from model.engine import Engine
 from model.memory import memory_of, peak_bytes
 from training.manifest import Report, read_clip
 from training.tune import Said, head_of, prosody_of, read_manifest, tell
