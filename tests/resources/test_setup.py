@@ -8,7 +8,10 @@ import pytest
 
 SETUP = Path(__file__).parents[2] / "resources" / "setup.sh"
 LIBRARIES = ["libportaudio.so.2", "libGL.so.1", "libEGL.so.1", "libxkbcommon.so.0", "libdbus-1.so.3"]
-LIBRARIES += ["libfontconfig.so.1", "libglib-2.0.so.0"]
+LIBRARIES += ["libfontconfig.so.1", "libglib-2.0.so.0", "libxcb-cursor.so.0", "libxkbcommon-x11.so.0"]
+LIBRARIES += ["libxcb-icccm.so.4", "libxcb-keysyms.so.1", "libxcb-shape.so.0", "libX11-xcb.so.1"]
+WINDOW = "libgl1 libegl1 libxkbcommon0 libdbus-1-3 libfontconfig1 libglib2.0-0 libxcb-cursor0 libxkbcommon-x11-0"
+WINDOW += " libxcb-icccm4 libxcb-keysyms1 libxcb-shape0 libx11-xcb1"
 
 PYTHON = """#!/bin/sh
 echo "$(basename "$0") $*" >>"$LOG"
@@ -141,10 +144,14 @@ def test_the_sound_stack_is_installed_for_the_tests_alone(machine):
     assert machine.did("install --no-install-recommends -y pulseaudio libasound2-plugins\n")
 
 
-def test_the_window_is_no_concern_of_the_program(machine):
+def test_without_the_windows_libraries_the_rest_is_installed(machine):
     machine.has(LIBRARIES[:1])
-    assert machine.setup().returncode == 0
-    assert not machine.did("apt-get")
+    machine.lacks("apt-fails")
+    done = machine.setup()
+    assert done.returncode == 0
+    assert machine.did(f"install --no-install-recommends -y {WINDOW}\n")
+    assert "without them only the window is missing" in done.stderr
+    assert machine.setup("test").returncode == 3
 
 
 def test_a_user_without_rights_is_told_the_command(machine):
@@ -155,7 +162,7 @@ def test_a_user_without_rights_is_told_the_command(machine):
     assert "run: sudo apt-get install --no-install-recommends -y libportaudio2\n" in program.stderr
     tests = machine.setup("test")
     assert tests.returncode == 3
-    assert "-y libgl1 libegl1 libxkbcommon0 libdbus-1-3 libfontconfig1 libglib2.0-0\n" in tests.stderr
+    assert f"-y {WINDOW}\n" in tests.stderr
     assert not machine.did("apt-get")
 
 
