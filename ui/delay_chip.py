@@ -126,7 +126,7 @@ class Waterfall(QWidget):
         measured = delay(marks)
         self._until = measured[1] if measured else 0.0
         said = (f"{stage.name} {_length(stage.seconds)}" for stage in self._stages)
-        self.setAccessibleName(tr("What the delay went into: {0}").format(", ".join(said)))
+        self.setAccessibleName(tr("What the delay went into: {0}").format(tr(", ").join(said)))
         self.updateGeometry()
         self.update()
 

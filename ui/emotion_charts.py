@@ -41,7 +41,7 @@ def _veil() -> QColor:
 def shares(reading: EmotionReading) -> str:
     """All five in words, the largest first, for screen readers."""
     order = reading.probabilities.argsort()[::-1]
-    return ", ".join(f"{tr(EMOTIONS[at])} {percent(float(reading.probabilities[at]))}" for at in order)
+    return tr(", ").join(f"{tr(EMOTIONS[at])} {percent(float(reading.probabilities[at]))}" for at in order)
 
 
 class _Rows(QWidget):

@@ -167,7 +167,7 @@ class DataPage(QWidget):
 
     def _mapping(self, name: str, count: int, suggestion: str) -> QWidget:
         picker = Picker()
-        options = [("", tr("choose…")), *((one, one) for one in EMOTIONS), (IGNORE, tr("leave out"))]
+        options = [("", tr("choose…")), *((one, tr(one)) for one in EMOTIONS), (IGNORE, tr("leave out"))]
         picker.show_options(options, self.table.mapping.get(name, ""))
         picker.setAccessibleName(tr("What {name} means").format(name=name))
         picker.setMaximumWidth(180)
@@ -181,7 +181,7 @@ class DataPage(QWidget):
                 picker.setCurrentIndex(picker.findData(suggestion))
                 self.table.map_emotion(name, suggestion)
 
-            parts.append(button(tr("Take “{name}”").format(name=suggestion), take, "quiet"))
+            parts.append(button(tr("Take “{name}”").format(name=tr(suggestion)), take, "quiet"))
         made.setLayout(row(*parts, None))
         return made
 

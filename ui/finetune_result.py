@@ -269,12 +269,14 @@ def _reading_words(summary: dict[str, Any]) -> str:
         low, high = one["interval_95"]
         sides.append(f"{words} {one['accuracy']:.0%} ({low:.0%}–{high:.0%})")
     low, high = read["difference"]["interval_95"]
-    basis = {"speaker": tr("speaker"), "sentence": tr("sentence")}.get(str(summary.get("held_out_by")), tr("recording"))
+    basis = {"speaker": tr("speaker"), "sentence": tr("sentence")}.get(
+        str(summary.get("held_out_by")), tr("recording", "noun")
+    )
     return tr(
         "Read rightly: {sides}; difference {difference} (95 % interval {low} to {high}). {n} recordings, each judged "
         "by what had not learnt from the same {basis}. Rows: as spoken. Columns: as read."
     ).format(
-        sides=", ".join(sides),
+        sides=tr(", ").join(sides),
         difference=f"{read['difference']['accuracy']:+.0%}",
         low=f"{low:+.0%}",
         high=f"{high:+.0%}",

@@ -301,7 +301,7 @@ def _last_words(said: str) -> str:
 def _duration(seconds: float) -> str:
     whole = max(0, round(seconds))
     if whole >= 3600:
-        return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+        return tr("{hours}:{minutes:02d} h").format(hours=whole // 3600, minutes=whole % 3600 // 60)
     return f"{whole // 60}:{whole % 60:02d}"
 
 

@@ -126,7 +126,7 @@ class RecordingTable(QAbstractTableModel):
         if at == TEXT:
             return one.text or ("" if editing else "—")
         if at == LENGTH:
-            return "" if one.seconds is None else f"{one.seconds:.1f} s"
+            return "" if one.seconds is None else tr("{0:.1f} s").format(one.seconds)
         if at == PROBLEM:
             return "; ".join(tr(problem.kind) for problem in one.problems(self.mapping))
         return ""
@@ -198,7 +198,7 @@ class EmotionEditor(QStyledItemDelegate):
         """A list that is open at once."""
         box = QComboBox(parent)
         for name in EMOTIONS:
-            box.addItem(icons.icon(name), name)
+            box.addItem(icons.icon(name), tr(name), name)
         box.activated.connect(lambda _at: self._take(box))
         return box
 
@@ -209,9 +209,10 @@ class EmotionEditor(QStyledItemDelegate):
     def setEditorData(self, editor: QWidget, index: Index) -> None:
         """Show what it is now."""
         assert isinstance(editor, QComboBox)
-        editor.setCurrentText(str(index.data(Qt.ItemDataRole.EditRole)))
+        editor.setCurrentIndex(editor.findData(index.data(Qt.ItemDataRole.EditRole)))
 
     def setModelData(self, editor: QWidget, model: Any, index: Index) -> None:
         """Take what was chosen."""
         assert isinstance(editor, QComboBox)
-        model.setData(index, editor.currentText())
+        if editor.currentIndex() >= 0:
+            model.setData(index, editor.currentData())

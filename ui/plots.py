@@ -239,7 +239,7 @@ class Balance(QWidget):
     def show_counts(self, counts: dict[str, int]) -> None:
         """Draw these."""
         self._counts = dict(counts)
-        self.setAccessibleDescription(", ".join(f"{name} {count}" for name, count in counts.items()))
+        self.setAccessibleDescription(tr(", ").join(f"{tr(name)} {count}" for name, count in counts.items()))
         self.update()
 
     def sizeHint(self) -> QSize:

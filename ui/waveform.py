@@ -131,7 +131,7 @@ class Waveform(QWidget):
         self._position = self._pointed = self._picture = None
         self.setAccessibleName(tr("{0}, {1:.1f} s").format(self._name, self.duration))
         said = (tr("{0} from {1:.1f} s").format(tr(one.emotion), one.start) for one in self._stretches[:20])
-        self.setAccessibleDescription(", ".join(said))
+        self.setAccessibleDescription(tr(", ").join(said))
         self.update()
 
     def clear(self) -> None:
@@ -207,7 +207,7 @@ class Waveform(QWidget):
                 frame = min(int((seconds - piece.start) / piece.reading.frame_seconds), len(best) - 1)
                 how = tr("clearly") if clear[frame] >= 0.5 else tr("a little")
                 return tr("{0:.2f} s: adds to {1}, {2}").format(seconds, tr(EMOTIONS[best[frame]]), how)
-        return f"{seconds:.2f} s"
+        return tr("{0:.2f} s").format(seconds)
 
     # ---- painting
 

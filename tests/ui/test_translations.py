@@ -13,13 +13,17 @@ from typing import Any
 
 import pytest
 from PySide6.QtCore import QCoreApplication, QLocale, QObject
+from PySide6.QtGui import QStandardItem, QStandardItemModel
+from PySide6.QtWidgets import QComboBox, QWidget
 from pytestqt.qtbot import QtBot
 
+from assistant.events import EMOTIONS, UNSURE
 from tests.ui import wording
 from tests.ui.test_settings_page import hold, page, services
 from tests.ui.tour import all_text, turn_events
 from ui import translations
 from ui.app import App
+from ui.finetune_table import EmotionEditor
 from ui.session_search import Summary, day_in_words, search
 from ui.settings_page import SECTIONS, SettingsPage
 from ui.talk_page import TalkPage
@@ -109,6 +113,25 @@ def test_the_talk_page_follows_with_its_conversation(app: App, qtbot: QtBot) -> 
     qtbot.waitUntil(lambda: "Voice sounds" not in all_text(window))
     talk.happen(*turn_events(2, "weasels", "angry", "That must be maddening."))
     qtbot.waitUntil(lambda: "声音听起来生气" in all_text(page.panel))
+
+
+def test_an_emotion_is_chosen_in_chinese_and_kept_as_its_label(qtbot: QtBot) -> None:
+    translations.install("zh")
+    model = QStandardItemModel(1, 1)
+    model.setItem(0, 0, QStandardItem("happy"))
+    editor, parent = EmotionEditor(), QWidget()
+    qtbot.addWidget(parent)
+    box = editor.createEditor(parent, None, model.index(0, 0))
+    assert isinstance(box, QComboBox)
+    editor.setEditorData(box, model.index(0, 0))
+    assert box.currentText() == "高兴"
+    box.setCurrentText("难过")
+    editor.setModelData(box, model, model.index(0, 0))
+    assert model.index(0, 0).data() == "sad"
+
+
+def test_every_label_has_a_word() -> None:
+    assert {*EMOTIONS, UNSURE} <= table("zh").keys()
 
 
 def test_dates_and_numbers_follow_the_language() -> None:

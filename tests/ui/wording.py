@@ -23,7 +23,8 @@ _SHOWN = {
 }  # fmt: skip
 """Calls that show a text to the user, and which argument it is."""
 
-_NAME = {"Undertone"}
+_SAME = {"Undertone", "dB"}
+"""Written alike in every language."""
 
 
 def texts(source: str) -> Iterator[str]:
@@ -34,10 +35,9 @@ def texts(source: str) -> Iterator[str]:
             arguments = arguments[1:]
         elif name != "tr":
             continue
-        if arguments and isinstance(first := arguments[0], ast.Constant) and isinstance(first.value, str):
-            note = arguments[1] if len(arguments) > 1 else None
-            plain = isinstance(note, ast.Constant) and isinstance(note.value, str)
-            yield f"{first.value}|{note.value}" if plain and isinstance(note, ast.Constant) else first.value
+        plain = [one.value for one in arguments[:2] if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+        if plain and isinstance(arguments[0], ast.Constant):
+            yield "|".join(plain)
 
 
 def bare(source: str) -> Iterator[tuple[int, str]]:
@@ -74,7 +74,7 @@ def _name(call: ast.Call) -> str:
 
 
 def _has_words(text: str) -> bool:
-    return text not in _NAME and any(one.isalpha() for one in text)
+    return text.strip() not in _SAME and any(one.isalpha() for one in text)
 
 
 if __name__ == "__main__":
