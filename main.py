@@ -71,15 +71,16 @@ def window(options: argparse.Namespace) -> int:
     from ui.app import Services
     from ui.window import run
 
+    home = user_folder()
     heard = [Path(options.microphone)] if options.microphone else []
     spoken = Path(options.speaker) if options.speaker else None
     return run(
         Services(
-            home=user_folder(),
+            home=home,
             command=(sys.executable, "-m", "main"),
             python=(sys.executable,),
             synthesizer=fetched_synthesiser,
-            talk=partial(Talk, heard=heard, spoken=spoken),
+            talk=partial(Talk, heard=heard, spoken=spoken, earlier=home / "sessions"),
         )
     )
 
@@ -220,10 +221,13 @@ def talk(options: argparse.Namespace) -> int:
 
 def recorded(options: argparse.Namespace) -> int:
     """Look after the recorded sessions, or play one back."""
-    from assistant.places import user_folder
-    from assistant.session_commands import manage, replay
+    from functools import partial
 
-    return (replay if options.command == "replay" else manage)(options, user_folder() / "sessions", print)
+    from assistant.places import user_folder
+    from assistant.session_commands import run
+
+    run(options, user_folder() / "sessions", partial(print, flush=True))
+    return 0
 
 
 # ---- generate
@@ -355,7 +359,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = [word for word in rest if options.command != "ask" or word.startswith("-")]
     if unknown:
         parser().error(f"unrecognized arguments: {' '.join(unknown)}")
-    from assistant.errors import AssistantError
+    from assistant import errors
     from model.errors import BadInput, ModelError
 
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -364,10 +368,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.command == "ask":
             options.inputs = inputs_in_order(arguments, [*options.files, *rest])
         return COMMANDS[options.command](options)
-    except BadInput as error:
+    except (BadInput, errors.BadInput) as error:
         print(error, file=sys.stderr)
         return 2
-    except (ModelError, AssistantError) as error:
+    except (ModelError, errors.AssistantError) as error:
         print(error, file=sys.stderr)
         return 3
     except KeyboardInterrupt:

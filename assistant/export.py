@@ -6,26 +6,31 @@ unpacks, and lets nothing into the sessions' folder before all of it was read an
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
 import shutil
 import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from assistant.errors import AssistantError, BadInput
 from assistant.events import Samples, Spoken, Typed
-from assistant.recorder import EVENTS, RATE
+from assistant.recorder import EVENTS, RATE, new_name
 from assistant.session import Session, as_json, as_text, read_flac, read_session, words_of
+from assistant.session_care import COMING
 
 FORMATS = ("archive", "wav", "json", "srt", "markdown")
 _ENDINGS = {"archive": ".undertone", "wav": ".wav", "json": ".json", "srt": ".srt", "markdown": ".md"}
 _GAP_SECONDS = 0.5
 _MOST_BYTES = 2 << 30  # of an archive, unpacked
 _MOST_FILES = 20_000
-_MALFORMED = (zipfile.BadZipFile, NotImplementedError, RuntimeError, LookupError, ValueError, TypeError)
+_MALFORMED = (
+    AssistantError, zipfile.BadZipFile, NotImplementedError, RuntimeError, LookupError, ValueError, TypeError,
+)  # fmt: skip
 _AUDIO_NAME = re.compile(r"audio/\d{4,6}-(user|reply)\.flac")
 
 
@@ -33,7 +38,7 @@ def export(session: Session, form: str, target: Path) -> Path:
     """Write a session in one of `FORMATS`; `target` may be a folder. Returns the file.
 
     Raises:
-        AssistantError: it cannot be written.
+        AssistantError: it cannot be written, or a recording of it cannot be read.
     """
     path = target / f"{session.folder.name}{_ENDINGS[form]}" if target.is_dir() else target
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -47,9 +52,10 @@ def export(session: Session, form: str, target: Path) -> Path:
             partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        raise AssistantError(f"{path} cannot be written ({error.strerror}): choose another folder.") from error
+        raise AssistantError(f"{path} cannot be written ({error.strerror or error}): choose another folder.") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
     return path
 
 
@@ -92,7 +98,11 @@ def joined(session: Session) -> Samples:
 def _write_wav(session: Session, path: Path) -> None:
     import soundfile
 
-    soundfile.write(path, np.clip(joined(session), -1, 1), RATE, subtype="PCM_16", format="WAV")
+    samples = np.clip(joined(session), -1, 1)
+    try:
+        soundfile.write(path, samples, RATE, subtype="PCM_16", format="WAV")
+    except soundfile.LibsndfileError as error:
+        raise OSError(str(error)) from error
 
 
 def as_srt(session: Session) -> str:
@@ -143,26 +153,30 @@ def _write_archive(session: Session, path: Path) -> None:
 
 
 def import_archive(path: Path, root: Path) -> Path:
-    """Read an archive into a new session below `root`; returns its folder.
+    """Read an archive into a new session below `root`; returns its folder, which is named after this moment.
 
     Raises:
         BadInput: it is no archive of a session, or is damaged.
         AssistantError: it cannot be read or written.
     """
-    staging = root / f".import-{secrets.token_hex(4)}"
+    staging = root / f"{COMING}{secrets.token_hex(4)}"
     try:
-        (staging / "audio").mkdir(mode=0o700, parents=True)
-        staging.chmod(0o700)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        staging.mkdir(mode=0o700)
+        (staging / "audio").mkdir(mode=0o700)
         with zipfile.ZipFile(path) as archive:
             _unpack(archive, staging)
         session = read_session(staging)
+        for recorded in session.turns:
+            if recorded.reply_audio is not None:
+                read_flac(recorded.reply_audio)
         if not session.turns or session.damaged:
-            raise BadInput(f"{path} is damaged: export it again.")
-        name = re.sub(r"[^0-9-]", "", session.started.replace("T", "_").replace(":", "-")[:19].replace("_", "-"))
-        target = root / f"{name[:10] or 'imported'}_{name[11:] or '00-00-00'}-{secrets.token_hex(2)}"
+            raise ValueError("damaged")
+        target = root / new_name()
         staging.rename(target)
     except _MALFORMED as error:
-        raise BadInput(f"{path} is no archive of a session: choose a file that Undertone exported.") from error
+        why = "is no archive of a session, or is damaged"
+        raise BadInput(f"{path} {why}: choose a file that Undertone exported.") from error
     except FileNotFoundError as error:
         raise BadInput(f"There is no file {path}: choose one that Undertone exported.") from error
     except OSError as error:
@@ -189,9 +203,8 @@ def _unpack(archive: zipfile.ZipFile, folder: Path) -> None:
                 out.write(part)
 
 
-def differences(session: Session, answers: list[dict[str, object]]) -> list[dict[str, object]]:
-    """What another model made of the same recordings, turn by turn, beside what was recorded."""
-    rows = []
+def differences(session: Session, answers: Iterable[dict[str, object]]) -> Iterator[dict[str, object]]:
+    """What another model makes of the same recordings, turn by turn as it comes, beside what was recorded."""
     for recorded, answer in zip(session.turns, answers, strict=True):
         turn = recorded.turn
         before = {
@@ -200,5 +213,4 @@ def differences(session: Session, answers: list[dict[str, object]]) -> list[dict
             "encode_ms": turn.figures.get("encode_ms"),
             "first_token_ms": turn.figures.get("first_token_ms"),
         }
-        rows.append({"turn": turn.number, "words": words_of(turn), "before": before, "after": answer})
-    return rows
+        yield {"turn": turn.number, "words": words_of(turn), "before": before, "after": answer}

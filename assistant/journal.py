@@ -91,9 +91,12 @@ class Journal:
         _write(self._descriptor, _HEAD.pack(_MAGIC, self._number, len(payload), crc) + payload)
         self._number += 1
 
+    def close(self) -> None:
+        os.close(self._descriptor)
+
     def remove(self) -> None:
         """The samples are safe elsewhere: delete the file. Raises OSError."""
-        os.close(self._descriptor)
+        self.close()
         self.path.unlink(missing_ok=True)
 
 

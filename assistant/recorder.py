@@ -2,7 +2,7 @@
 
 A session is a folder: `events.jsonl` and one FLAC per utterance and reply below `audio/`. A recording is written
 under a temporary name, moved into place, and only then named, with its hash, by a line. The utterance in the
-making is a journal; `assistant.session.recover` makes an utterance of one that a killed process left behind.
+making is a journal; `assistant.session_care.recover` makes an utterance of one that a killed process left behind.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Recorder:
         with self._guard():
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             now = datetime.now(UTC).astimezone()
-            folder = root / f"{now:%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(2)}"
+            folder = root / new_name(now)
             (folder / "audio").mkdir(mode=0o700, parents=True)
             folder.chmod(0o700)
             self.folder = folder
@@ -139,12 +139,14 @@ class Recorder:
         """End the session; an empty one leaves nothing behind."""
         if self._lines is None or self.folder is None:
             return
+        self.dropped()
         with self._guard():
-            self.dropped()
             self._line("session_ended", sync=True)
-        if self._lines is not None:
-            self._lines.close()
-            self._lines = None
+        if self._lines is None:
+            return
+        lines, self._lines = self._lines, None
+        with self._guard():
+            lines.close()
             self._let_go()
             if not self._told:
                 shutil.rmtree(self.folder)
@@ -170,14 +172,20 @@ class Recorder:
         try:
             yield
         except OSError as error:
-            lines, self._lines, self._journal = self._lines, None, None
-            if lines is not None:
-                with contextlib.suppress(OSError):
-                    lines.close()
+            for file in (self._lines, self._journal):
+                if file is not None:
+                    with contextlib.suppress(OSError):
+                        file.close()
+            self._lines = self._journal = None
             with contextlib.suppress(OSError):
                 self._let_go()
             why = error.strerror or str(error)
             self._report(Failed(None, f"Recording stopped ({why}): free space or choose another folder; talk on."))
+
+
+def new_name(now: datetime | None = None) -> str:
+    """A name for the folder of a session that begins, or comes here, now. By names sessions are sorted and expire."""
+    return f"{now or datetime.now(UTC).astimezone():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(2)}"
 
 
 def coded(samples: Samples) -> NDArray[np.int16]:

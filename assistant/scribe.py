@@ -6,7 +6,8 @@ import queue
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,12 @@ from assistant.events import (
     UtteranceEnded,
 )
 from assistant.recorder import RATE, Recorder
-from assistant.session import correct, tidy
+from assistant.session import correct
+from assistant.session_care import tidy
 from assistant.signals import Ready
 from assistant.voice import ReplyVoice
 
-_RECALLED_SECONDS = 1.5  # of sound kept for the journal: speech is known to be speech only after it began
+_RECALLED_SECONDS = 4.0  # of sound kept for the journal: speech is known only after it began, a cut even 3 s after
 
 
 class Tape:
@@ -91,15 +93,20 @@ class Scribe:
         self._about = about
         self._corrections = corrections
         self._root: Path | None = None
-        self._after = 0  # turns up to this one belong to earlier sessions
+        self._keep_days: int | None = None
+        self._after: int | None = None  # the turn before the session's first one, once that has begun
         self._until: int | None = None  # turns beyond this one belong to the next
-        self._folders: dict[int, Path] = {}  # of the turns that were recorded
+        self._places: dict[int, tuple[Path, int]] = {}  # of the turns that were recorded: folder and number there
         self._unrecorded = f"unrecorded-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True, name="scribe")
         self._thread.start()
 
     # ---- from any thread
+
+    def look_after(self, root: Path) -> None:
+        """Nothing is to be recorded: still mend what earlier runs left there, and let what was promised expire."""
+        self._orders.put(lambda: self._tell(tidy(root, as_promised=True)))
 
     def record(self, root: Path | None, keep_days: int | None = None) -> None:
         """Record below `root` from now on, or not (None). What earlier runs left there is looked after first."""
@@ -115,28 +122,31 @@ class Scribe:
 
     def sound(self, turn: int, samples: Samples) -> None:
         """What the user is saying."""
-        self._order(turn, lambda recorder: recorder.sound(turn, samples))
+        self._order(lambda recorder, number: recorder.sound(number, samples), turn, begins=True)
 
     def note(self, event: Event | Ready, voice: ReplyVoice) -> None:
         """What of an event belongs on disk."""
         if isinstance(event, UtteranceEnded):
-            self._order(event.turn, lambda recorder: self._utterance(recorder, event))
+            self._order(lambda recorder, number: self._utterance(recorder, number, event), event.turn, begins=True)
         elif isinstance(event, TurnEnded):
             audio, rate = (voice.heard_audio, voice.heard_rate) if event.turn.heard else (None, RATE)
-            self._order(event.turn.number, lambda recorder: recorder.ended(event, audio, rate))
+            turn = event.turn
+            self._order(
+                lambda recorder, number: recorder.ended(TurnEnded(replace(turn, number=number)), audio, rate),
+                turn.number,
+                begins=True,
+            )
         elif isinstance(event, Transcribed):
             # It may come after the turn's end.
-            values = {"turn": event.turn, "text": event.text, "language": event.language}
-            self._order(event.turn, lambda recorder: recorder.note("transcribed", **values))
+            self._line("transcribed", event.turn, text=event.text, language=event.language)
         elif isinstance(event, TurnUndone):
-            self._order(event.turn, lambda recorder: recorder.note("undone", turn=event.turn))
+            self._line("undone", event.turn)
         elif isinstance(event, StateChanged) and not event.user_speaking:
-            self._order(None, Recorder.dropped)
+            self._order(lambda recorder, _: recorder.dropped())
         elif isinstance(event, Ready):
-            self._order(None, lambda recorder: recorder.note("model_ready", **event.about))
+            self._order(lambda recorder, _: recorder.note("model_ready", **event.about))
         elif isinstance(event, Failed):
-            values = {"turn": event.turn, "message": event.message}
-            self._order(event.turn, lambda recorder: recorder.note("failed", **values))
+            self._line("failed", event.turn, message=event.message)
 
     def close(self) -> None:
         """End the session and the thread."""
@@ -151,21 +161,40 @@ class Scribe:
         while (order := self._orders.get()) is not None:
             order()
 
-    def _order(self, turn: int | None, write: Callable[[Recorder], None]) -> None:
-        self._orders.put(lambda: self._write(turn, write))
+    def _order(self, write: Callable[[Recorder, int], None], turn: int | None = None, *, begins: bool = False) -> None:
+        """Let `write` be called with the recorder and the turn's number in its session, if it belongs to one.
 
-    def _write(self, turn: int | None, write: Callable[[Recorder], None]) -> None:
-        if turn is not None and self._until is not None and turn > self._until:
-            self._after, self._until = self._until, None
-            self._begin()
-        late = turn is not None and turn <= self._after
-        if self.recorder is not None and not late:
-            write(self.recorder)
+        Args:
+            turn: None: what is written belongs to no turn.
+            begins: whether a session may begin with it.
+        """
+        self._orders.put(lambda: self._write(write, turn, begins=begins))
+
+    def _line(self, kind: str, turn: int | None, **values: Any) -> None:
+        def write(recorder: Recorder, number: int) -> None:
+            recorder.note(kind, turn=number if turn is not None else None, **values)
+
+        self._order(write, turn)
+
+    def _write(self, write: Callable[[Recorder, int], None], turn: int | None, *, begins: bool) -> None:
+        if turn is not None:
+            if self._until is not None and turn > self._until:
+                self._begin()
+            if self._after is None and begins:
+                self._after = turn - 1
+            if self._after is None or turn <= self._after:
+                return
+        if self.recorder is not None:
+            write(self.recorder, (turn or 0) - (self._after or 0))
+
+    def _tell(self, messages: Iterable[str]) -> None:
+        for message in messages:
+            self._report(Failed(None, message))
 
     def _record(self, root: Path | None, keep_days: int | None) -> None:
+        self._keep_days = keep_days
         if root is not None:
-            for message in tidy(root, keep_days):
-                self._report(Failed(None, message))
+            self._tell(tidy(root, keep_days))
         if root != self._root:
             self._root = root
             self._begin()
@@ -173,18 +202,21 @@ class Scribe:
     def _begin(self) -> None:
         if self.recorder is not None:
             self.recorder.close()
-        self.recorder = None if self._root is None else Recorder(self._root, self._report, about=self._about())
+        self.recorder = self._after = self._until = None
+        if self._root is not None:
+            about = {**self._about(), "keep_days": self._keep_days}
+            self.recorder = Recorder(self._root, self._report, about=about)
 
-    def _utterance(self, recorder: Recorder, event: UtteranceEnded) -> None:
-        recorder.utterance(event.turn, event.message)
+    def _utterance(self, recorder: Recorder, number: int, event: UtteranceEnded) -> None:
+        recorder.utterance(number, event.message)
         if recorder.recording and recorder.folder is not None:
-            self._folders[event.turn] = recorder.folder
+            self._places[event.turn] = (recorder.folder, number)
 
     def _correct(self, turn: Turn, emotion: str | None, *, consent: bool) -> None:
-        folder = self._folders.get(turn.number)
+        place = self._places.get(turn.number)
         try:
-            if folder is not None:
-                correct(folder, turn.number, emotion, consent=consent, corrections=self._corrections)
+            if place is not None:
+                correct(*place, emotion, consent=consent, corrections=self._corrections)
             elif self._corrections is not None:
                 keep(self._corrections, turn, emotion if consent else None, self._unrecorded)
         except AssistantError as error:

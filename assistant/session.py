@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from assistant.corrections import keep
 from assistant.errors import AssistantError, BadInput
 from assistant.events import EMOTIONS, EmotionReading, Outcome, Samples, Spoken, Turn, Typed
-from assistant.journal import Lines, read_journal, read_lines
-from assistant.recorder import EVENTS, JOURNAL, LOCK, RATE, VERSION, write_flac
+from assistant.journal import Lines, read_lines
+from assistant.recorder import EVENTS, RATE, VERSION
+
+MESSAGES = ("utterance", "typed", "utterance_recovered")
+"""The types of the lines that hold what the user said or typed."""
+_LONGEST_SECONDS = 3600.0  # of a recording: a file of a stranger may claim to be years long
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,9 +64,10 @@ class Session:
 
 @dataclass(slots=True)
 class _Half:
-    """What is known of a turn while its lines are read."""
+    """What is known of a turn while its lines are read. `whole`: there is more than an afterthought to it."""
 
     number: int
+    whole: bool = False
     at: float = 0.0
     text: str | None = None
     user: Path | None = None
@@ -71,6 +75,7 @@ class _Half:
     ended: Mapping[str, Any] = field(default_factory=dict)
     words: str | None = None  # they can come after the turn's end
     corrected: str | None = None
+    damaged: int = 0
 
 
 def read_session(folder: Path) -> Session:
@@ -93,22 +98,23 @@ def read_session(folder: Path) -> Session:
         if not isinstance(number, int):
             continue
         half = halves.setdefault(number, _Half(number))
-        if kind in ("utterance", "typed", "utterance_recovered"):
+        half.whole |= kind in MESSAGES or kind == "turn_ended"
+        if kind in MESSAGES:
             half.at, half.text = float(line["t"]), line.get("text")
             half.user, bad = _sound_file(folder, line)
-            damaged += bad
+            half.damaged += bad
         elif kind == "turn_ended":
             half.ended = line
             half.reply, bad = _sound_file(folder, line)
-            damaged += bad
+            half.damaged += bad
         elif kind == "transcribed":
             half.words = line.get("text")
         elif kind == "correction":
             half.corrected = line.get("emotion")
         elif kind == "undone":
             undone.add(number)
-    turns = tuple(_recorded(half) for half in halves.values() if half.number not in undone)
-    return Session(folder, about, turns, damaged)
+    turns = tuple(_recorded(half) for half in halves.values() if half.whole and half.number not in undone)
+    return Session(folder, about, turns, damaged + sum(half.damaged for half in halves.values()))
 
 
 def _sound_file(folder: Path, line: Mapping[str, Any]) -> tuple[Path | None, int]:
@@ -125,8 +131,12 @@ def _sound_file(folder: Path, line: Mapping[str, Any]) -> tuple[Path | None, int
 
 
 def _recorded(half: _Half) -> RecordedTurn:
-    line = half.ended
-    samples = read_flac(half.user)[0] if half.user else np.zeros(0, np.float32)
+    line, samples = half.ended, np.zeros(0, np.float32)
+    if half.user is not None:
+        try:
+            samples, _ = read_flac(half.user)
+        except AssistantError:
+            half.user, half.damaged = None, half.damaged + 1
     turn = Turn(
         number=half.number,
         message=Spoken(samples) if half.text is None else Typed(half.text),
@@ -142,11 +152,20 @@ def _recorded(half: _Half) -> RecordedTurn:
 
 
 def read_flac(path: Path) -> tuple[Samples, int]:
-    """Samples and rate of a recording whose hash was checked."""
+    """Samples, mono, and rate of a session's recording.
+
+    Raises:
+        AssistantError: it is damaged, or not there any more.
+    """
     import soundfile
 
-    samples, rate = soundfile.read(path, dtype="float32")
-    return samples, rate
+    try:
+        with soundfile.SoundFile(path) as file:
+            if file.channels == 1 and file.frames <= _LONGEST_SECONDS * file.samplerate:
+                return file.read(dtype="float32"), file.samplerate
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise AssistantError(f"{path} cannot be read ({error}): export the session as text instead.") from error
+    raise AssistantError(f"{path} is no recording of a voice: export the session as text instead.")
 
 
 def reading_from(values: Mapping[str, Any] | None) -> EmotionReading | None:
@@ -162,35 +181,10 @@ def reading_from(values: Mapping[str, Any] | None) -> EmotionReading | None:
     )
 
 
-# ---- the folder of all sessions
+# ---- written into afterwards, and listed
 
 
-def recover(folder: Path) -> int:
-    """Make utterances of the journals that a killed process left; returns how many.
-
-    Raises:
-        OSError: one cannot be written; its journal stays.
-    """
-    made = 0
-    for path in _journals(folder):
-        number = int(path.name.removesuffix(JOURNAL))
-        lines, _ = read_lines(folder / EVENTS)
-        named = {line.get("turn") for line in lines if str(line.get("type")).startswith("utterance")}
-        samples = read_journal(path).astype(np.float32) / np.float32(32768)
-        if number not in named and len(samples):
-            name = f"{number:04d}-user.flac"
-            digest = write_flac(folder / "audio" / name, samples, RATE)
-            _append(folder, "utterance_recovered", turn=number, audio=f"audio/{name}", sha256=digest)
-            made += 1
-        path.unlink()
-    return made
-
-
-def _journals(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob(f"*{JOURNAL}") if path.name.removesuffix(JOURNAL).isdecimal())
-
-
-def _append(folder: Path, kind: str, **values: Any) -> None:
+def append(folder: Path, kind: str, **values: Any) -> None:
     """Write one more line into a session. Raises OSError."""
     started = next((line.get("started") for line in read_lines(folder / EVENTS)[0] if "started" in line), None)
     since = (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds() if started else 0.0
@@ -220,71 +214,23 @@ def correct(
     if emotion is not None and emotion not in EMOTIONS:
         raise BadInput(f"{emotion!r} is no emotion: choose one of {', '.join(EMOTIONS)}.")
     try:
-        _append(folder, "correction", turn=turn, emotion=emotion)
+        append(folder, "correction", turn=turn, emotion=emotion)
         if corrections is not None:
             keep(corrections, recorded.turn, emotion if consent else None, folder.name, recorded.user_audio)
     except OSError as error:
         raise AssistantError(f"The correction cannot be kept ({error.strerror or error}): free space.") from error
 
 
-def tidy(root: Path, keep_days: int | None = None) -> list[str]:
-    """What is to be done at a start: recover what a killed process left, delete what is older than `keep_days`.
-
-    Returns what to tell the user. A session that a running program records is left alone.
-    """
-    told = []
-    for folder in sessions(root):
-        if not _journals(folder):
-            continue
-        try:
-            with FileLock(folder / LOCK, mode=0o600, timeout=0):
-                if recover(folder):
-                    told.append(f"What was being said when session {folder.name} was cut off has been recovered.")
-            (folder / LOCK).unlink(missing_ok=True)
-        except Timeout:
-            pass
-        except OSError as error:
-            told.append(f"Session {folder.name} cannot be repaired ({error.strerror or error}): free space.")
-    if keep_days is not None:
-        try:
-            gone = len(expire(root, keep_days))
-        except AssistantError as error:
-            told.append(str(error))
-        else:
-            if gone:
-                told.append(f"{gone} session{'s' * (gone > 1)} older than {keep_days} days deleted, as you chose.")
-    return told
-
-
 def sessions(root: Path) -> list[Path]:
-    """The folders of all sessions, newest first."""
-    if not root.is_dir():
-        return []
-    return sorted((path for path in root.iterdir() if (path / EVENTS).is_file()), reverse=True)
-
-
-def delete(folder: Path) -> None:
-    """Delete a session.
+    """The folders of all sessions, newest first.
 
     Raises:
-        BadInput: it is none.
-        AssistantError: it cannot be deleted.
+        AssistantError: they cannot be listed.
     """
-    if not (folder / EVENTS).is_file():
-        raise BadInput(f"{folder} holds no session: nothing was deleted.")
     try:
-        shutil.rmtree(folder)
+        return sorted((path for path in root.glob("[!.]*") if (path / EVENTS).is_file()), reverse=True)
     except OSError as error:
-        raise AssistantError(f"{folder} cannot be deleted ({error.strerror}): close what uses it.") from error
-
-
-def expire(root: Path, days: int, *, now: datetime | None = None) -> list[Path]:
-    """Delete the sessions that are older than `days`; returns their folders."""
-    oldest = (now or datetime.now(UTC).astimezone()) - timedelta(days=days)
-    gone = [folder for folder in sessions(root) if folder.name < f"{oldest:%Y-%m-%d_%H-%M-%S}"]
-    for folder in gone:
-        delete(folder)
-    return gone
+        raise AssistantError(f"{root} cannot be read ({error.strerror}): make it yours.") from error
 
 
 def summary(session: Session) -> dict[str, Any]:
@@ -298,8 +244,14 @@ def summary(session: Session) -> dict[str, Any]:
         "emotions": sorted({turn.reading.label for turn in turns if turn.reading}),
         "first_words": next((text for turn in turns if (text := words_of(turn))), ""),
         "damaged": session.damaged,
-        "bytes": sum(path.stat().st_size for path in session.folder.rglob("*") if path.is_file()),
+        "bytes": sum(map(_size, session.folder.rglob("*"))),
     }
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(OSError):  # a journal goes when what was said is complete
+        return path.stat().st_size if path.is_file() else 0
+    return 0
 
 
 def words_of(turn: Turn) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import functools
+import contextlib
 import json
 import queue
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from assistant.events import Exchange, ModelStatus, Spoken
 from assistant.export import FORMATS, differences, export, import_archive, joined
 from assistant.inference import ModelProcess
 from assistant.recorder import RATE
-from assistant.session import Session, as_json, delete, read_session, sessions, summary, tidy, words_of
+from assistant.session import Session, as_json, read_session, sessions, summary, words_of
+from assistant.session_care import delete, tidy
 from assistant.signals import Ask, ModelBroke, ModelChoice, ModelDone, ModelRead, ModelText
 
 Say = Callable[[str], None]
@@ -63,34 +64,31 @@ def find(root: Path, name: str) -> Path:
     return found[0]
 
 
-def _mistakes_said(command: Callable[[argparse.Namespace, Path, Say], int]) -> Callable[[Any, Path, Say], int]:
-    """The command, after a look at what a killed run left; what cannot be used is exit code 2 and one line."""
+def run(options: argparse.Namespace, root: Path, say: Say) -> None:
+    """Carry out `sessions` or `replay`, after a look at what a killed run left.
 
-    @functools.wraps(command)
-    def run(options: argparse.Namespace, root: Path, say: Say) -> int:
-        try:
-            for message in tidy(root):
-                sys.stderr.write(f"{message}\n")
-            return command(options, root, say)
-        except BadInput as error:
-            sys.stderr.write(f"{error}\n")
-            return 2
+    Raises:
+        BadInput: what the options name cannot be used.
+        AssistantError: a model, a device or a disk fails.
+    """
+    for message in tidy(root):
+        sys.stderr.write(f"{message}\n")
+    if options.command == "replay":
+        _replay(read_session(find(root, options.session)), options, say)
+    else:
+        _manage(options, root, say)
 
-    return run
 
-
-@_mistakes_said
-def manage(options: argparse.Namespace, root: Path, say: Say) -> int:
-    """Carry out `sessions`."""
+def _manage(options: argparse.Namespace, root: Path, say: Say) -> None:
     if options.action == "list":
         _list([summary(read_session(folder)) for folder in sessions(root)], say, as_lines=options.json)
-        return 0
+        return
     if options.action == "import":
         done: dict[str, Any] = {"session": import_archive(options.archive, root).name}
     elif options.action == "show":
         session = read_session(find(root, options.session))
         say(json.dumps(as_json(session), ensure_ascii=False) if options.json else _shown(session))
-        return 0
+        return
     elif options.action == "delete":
         folder = find(root, options.session)
         delete(folder)
@@ -99,7 +97,6 @@ def manage(options: argparse.Namespace, root: Path, say: Say) -> int:
         session = read_session(find(root, options.session))
         done = {"file": str(export(session, options.format, options.output))}
     say(json.dumps(done) if options.json else " ".join(done.values()))
-    return 0
 
 
 def _list(rows: list[dict[str, Any]], say: Say, *, as_lines: bool) -> None:
@@ -127,15 +124,14 @@ def _shown(session: Session) -> str:
     return "\n".join(lines)
 
 
-@_mistakes_said
-def replay(options: argparse.Namespace, root: Path, say: Say) -> int:
-    """Carry out `replay`: sound without --model, differences with it."""
-    session = read_session(find(root, options.session))
+def _replay(session: Session, options: argparse.Namespace, say: Say) -> None:
+    """Sound without --model, differences with it, turn by turn."""
     if options.model:
         choice = ModelChoice(options.model, options.device, options.quantize)
-        for row in differences(session, ask_again(session, choice)):
-            say(json.dumps(row, ensure_ascii=False) if options.json else _difference(row))
-        return 0
+        with contextlib.closing(ask_again(session, choice)) as answers:
+            for row in differences(session, answers):
+                say(json.dumps(row, ensure_ascii=False) if options.json else _difference(row))
+        return
     if not options.json:
         say(_shown(session))
     if options.output:
@@ -143,7 +139,6 @@ def replay(options: argparse.Namespace, root: Path, say: Say) -> int:
         say(json.dumps({"file": str(say_file)}) if options.json else f"\nWritten to {say_file}")
     else:
         _play(session)
-    return 0
 
 
 def _play(session: Session) -> None:
@@ -170,29 +165,32 @@ def _ms(value: float | None) -> str:
     return "?" if value is None else f"{value:.0f} ms"
 
 
-def ask_again(session: Session, choice: ModelChoice) -> list[dict[str, object]]:
-    """What a model answers to the same messages, each with the history as it was.
+def ask_again(
+    session: Session, choice: ModelChoice, server: str = "model.server"
+) -> Generator[dict[str, object], None, None]:
+    """What a model answers to the same messages, each with the history as it was, and as soon as it has.
+
+    Args:
+        server: the module that the model's process runs.
 
     Raises:
         AssistantError: the model cannot be loaded.
     """
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    model = ModelProcess(choice, answers.put)
-    rows: list[dict[str, object]] = []
+    model = ModelProcess(choice, answers.put, server=server)
     try:
         history: list[Exchange] = []
         for number, recorded in enumerate(session.turns, 1):
             turn = recorded.turn
             if isinstance(turn.message, Spoken) and not len(turn.message.samples):
-                rows.append({"reading": None, "reply": "(the recording is missing)", "first_token_ms": None})
+                yield {"reading": None, "reply": "(the recording is missing)", "first_token_ms": None}
                 continue
             model.ask(Ask(number, tuple(history), turn.message, True))
-            rows.append(_answer(answers, number))
+            yield _answer(answers, number)
             if turn.heard.strip():
                 history.append(Exchange(turn.message, turn.heard))
     finally:
         model.close()
-    return rows
 
 
 def _answer(answers: queue.SimpleQueue[Any], number: int) -> dict[str, object]:

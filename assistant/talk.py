@@ -84,6 +84,8 @@ class Talk:
         listener: told of every event, on the conversation's thread; it must not block.
         heard, spoken: recordings in the microphone's place, and a WAV in the speaker's; with either, no device is
             opened.
+        earlier: where sessions lie that were recorded earlier: what they were promised holds, even if nothing is
+            recorded now.
 
     Attributes:
         clips: plays recordings through the replies' speaker.
@@ -100,6 +102,7 @@ class Talk:
         *,
         heard: Iterable[Path] = (),
         spoken: Path | None = None,
+        earlier: Path | None = None,
     ) -> None:
         self.settings = settings
         self._listener = listener
@@ -130,6 +133,8 @@ class Talk:
         self._scribe = Scribe(put, self._about, settings.corrections)
         self._tape.record = self._scribe.sound
         self.model = ModelProcess(settings.model, put, server=settings.server)
+        if settings.sessions is None and earlier is not None:
+            self._scribe.look_after(earlier)
         self.record(settings.sessions, settings.keep_days)
         self.assistant.attach(self.model, self.voice, self.clips)
         if trouble:
@@ -287,7 +292,7 @@ class Talk:
         self.assistant.put(begin)
 
     def _errand(self, work: Callable[[], None]) -> None:
-        self._errands.submit(work).add_done_callback(Future.result)  # what it did not expect is logged
+        self._errands.submit(work).add_done_callback(_raise)
 
     # ---- on the conversation's thread
 
@@ -346,6 +351,12 @@ class Talk:
                 duplex = Duplex.HALF
                 self.assistant.put(Failed(None, _without(error)))
         self.assistant.put(lambda: self.line.use(duplex, canceller))
+
+
+def _raise(errand: Future[None]) -> None:
+    """Let what an errand did not expect be logged; that the end of the program came first is no trouble."""
+    if not errand.cancelled():
+        errand.result()
 
 
 def _line(reference: Reference, duplex: Duplex) -> tuple[MicrophoneLine, str]:

@@ -14,7 +14,8 @@ import soundfile
 from assistant.corrections import corrections, keep
 from assistant.errors import AssistantError
 from assistant.events import Turn, Typed
-from assistant.session import correct, delete, read_session
+from assistant.session import correct, read_session
+from assistant.session_care import delete
 from tests.assistant.test_session import READING, record, said
 
 

@@ -15,6 +15,7 @@ from assistant.export import as_markdown, as_srt, export, import_archive, joined
 from assistant.journal import Lines
 from assistant.recorder import EVENTS, RATE
 from assistant.session import as_json, read_session
+from assistant.session_care import expire
 from tests.assistant.test_session import record
 
 
@@ -44,6 +45,29 @@ def test_sound_subtitles_and_text_tell_the_same(tmp_path: Path) -> None:
     assert json.loads(export(session, "json", tmp_path).read_text()) == json.loads(json.dumps(as_json(session)))
     with pytest.raises(AssistantError):
         export(session, "srt", tmp_path / "missing" / "x.srt")
+
+
+def test_a_recording_that_went_bad_is_said_in_one_line(tmp_path: Path) -> None:
+    session = read_session(record(tmp_path / "a"))
+    session.turns[1].reply_audio.write_bytes(b"fLaC, but not really")
+    for form in ("wav", "srt"):
+        with pytest.raises(AssistantError, match="as text instead"):
+            export(session, form, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    with pytest.raises(AssistantError, match="choose another folder"):
+        export(session, "json", tmp_path / "a" / "b" / "x.json")
+    (tmp_path / "file").touch()
+    with pytest.raises(AssistantError, match="choose another folder"):
+        export(session, "json", tmp_path / "file" / "x.json")
+
+
+def test_what_is_imported_begins_to_age_now(tmp_path: Path) -> None:
+    old = record(tmp_path / "a")
+    path = export(read_session(old), "archive", tmp_path)
+    folder = import_archive(path, tmp_path / "b")
+    assert folder.parent.stat().st_mode & 0o777 == 0o700
+    assert expire(folder.parent, 1) == []
+    assert folder.name[:13] >= old.name[:13]
 
 
 def _archive(path: Path, entries: dict[str, bytes]) -> Path:

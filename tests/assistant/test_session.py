@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import random
 import shutil
@@ -15,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from assistant import journal, session
-from assistant.errors import AssistantError
+from assistant import journal, session, session_care
+from assistant.errors import AssistantError, BadInput
 from assistant.events import EmotionReading, Failed, Outcome, Spoken, Turn, TurnEnded, Typed
 from assistant.recorder import EVENTS, LOCK, Recorder
-from assistant.session import expire, read_session, recover, sessions, summary, tidy
+from assistant.session import read_session, sessions, summary
+from assistant.session_care import delete, expire, recover, tidy
 from tests.assistant.session_victim import chunk
 
 READING = EmotionReading(
@@ -217,7 +219,7 @@ def test_a_repair_that_fails_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(*_: object) -> str:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(session, "write_flac", full)
+    monkeypatch.setattr(session_care, "write_flac", full)
     (message,) = tidy(tmp_path)
     assert "free space" in message
     assert len(list(folder.glob("*.journal"))) == 1
@@ -246,6 +248,109 @@ def test_old_sessions_expire(tmp_path: Path) -> None:
     assert [path.name[-4:] for path in expire(tmp_path, 30)] == ["abcd"]
     assert sessions(tmp_path) == [new]
     with pytest.raises(AssistantError):
-        session.delete(tmp_path)
+        delete(tmp_path)
     with pytest.raises(AssistantError):
         read_session(tmp_path)
+
+
+def test_a_deletion_that_is_cut_off_leaves_no_half_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone, stays = record(tmp_path), record(tmp_path)
+
+    def killed(folder: Path) -> None:
+        (folder / "audio" / "0001-user.flac").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(session_care.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            delete(gone)
+    assert sessions(tmp_path) == [stays]
+    assert len(list(tmp_path.iterdir())) == 2
+    assert tidy(tmp_path) == []
+    assert list(tmp_path.iterdir()) == [stays]
+
+
+def test_only_an_import_that_was_given_up_is_swept_away(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / f".import-{name}" / "audio").mkdir(parents=True)
+    os.utime(tmp_path / ".import-old", (0, 0))
+    tidy(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".import-new"]
+
+
+def test_what_is_being_recorded_is_not_deleted(tmp_path: Path) -> None:
+    running = Recorder(tmp_path, lambda failed: pytest.fail(failed.message))
+    running.utterance(1, said(1))
+    with pytest.raises(BadInput, match="end the conversation"):
+        delete(running.folder)
+    in_a_month = datetime.now(UTC).astimezone() + timedelta(days=31)
+    assert expire(tmp_path, 30, now=in_a_month) == []
+    running.close()
+    assert len(expire(tmp_path, 30, now=in_a_month)) == 1
+
+
+def test_a_killed_run_in_which_nothing_was_said_leaves_nothing(tmp_path: Path) -> None:
+    code = """
+import os, sys, pathlib, assistant.recorder
+assistant.recorder.Recorder(pathlib.Path(sys.argv[1]), print)
+os._exit(0)"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    assert len(sessions(tmp_path)) == 1
+    assert tidy(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sessions_expire_as_they_were_promised_to(tmp_path: Path) -> None:
+    """Recording is off now: what was recorded for 30 days still goes after 30, what was to be kept stays."""
+    month_ago = datetime.now(UTC).astimezone() - timedelta(days=31)
+    for number, days in enumerate([30, 60, None]):
+        recorder = Recorder(tmp_path, lambda failed: pytest.fail(failed.message), about={"keep_days": days})
+        recorder.utterance(1, said(1))
+        recorder.close()
+        recorder.folder.rename(tmp_path / f"{month_ago:%Y-%m-%d_%H-%M-%S}-{number}")
+    assert tidy(tmp_path) == []
+    assert tidy(tmp_path, as_promised=True) == ["1 session older than they were to be kept deleted, as you chose."]
+    assert [folder.name[-1] for folder in sessions(tmp_path)] == ["2", "1"]
+
+
+def test_afterthoughts_alone_are_no_turn(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, lambda failed: pytest.fail(failed.message))
+    recorder.utterance(2, said(2))
+    recorder.note("transcribed", turn=1, text="late", language="en")
+    recorder.close()
+    assert [past.turn.number for past in read_session(recorder.folder).turns] == [2]
+
+
+def test_what_was_typed_in_mid_speech_stays_typed(tmp_path: Path) -> None:
+    """A kill between the typed message's line and the end of the journal, whose speech came to nothing."""
+    recorder = Recorder(tmp_path, lambda failed: pytest.fail(failed.message))
+    recorder.utterance(1, Typed("never mind"))
+    recorder.close()
+    journal.Journal(recorder.folder / "0001-user.journal").append(np.full(800, 7, np.int16))
+    assert recover(recorder.folder) == 0
+    (past,) = read_session(recorder.folder).turns
+    assert past.turn.message == Typed("never mind")
+
+
+def test_a_folder_that_cannot_be_listed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "is_file", forbidden)
+    record(tmp_path)
+    (message,) = tidy(tmp_path)
+    assert "make it yours" in message
+
+
+def test_a_recording_that_is_none_is_counted_and_left_out(tmp_path: Path) -> None:
+    """Its hash is right: such a session can only come from elsewhere."""
+    recorder = Recorder(tmp_path, lambda failed: pytest.fail(failed.message))
+    recorder.utterance(1, said(1))
+    sound = b"no sound at all"
+    (recorder.folder / "audio" / "0002-user.flac").write_bytes(sound)
+    name = {"audio": "audio/0002-user.flac", "sha256": hashlib.sha256(sound).hexdigest()}
+    recorder.note("utterance", turn=2, **name)
+    recorder.close()
+    read = read_session(recorder.folder)
+    assert read.damaged == 1
+    assert [past.user_audio is None for past in read.turns] == [False, True]

@@ -4,48 +4,51 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+import main
 from assistant import journal
 from assistant.session import read_session
-from assistant.session_commands import add_commands, manage, replay
+from assistant.session_commands import add_commands, ask_again
+from assistant.session_commands import run as carry_out
+from assistant.signals import ModelChoice
 from tests.assistant.test_session import record
 
 
-def run(root: Path, *words: str) -> tuple[int, list[str]]:
+def run(root: Path, *words: str) -> list[str]:
     parser = argparse.ArgumentParser()
     add_commands(parser.add_subparsers(dest="command"))
     options = parser.parse_args(words)
     said: list[str] = []
-    code = (replay if options.command == "replay" else manage)(options, root, said.append)
-    return code, said
+    carry_out(options, root, said.append)
+    return said
 
 
 def test_list_show_export_import_delete(tmp_path: Path) -> None:
     root = tmp_path / "sessions"
     folder = record(root)
-    (row,) = map(json.loads, run(root, "sessions", "list", "--json")[1])
+    (row,) = map(json.loads, run(root, "sessions", "list", "--json"))
     assert (row["name"], row["turns"], row["first_words"]) == (folder.name, 3, "words 1")
-    (shown,) = map(json.loads, run(root, "sessions", "show", folder.name[:12], "--json")[1])
+    (shown,) = map(json.loads, run(root, "sessions", "show", folder.name[:12], "--json"))
     assert [turn["words"] for turn in shown["turns"]] == ["words 1", "typed words", "words 3"]
-    assert "sad, 35%" in run(root, "sessions", "show", folder.name)[1][0]
-    _, (line,) = run(root, "sessions", "export", folder.name, "--output", str(tmp_path), "--json")
+    assert "sad, 35%" in run(root, "sessions", "show", folder.name)[0]
+    (line,) = run(root, "sessions", "export", folder.name, "--output", str(tmp_path), "--json")
     archive = json.loads(line)["file"]
-    assert run(root, "sessions", "delete", folder.name)[0] == 0
-    assert run(root, "sessions", "list")[1] == ["No session is recorded yet: talk with --record."]
-    _, (line,) = run(root, "sessions", "import", archive, "--json")
+    assert run(root, "sessions", "delete", folder.name) == [folder.name]
+    assert run(root, "sessions", "list") == ["No session is recorded yet: talk with --record."]
+    (line,) = run(root, "sessions", "import", archive, "--json")
     again = read_session(root / json.loads(line)["session"])
     assert [one.turn.heard for one in again.turns] == ["All of", "All of", "All of"]
 
 
 def test_replay_writes_what_would_be_played(tmp_path: Path) -> None:
     folder = record(tmp_path / "sessions")
-    code, _ = run(tmp_path / "sessions", "replay", folder.name, "--output", str(tmp_path / "out.wav"))
-    assert code == 0
+    run(tmp_path / "sessions", "replay", folder.name, "--output", str(tmp_path / "out.wav"))
     assert soundfile.info(tmp_path / "out.wav").duration > 2
 
 
@@ -61,13 +64,17 @@ def test_replay_writes_what_would_be_played(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_used_is_one_line_and_exit_code_2(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
 ) -> None:
-    record(tmp_path)
-    record(tmp_path)  # both names begin with the century
-    code, said = run(tmp_path, *words)
-    assert (code, said) == (2, [])
-    error = capsys.readouterr().err
+    record(tmp_path / "sessions")
+    record(tmp_path / "sessions")  # both names begin with the century
+    monkeypatch.setenv("BLSP_HOME", str(tmp_path))
+    assert main.main(words) == 2
+    said, error = capsys.readouterr()
+    assert said == ""
     assert error.count("\n") == 1
     assert ":" in error
 
@@ -75,6 +82,21 @@ def test_what_cannot_be_used_is_one_line_and_exit_code_2(
 def test_what_a_killed_run_left_is_repaired_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = record(tmp_path)
     journal.Journal(folder / "0004-user.journal").append(np.full(800, 7, np.int16))
-    _, (line,) = run(tmp_path, "sessions", "list", "--json")
+    (line,) = run(tmp_path, "sessions", "list", "--json")
     assert json.loads(line)["turns"] == 4
     assert folder.name in capsys.readouterr().err
+
+
+def test_another_model_is_heard_turn_by_turn(tmp_path: Path) -> None:
+    """Each answer comes as it is made, not when all are; and whoever has heard enough lets the model go."""
+    (tmp_path / "replies.txt").write_text("One.\nTwo.\nThree.", "utf-8")
+    session = read_session(record(tmp_path / "sessions"))
+    answers = ask_again(session, ModelChoice(str(tmp_path / "replies.txt")), "tests.talk_server")
+    first = next(answers)
+    assert first["reply"] == "One."
+    (child,) = multiprocessing.active_children()
+    assert child.is_alive()
+    answers.close()
+    assert not multiprocessing.active_children()
+    answers = ask_again(session, ModelChoice(str(tmp_path / "replies.txt")), "tests.talk_server")
+    assert [row["reply"] for row in answers] == ["One.", "Two.", "Three."]
