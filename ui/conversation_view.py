@@ -19,6 +19,7 @@ from PySide6.QtGui import (
     QPaintEvent,
     QPen,
     QResizeEvent,
+    QShowEvent,
 )
 from PySide6.QtWidgets import QAbstractScrollArea, QApplication, QFrame, QWidget
 
@@ -267,6 +268,11 @@ class ConversationView(QAbstractScrollArea):
     def resizeEvent(self, event: QResizeEvent) -> None:
         """Turns have other heights at another width."""
         super().resizeEvent(event)
+        self._arrange()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """What changed meanwhile: turns, the theme, the language."""
+        super().showEvent(event)
         self._arrange()
 
     def scrollContentsBy(self, _dx: int, _dy: int) -> None:

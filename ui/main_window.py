@@ -131,7 +131,8 @@ class MainWindow(QMainWindow):
         if event.type() == QEvent.Type.LanguageChange:
             self._name()
             self._outdated = set(self.pages) - {"talk"}
-            QTimer.singleShot(0, self, lambda: self.show_page(self.page))  # what asked for it has to end first
+            if self.page:
+                QTimer.singleShot(0, self, lambda: self.show_page(self.page))  # what asked for it has to end first
 
     # ---- inside
 
