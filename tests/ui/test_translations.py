@@ -111,6 +111,12 @@ def test_the_talk_page_follows_with_its_conversation(app: App, qtbot: QtBot) -> 
     assert page.panel.shown == 1
     assert [entry.reply for entry in page.view.entries] == ["Tell me what happened."]
     qtbot.waitUntil(lambda: "Voice sounds" not in all_text(window))
+    page.hide()
+    translations.install("en")
+    qtbot.waitUntil(lambda: page.view.accessibleName() == "Conversation")
+    page.show()
+    assert [view.accessibleName().startswith("You") for view in page.view.views] == [True]
+    translations.install("zh")
     talk.happen(*turn_events(2, "weasels", "angry", "That must be maddening."))
     qtbot.waitUntil(lambda: "声音听起来生气" in all_text(page.panel))
 
