@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -12,6 +13,7 @@ from model.errors import BadInput
 from training.cases import read_cases
 from training.evaluate import Subject, compare, examine
 from training.features import FeatureCache
+from training.predictions import Scores, as_svg
 
 _SHOWN = {
     "accuracy": ("emotion: accuracy", 1.0),
@@ -52,12 +54,23 @@ def evaluate_command(given: argparse.Namespace) -> dict[str, Any]:
     sys.stderr.write(as_table(columns))
     sys.stderr.writelines(f"\n{_reply(row)}" for row in replies[:5])
     if given.picture is not None:
-        try:
-            given.picture.write_text(as_picture(columns), "utf-8")
-        except OSError as error:
-            raise BadInput(f"{given.picture} cannot be written ({error.strerror}): name another place.") from error
-        figures = figures | {"picture": str(given.picture)}
+        figures = figures | {"pictures": _draw(given.picture, columns)}
     return figures | {"dropped": dropped, "replies": replies}
+
+
+def _draw(path: Path, columns: dict[str, dict[str, Any]]) -> list[str]:
+    """Write the bars, and beside them a confusion matrix for each checkpoint that reads emotions; their paths."""
+    pictures = {path: as_picture(columns)}
+    for name, figures in columns.items():
+        if "confusion" in figures:
+            matrix = as_svg(Scores(figures["confusion"]), f"Emotions read, {name}", "read from the voice")
+            pictures[path.with_suffix(f".{name}{path.suffix}")] = matrix
+    for place, picture in pictures.items():
+        try:
+            place.write_text(picture, "utf-8")
+        except OSError as error:
+            raise BadInput(f"{place} cannot be written ({error.strerror}): name another place.") from error
+    return [str(place) for place in pictures]
 
 
 def _reply(row: dict[str, str]) -> str:

@@ -230,7 +230,7 @@ _LIGHT, _DARK = (247, 251, 255), (8, 48, 107)  # one hue, light to dark: readabl
 _CELL_WIDTH, _CELL_HEIGHT, _LEFT, _TOP, _GAP = 92, 58, 150, 132, 14
 
 
-def as_svg(scores: Scores) -> str:
+def as_svg(scores: Scores, title: str = "Emotions: what the replies name", columns: str = "named in the reply") -> str:
     """The matrix as an SVG picture: counts, and shares of each reference as shades of one hue."""
     figures = scores.figures()
     right = _left_of(len(EMOTIONS)) + _CELL_WIDTH
@@ -243,9 +243,9 @@ def as_svg(scores: Scores) -> str:
         )
     )
     parts = [
-        _words(24, 36, "Emotions: what the replies name", size=20, weight="bold"),
+        _words(24, 36, title, size=20, weight="bold"),
         _words(24, 60, f"n = {figures['n']}  ·  {accuracy}  ·  {recall}", colour="#444"),
-        _words((_LEFT + right) / 2, _TOP - 36, "named in the reply", anchor="middle", colour="#444"),
+        _words((_LEFT + right) / 2, _TOP - 36, columns, anchor="middle", colour="#444"),
         _words(24, _TOP - 12, "reference", colour="#444"),
     ]
     for at, name in enumerate((*EMOTIONS, NONE)):
@@ -258,7 +258,7 @@ def as_svg(scores: Scores) -> str:
         ]
         parts += [_cell(row, at, value, count) for at, value in enumerate(scores.confusion[row])]
     parts += _legend(bottom + 22, right)
-    summary = escape(f"Confusion matrix of {figures['n']} replies; {accuracy}; {recall}; 95 % intervals in brackets.")
+    summary = escape(f"Confusion of {figures['n']} recordings; {accuracy}; {recall}; 95 % intervals in brackets.")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{right + 24}" height="{bottom + 68}" '
         f'viewBox="0 0 {right + 24} {bottom + 68}" role="img" font-family="Helvetica, Arial, sans-serif">\n'

@@ -41,7 +41,7 @@ def add_train_commands(commands: Any) -> list[argparse.ArgumentParser]:
         "--predictions", type=Path, help="instead: emotions in the output of generate, with references"
     )
     evaluate.add_argument("--features", type=Path, action="append", default=[], help="feature cache; repeatable")
-    evaluate.add_argument("--picture", type=Path, metavar="OUT.svg", help="the confusion matrix")
+    evaluate.add_argument("--picture", type=Path, metavar="OUT.svg", help="bars, and confusion matrices beside them")
     fitting = commands.add_parser("fitting", help="whether replies differ with the emotion, and fit it")
     fitting.add_argument("checkpoint", help="folder or preset")
     fitting.add_argument("corpus", type=Path, help="folder of `corpus`")

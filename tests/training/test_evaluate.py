@@ -180,6 +180,12 @@ def test_before_and_after_as_table_and_picture(data, subject, tmp_path, capsys, 
     assert figures["replies"][0]["reply_before"] == figures["replies"][0]["reply"]
     assert "before" in told.err
     assert "continuation: loss given speech" in told.err
+    assert figures["pictures"] == [
+        str(picture),
+        *(str(tmp_path / f"picture.{name}.svg") for name in ("before", "after")),
+    ]
+    matrix = "".join(ElementTree.fromstring((tmp_path / "picture.after.svg").read_text("utf-8")).itertext())
+    assert "read from the voice" in matrix
     words = "".join(ElementTree.fromstring(picture.read_text("utf-8")).itertext())
     bars = [re.findall(rf"\d\.\d{{3}} {name}", words) for name in ("before", "after")]
     assert len(bars[0]) == len(bars[1]) == 9
