@@ -17,7 +17,7 @@ from training.corpus import Job, make_clips
 from training.voices import TEST_VOICES, Source, sentence
 
 VOICES = ("en-us+belinda", "en-us+m3", "en+edward")
-LEARNT, JUDGED = 8, 10  # sentences, each five times
+LEARNT, JUDGED = 8, 24  # sentences, each five times
 
 
 def make(folder: Path) -> None:
