@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PySide6.QtCore import QEvent, Qt, Signal
 from PySide6.QtGui import QCloseEvent, QKeyEvent, QResizeEvent
-from PySide6.QtWidgets import QLayout, QMenu, QSizePolicy, QSystemTrayIcon, QWidget
+from PySide6.QtWidgets import QApplication, QLayout, QMenu, QSizePolicy, QSystemTrayIcon, QWidget
 
 from assistant.events import ReplyFinished, ReplyText, UtteranceEnded
 from ui import icons, theme
@@ -121,6 +121,12 @@ class CompactWindow(QWidget):
 
     def _show_mute(self, *_: object) -> None:
         show_mute(self.mute, muted=self._key.muted)
+
+
+def quit_program(window: QWidget) -> None:
+    """End the program, also where an icon in the tray would let it go on."""
+    window.close()
+    QApplication.exit(0)
 
 
 class Tray(QSystemTrayIcon):

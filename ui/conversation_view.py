@@ -100,6 +100,13 @@ class ConversationView(QAbstractScrollArea):
             elif slot.entry.hear(event):
                 self._show_news(slot)
 
+    def show_correction(self, number: int, emotion: str | None) -> None:
+        """How a turn sounded, says the user; None: as it was read."""
+        slot = next((slot for slot in self._slots if slot.entry.number == number), None)
+        if slot is not None:
+            slot.entry.corrected = emotion
+            self._show_news(slot)
+
     def clear(self) -> None:
         """Begin anew; what is still told of the turns before is ignored."""
         said = (slot.entry.number for slot in self._slots if slot.entry.message is not None)

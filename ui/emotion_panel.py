@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from PySide6.QtCore import QEvent, QRectF, Qt
-from PySide6.QtGui import QFocusEvent, QPainter, QPaintEvent, QResizeEvent
-from PySide6.QtWidgets import QBoxLayout, QFrame, QPushButton, QScrollArea, QSizePolicy, QToolTip, QWidget
+from PySide6.QtCore import QEvent, Qt, Signal
+from PySide6.QtGui import QResizeEvent
+from PySide6.QtWidgets import QBoxLayout, QFrame, QScrollArea, QSizePolicy, QWidget
 
 from assistant.events import (
     UNSURE,
@@ -23,17 +23,19 @@ from assistant.events import (
 )
 from assistant.recorder import RATE
 from assistant.signals import Ready
-from ui import icons, theme
+from ui import theme
 from ui.app import App
 from ui.emotion_charts import ReadingBars, ReadingHistory, TurnReading, percent
 from ui.emotion_correction import Correction, remember_answer, was_asked
+from ui.emotion_headline import Headline
 from ui.playback import Playback
 from ui.translations import tr
 from ui.waveform import Waveform
-from ui.widgets import IconButton, column, label, row
+from ui.widgets import IconButton, button, column, label, row
 
 _STRIP_HEIGHT = 320  # pixels of the unfolded strip, at most
 _TWO_COLUMNS = 32  # heights of the text; a narrower strip has one column
+_NEAR = 24  # pixels from the end that still count as being there
 _UNLIMITED = 16_777_215  # Qt's own largest height
 
 
@@ -50,59 +52,17 @@ class _Turn:
     before: str | None = None  # what `corrected` was before
 
 
-def prosody() -> str:
-    """What a prosody estimate is."""
-    return tr(
-        "Estimated from pitch, loudness, tempo and colour of the voice alone. It was fitted on synthetic voices: how "
-        "often it is right about people's feelings has not been measured."
-    )
-
-
-class _Explained(QPushButton):
-    """A word that explains itself under the mouse, when it gets the focus, and to a screen reader."""
-
-    def __init__(self, text: str, explanation: str) -> None:
-        super().__init__(text)
-        self.setProperty("kind", "quiet")
-        self.setToolTip(explanation)
-        self.setAccessibleDescription(explanation)
-        self.clicked.connect(self._explain)
-
-    def focusInEvent(self, event: QFocusEvent) -> None:
-        """Explain."""
-        super().focusInEvent(event)
-        if event.reason() in (Qt.FocusReason.TabFocusReason, Qt.FocusReason.BacktabFocusReason):
-            self._explain()
-
-    def _explain(self) -> None:
-        QToolTip.showText(self.mapToGlobal(self.rect().bottomLeft()), self.toolTip(), self)
-
-
-class _Glyph(QWidget):
-    """A large glyph, in the hue of its emotion."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._name = UNSURE
-
-    def show_glyph(self, name: str) -> None:
-        """An emotion, or any other icon, which is muted."""
-        self._name = name
-        self.setFixedSize(theme.pixels("display"), theme.pixels("display"))
-        self.update()
-
-    def paintEvent(self, _event: QPaintEvent) -> None:
-        """The icon, as large as the text asks."""
-        painter = QPainter(self)
-        icons.paint(painter, self._name, QRectF(self.rect()), theme.colours().emotion(self._name))
-
-
 class EmotionPanel(QWidget):
     """Listens to `app.happened` by itself. Beside the conversation it is a column; `set_strip` lays it above.
 
     Args:
         before: the panel in another language, whose place this one takes and whose turns it keeps.
+
+    Signals:
+        corrected: the number of a turn, and how it sounded, says the user; None: as it was read.
     """
+
+    corrected = Signal(int, object)
 
     def __init__(self, app: App, before: EmotionPanel | None = None) -> None:
         super().__init__()
@@ -162,7 +122,7 @@ class EmotionPanel(QWidget):
         turn = self._turn
         if turn is not None and turn.corrected != emotion:
             turn.before, turn.corrected = turn.corrected, emotion
-            self._send(turn)
+            self._tell(turn)
             if not self._app.settings.recording.corrections and not was_asked(self._app):
                 self._correction.ask(on=True)
             self._draw()
@@ -172,7 +132,7 @@ class EmotionPanel(QWidget):
         turn = self._turn
         if turn is not None:
             turn.corrected, turn.before = turn.before, None
-            self._send(turn)
+            self._tell(turn)
             self._correction.ask(on=False)
             self._draw()
 
@@ -216,6 +176,10 @@ class EmotionPanel(QWidget):
 
     # ---- corrections
 
+    def _tell(self, turn: _Turn) -> None:
+        self._send(turn)
+        self.corrected.emit(turn.number, turn.corrected)
+
     def _send(self, turn: _Turn) -> None:
         talk = self._app.talk
         if talk is not None and turn.ended:
@@ -246,21 +210,12 @@ class EmotionPanel(QWidget):
 
     def _build(self) -> None:
         self._free = QSizePolicy.Policy.Expanding
-        self._glyph = _Glyph()
-        self._headline = label(role="title")
-        self._confidence = label(role="lead", wrap=False)
-        self._estimate = _Explained(self.tr("prosody estimate"), prosody())
+        self._headline = Headline()
         self._note = label(role="small")
         self._fold = IconButton("down", self.tr("More"), lambda: self.set_folded(not self._folded))
         self._fold.hide()
-        head = row(self._glyph, spacing=10)
-        head.addWidget(self._headline, 1)
-        self._top = QBoxLayout(QBoxLayout.Direction.TopToBottom)
-        self._top.addLayout(head)
-        self._sure = _widget(row(self._confidence, self._estimate, None))
-        self._top.addWidget(self._sure)
         whole = row()
-        whole.addLayout(self._top, 1)
+        whole.addWidget(self._headline, 1)
         whole.addWidget(self._fold, 0, Qt.AlignmentFlag.AlignTop)
         self._bars, self._history = ReadingBars(), ReadingHistory()
         self._history.chosen.connect(self.show_turn)
@@ -295,11 +250,23 @@ class EmotionPanel(QWidget):
         self._edge.addLayout(whole)
         self._edge.addWidget(self._note)
         self._edge.addWidget(self._body, 1)
+        show = self._body.ensureWidgetVisible
+        self._more = button(self.tr("This conversation"), lambda: show(self._conversation, 0, 8), "quiet", "down")
+        self._more.hide()
+        self._edge.addWidget(self._more)
+        for moved in (bar := self._body.verticalScrollBar()).valueChanged, bar.rangeChanged:
+            moved.connect(self._show_more)
         self._edge.addStretch(0)
         self._edge.setContentsMargins(16, 12, 16, 12)
         self.setLayout(self._edge)
 
     # ---- drawing
+
+    def _show_more(self, *_: int) -> None:
+        """In a low window the conversation's emotions are below the edge: say so."""
+        bar = self._body.verticalScrollBar()
+        below = bar.maximum() - bar.value() > _NEAR
+        self._more.setVisible(below and not self._folded and self._conversation.isVisibleTo(self))
 
     def changeEvent(self, event: QEvent) -> None:
         """Follow the theme and the size of the text."""
@@ -320,14 +287,10 @@ class EmotionPanel(QWidget):
         turn = None if self._speaking else self._turn
         reading = turn.reading if turn else None
         glyph, headline, note = self._words(turn)
-        self._glyph.show_glyph(glyph)
-        self._headline.setText(headline)
-        self._sure.setVisible(reading is not None)
-        self._confidence.setText(percent(reading.confidence) if reading else "")
+        self._headline.show_words(glyph, headline, note if self._folded else "")
+        self._headline.show_confidence(percent(reading.confidence) if reading else "", estimate=self._is_estimate)
         self._note.setText(note)
         self._note.setVisible(bool(note) and not self._folded)
-        self._headline.setToolTip(note if self._folded else "")
-        self._estimate.setVisible(reading is not None and self._is_estimate)
         self._bars.show_reading(reading)
         if (turn, reading) != self._drawn:
             self._drawn = turn, reading
@@ -374,14 +337,9 @@ class EmotionPanel(QWidget):
         return bool(self._about.get("prosody_estimate", source.partition("-")[0] == "mini"))
 
     def _arrange(self) -> None:
-        """In a strip the headline is one line and the halves stand side by side, where there is room."""
+        """In a strip the halves stand side by side, where there is room."""
         across, down = QBoxLayout.Direction.LeftToRight, QBoxLayout.Direction.TopToBottom
-        words = self._headline.fontMetrics().horizontalAdvance(self._headline.text()) + self._glyph.width()
-        fits = words + self._sure.sizeHint().width() + 120 < self.width()
-        beside = self._strip and fits
-        self._top.setDirection(across if beside else down)
-        self._top.setStretch(1, int(beside))
-        self._headline.setWordWrap(not beside)
+        self._headline.fit(self.width() - 32, strip=self._strip)
         two = self._strip and self.width() > _TWO_COLUMNS * theme.pixels("body")
         self._halves.setDirection(across if two else down)
         self._halves.setSpacing(32 if two else 12)
@@ -391,6 +349,7 @@ class EmotionPanel(QWidget):
         high = min(_STRIP_HEIGHT, inside) if self._strip else _UNLIMITED
         self._body.setMinimumHeight(high if self._strip else 0)
         self._body.setMaximumHeight(high)
+        self._show_more()
 
 
 def _widget(layout: QBoxLayout) -> QWidget:

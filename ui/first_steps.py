@@ -17,11 +17,12 @@ from assistant.sound import Device, Devices
 from ui.app import App
 from ui.background import Background
 from ui.emotion_correction import remember_answer
+from ui.recording_settings import Retention
 from ui.released_model import ReleasedModel
 from ui.settings_parts import Choices, LevelMeter, Outcome, Work, size
 from ui.sound_check import SoundCheck
 from ui.translations import tr
-from ui.widgets import Picker, Switch, column, label, row
+from ui.widgets import Picker, Switch, column, label
 
 _LOOK_MS = 2000
 _MINI = "mini"
@@ -249,35 +250,14 @@ class RecordingStep(Step):
             tr("Shall conversations be kept?"), tr("What is kept stays in a folder of yours on this machine.")
         )
         self.app = app
-        recording = app.settings.recording
-        self.mode = Choices(
-            [
-                ("off", tr("Keep nothing"), tr("A conversation is forgotten when the window is closed.")),
-                ("days", tr("Keep for some days"), tr("Older ones are deleted when the program starts.")),
-                ("keep", tr("Keep"), tr("Until you delete them.")),
-            ],
-            recording.mode,
-            tr("Shall conversations be kept?"),
-        )
-        self.mode.chosen.connect(self._choose)
-        self.first = self.mode
-        self.days = Picker()
-        self.days.setMaximumWidth(240)
-        self.days.setAccessibleName(tr("How long"))
-        spans = sorted({7, 30, 90, 365, recording.days})
-        self.days.show_options([(days, tr("{days} days").format(days=days)) for days in spans], recording.days)
-        self.days.picked.connect(lambda days: app.change("recording", days=days))
+        self.keep = Retention(app)
+        self.first = self.keep
         self.corrections = Switch(tr("Keep my corrections for fine-tuning"))
-        self.corrections.setChecked(recording.corrections)
+        self.corrections.setChecked(app.settings.recording.corrections)
         self.corrections.clicked.connect(lambda on: app.change("recording", corrections=on))
         note = tr("When you correct a reading, that recording and your word are kept as an example.")
-        self.add(self.mode, row(self.days, None), 12, self.corrections, label(note, "small"))
-        self._choose(recording.mode)
+        self.add(self.keep, 12, self.corrections, label(note, "small"))
 
     def leave(self) -> None:
         """The question about corrections has been put."""
         remember_answer(self.app)
-
-    def _choose(self, mode: str) -> None:
-        self.app.change("recording", mode=mode)
-        self.days.setVisible(mode == "days")

@@ -23,10 +23,12 @@ from assistant.events import Failed, ModelStatus
 from assistant.signals import Ready
 from ui import icons
 from ui.app import App, Message
+from ui.compact import quit_program
 from ui.translations import tr
-from ui.widgets import IconButton, Notice, Picture, button, column, label, line, row
+from ui.widgets import IconButton, Notice, Picture, button, column, label, line, restyle, row
 
 PAGES = ("talk", "sessions", "finetune", "settings")
+_TOOLS = 120  # pixels of the header beside tabs and status
 
 
 def about_model(about: Mapping[str, Any]) -> str:
@@ -64,7 +66,6 @@ class MainWindow(QMainWindow):
         self._status = label(self.tr("starting…") if app.settings.started else "", "small", wrap=False)
         self._stack = QStackedWidget()
         self._notices = QVBoxLayout()
-        self._notices.setContentsMargins(16, 0, 16, 0)
         self._notices.setSpacing(8)
         self._told: dict[str, Notice] = {}
         centre = QWidget()
@@ -78,18 +79,27 @@ class MainWindow(QMainWindow):
         for number, name in enumerate(PAGES[:3], 1):
             self._shortcut(f"Ctrl+{number}", name)
         self._shortcut("Ctrl+,", "settings")
+        QShortcut(QKeySequence("Ctrl+Q"), self).activated.connect(lambda: quit_program(self))
         app.told.connect(self.tell)
         app.happened.connect(self._hear)
         self._restore()
 
     def show_page(self, name: str) -> QWidget:
-        """Turn to a page of `PAGES`, or "first"; returns it."""
+        """Turn to a page of `PAGES`, or "first"; returns it. The keyboard is in it."""
+        page = self.make_page(name)
+        self._stack.setCurrentWidget(page)
+        for tab, shown in self._tabs.items():
+            shown.setChecked(tab == name)
+        focus = QApplication.focusWidget()
+        if focus is None or not page.isAncestorOf(focus):
+            page.setFocus(Qt.FocusReason.TabFocusReason)
+        return page
+
+    def make_page(self, name: str) -> QWidget:
+        """The page, made if there is none in the language in force; it is not turned to."""
         before = self.pages.get(name)
         if before is None or (name in self._outdated and not getattr(before, "at_work", False)):
             self._make(name, before)
-        self._stack.setCurrentWidget(self.pages[name])
-        for tab, shown in self._tabs.items():
-            shown.setChecked(tab == name)
         return self.pages[name]
 
     @property
@@ -104,17 +114,24 @@ class MainWindow(QMainWindow):
         while len(self._told) >= 3:
             self._told.pop(next(iter(self._told))).dismiss()
         notice = Notice(message.text, message.action, message.act, trouble=message.trouble)
-        notice.destroyed.connect(lambda: self._forget(message.text, notice))
+        notice.dismissed.connect(partial(self._forget, message.text, notice))
         self._told[message.text] = notice
         self._notices.addWidget(notice)
+        self._notices.setContentsMargins(16, 8, 16, 0)
         if message.seconds:
             QTimer.singleShot(round(message.seconds * 1000), notice, notice.dismiss)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """What the model is makes room for the pages' names."""
         super().resizeEvent(event)
-        tabs = sum(tab.sizeHint().width() for tab in self._tabs.values())
-        self._status.setVisible(self.width() > tabs + self._status.sizeHint().width() + 120)
+        for roomy in (True, False):
+            for tab in self._tabs.values():
+                restyle(tab, kind="tab" if roomy else "narrow tab")
+            tabs = sum(tab.sizeHint().width() for tab in self._tabs.values())
+            if self.width() > tabs + _TOOLS:
+                break
+        self._lock.setVisible(roomy)
+        self._status.setVisible(self.width() > tabs + self._status.sizeHint().width() + _TOOLS)
 
     def closeEvent(self, event: QCloseEvent) -> None:
         """Remember where the window was. With an icon in the tray the program goes on without the window."""
@@ -189,6 +206,8 @@ class MainWindow(QMainWindow):
     def _forget(self, text: str, notice: Notice) -> None:
         if self._told.get(text) is notice:
             del self._told[text]
+        if not self._told:
+            self._notices.setContentsMargins(0, 0, 0, 0)
 
     def _restore(self) -> None:
         geometry = _geometry_store(self.app).value("geometry")

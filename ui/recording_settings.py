@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PySide6.QtCore import QUrl
 from PySide6.QtGui import QDesktopServices, QShowEvent
-from PySide6.QtWidgets import QSpinBox
+from PySide6.QtWidgets import QWidget
 
 from assistant.corrections import corrections
 from assistant.errors import AssistantError
@@ -17,7 +17,7 @@ from ui.app import App
 from ui.background import Background
 from ui.settings_parts import Choices, Outcome, Section, actions, size
 from ui.translations import tr
-from ui.widgets import Switch, button, label
+from ui.widgets import Picker, Switch, button, column, label
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,38 @@ class Stored:
     corrections: int
 
 
+class Retention(QWidget):
+    """Whether conversations are kept, and how long; what is chosen is in force at once."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__()
+        self.mode = Choices(
+            [
+                ("off", tr("Keep nothing"), tr("Conversations are forgotten when the window is closed.")),
+                ("days", tr("Keep for some days"), tr("Older ones are deleted when the program starts.")),
+                ("keep", tr("Keep"), tr("Until you delete them.")),
+            ],
+            app.settings.recording.mode,
+            tr("Shall conversations be kept?"),
+        )
+        self.mode.chosen.connect(lambda mode: app.change("recording", mode=mode))
+        self.days = Picker()
+        self.days.setMaximumWidth(240)
+        self.days.setAccessibleName(tr("How long"))
+        self.days.picked.connect(lambda days: app.change("recording", days=days))
+        self.setLayout(column(self.mode, self.days))
+        self.setFocusProxy(self.mode)
+        app.settings_changed.connect(self._follow)
+        self._follow(app.settings)
+
+    def _follow(self, settings: Settings) -> None:
+        recording = settings.recording
+        self.mode.choose(recording.mode)
+        spans = sorted({7, 30, 90, 365, recording.days})
+        self.days.show_options([(days, tr("{days} days").format(days=days)) for days in spans], recording.days)
+        self.days.setVisible(recording.mode == "days")
+
+
 class RecordingSettings(Section):
     """Off, for some days, or keep; what is stored; consent."""
 
@@ -37,23 +69,7 @@ class RecordingSettings(Section):
         self.app = app
         self._background = Background()
         self.destroyed.connect(self._background.close)
-        recording = app.settings.recording
-        self.mode = Choices(
-            [
-                ("off", tr("Keep nothing"), tr("Conversations are forgotten when the window is closed.")),
-                ("days", tr("Keep for some days"), tr("Older ones are deleted when the program starts.")),
-                ("keep", tr("Keep"), tr("Until you delete them.")),
-            ],
-            recording.mode,
-            tr("Conversations"),
-        )
-        self.mode.chosen.connect(lambda mode: app.change("recording", mode=mode))
-        self.days = QSpinBox()
-        self.days.setRange(1, 3650)
-        self.days.setKeyboardTracking(False)
-        self.days.setAccessibleName(tr("Days to keep"))
-        self.days.valueChanged.connect(lambda days: app.change("recording", days=days))
-        self._days_row = actions(self.days, label(tr("days"), wrap=False))
+        self.keep = Retention(app)
         self.stored = label(tr("Counting…"))
         self.open = button(tr("Open the folder"), self._open, icon="folder")
         self.delete = button(tr("Delete all"), self._delete, "danger", icon="delete")
@@ -61,7 +77,7 @@ class RecordingSettings(Section):
         self.consent = Switch(tr("Corrections may teach the model"), self._consent)
         self.corrected = label("", "small")
         self.forget = button(tr("Delete the corrections"), self._forget, "quiet")
-        self.add_field(tr("Conversations"), self.mode, self._days_row)
+        self.add_field(tr("Conversations"), self.keep)
         self.add_field(tr("Stored"), self.stored, actions(self.open, self.delete), self.trouble)
         self.add(
             self.consent,
@@ -107,13 +123,7 @@ class RecordingSettings(Section):
         self.forget.setVisible(stored.corrections > 0)
 
     def _follow(self, settings: Settings) -> None:
-        recording = settings.recording
-        self.mode.choose(recording.mode)
-        self.days.blockSignals(True)
-        self.days.setValue(recording.days)
-        self.days.blockSignals(False)
-        self._days_row.setVisible(recording.mode == "days")
-        self.consent.setChecked(recording.corrections)
+        self.consent.setChecked(settings.recording.corrections)
 
     def _consent(self, on: bool) -> None:
         self.app.change("recording", corrections=on)

@@ -78,7 +78,6 @@ class SettingsPage(QWidget):
         layout.addWidget(self._left)
         layout.addWidget(right, 1)
         self.setLayout(layout)
-        self.setFocusProxy(self._list)
         self._name()
         self.show_section(self._shown)
 
@@ -151,6 +150,7 @@ class SettingsPage(QWidget):
         narrow = self.width() < _NARROW * scale
         self._left.setVisible(not narrow)
         self._above.setVisible(narrow)
+        self.setFocusProxy(self._drop if narrow else self._list)
         widest = max(self._list.fontMetrics().horizontalAdvance(name) for name in names().values())
         self._left.setFixedWidth(widest + 76)
         for at in range(self._list.count()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from PySide6.QtCore import QEvent, QPoint, QRectF, QSize, Qt, Signal
@@ -141,8 +142,14 @@ class Choices(QWidget):
                 words = label(meaning, "small")
                 words.setContentsMargins(_RING + 12, 0, 0, 8)
                 layout.addWidget(words)
+            radio.toggled.connect(partial(self._point, radio))
         self.setLayout(layout)
-        self.setFocusProxy(next(iter(self.buttons.values())))
+        self.setFocusProxy(self.buttons[value] if value in self.buttons else next(iter(self.buttons.values())))
+
+    def _point(self, radio: QRadioButton, on: bool) -> None:
+        """The keyboard comes to what is chosen."""
+        if on:
+            self.setFocusProxy(radio)
 
     @property
     def value(self) -> str:

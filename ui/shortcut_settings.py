@@ -23,6 +23,7 @@ def fixed() -> list[tuple[str, str]]:
         ("Ctrl+2", tr("Sessions")),
         ("Ctrl+3", tr("Fine-tune")),
         ("Ctrl+,", tr("Settings")),
+        ("Ctrl+Q", tr("Quit")),
         ("Ctrl+N", tr("A new conversation")),
         ("Ctrl+Z", tr("Undo the last turn")),
         ("Ctrl+M", tr("Mute the microphone, or hear it again")),

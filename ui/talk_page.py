@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from PySide6.QtCore import QEvent, Qt, QTimer
 from PySide6.QtGui import QGuiApplication, QHideEvent, QKeyEvent, QKeySequence, QResizeEvent, QShortcut, QShowEvent
-from PySide6.QtWidgets import QApplication, QBoxLayout, QFrame, QStackedWidget, QWidget
+from PySide6.QtWidgets import QBoxLayout, QFrame, QStackedWidget, QWidget
 
 from assistant.events import ModelStatus, SpeechStarted, Spoken, UtteranceEnded
 from assistant.signals import Ready
 from ui import theme
 from ui.app import App
-from ui.compact import CompactWindow, Tray
+from ui.compact import CompactWindow, Tray, quit_program
 from ui.conversation_view import ConversationView
 from ui.emotion_panel import EmotionPanel
 from ui.talk_bar import TalkBar
@@ -59,12 +59,13 @@ class TalkPage(QWidget):
         self._build()
         self.view.acted.connect(self.act)
         self.view.chosen.connect(lambda number: self.panel.show_turn(number))
+        self.panel.corrected.connect(self.view.show_correction)
         self.bar.new_wanted.connect(self.begin_anew)
         self.bar.compact_wanted.connect(self.show_compact)
         self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
         self.tray.whole_wanted.connect(self.leave_compact)
         self.tray.compact_wanted.connect(self.show_compact)
-        self.tray.quit_wanted.connect(self._quit)
+        self.tray.quit_wanted.connect(lambda: quit_program(self.window()))
         self._shortcut("Ctrl+N", self.begin_anew)
         self._shortcut("Ctrl+M", lambda: self.key.mute(on=not self.key.muted))
         self._shortcut("Ctrl+Z", self.undo)
@@ -124,10 +125,6 @@ class TalkPage(QWidget):
         window = self.window()
         window.show()
         window.activateWindow()
-
-    def _quit(self) -> None:
-        self.window().close()
-        QApplication.exit(0)
 
     def _write(self, words: str) -> None:
         self.bar.line.setText(" ".join(words.split()))
@@ -270,6 +267,7 @@ class TalkPage(QWidget):
     def _make_panel(self) -> None:
         """The emotion panel in another language."""
         before, self.panel = self.panel, EmotionPanel(self.app, self.panel)
+        self.panel.corrected.connect(self.view.show_correction)
         self._upper.replaceWidget(before, self.panel)
         before.deleteLater()
         self._lay_out(narrow=self.width() < _NARROW)

@@ -207,6 +207,10 @@ QPushButton[kind="tab"] {{ background: transparent; border: 2px solid transparen
 QPushButton[kind="tab"]:hover {{ background: {c.sunken}; }}
 QPushButton[kind="tab"]:checked {{ background: {c.sunken}; color: {c.text}; border-bottom-color: {c.accent}; }}
 QPushButton[kind="tab"]:focus {{ border-color: {c.accent}; }}
+QPushButton[kind="narrow tab"] {{ background: transparent; border: 2px solid transparent; border-radius: 10px;
+  padding: 6px 4px; color: {c.muted}; }}
+QPushButton[kind="narrow tab"]:checked {{ color: {c.text}; border-bottom-color: {c.accent}; }}
+QPushButton[kind="narrow tab"]:focus {{ border-color: {c.accent}; }}
 QToolButton {{ background: transparent; border: 2px solid transparent; border-radius: 8px; padding: 4px;
   color: {c.text}; }}
 QToolButton:hover {{ background: {c.sunken}; }}

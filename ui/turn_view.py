@@ -58,6 +58,7 @@ class Entry:
     transcript: str = ""
     emotion: str = ""
     confidence: float = 0.0
+    corrected: str | None = None  # how it sounded, says the user
     reply: str = ""
     heard: str = ""
     outcome: Outcome | None = None
@@ -274,7 +275,10 @@ class TurnView(QWidget):
         """Show what is known by now. `last`: whether it is the newest turn, which alone can be asked again."""
         one = self.entry
         self._chip.setVisible(bool(one.emotion))
-        if one.emotion:
+        if one.corrected:
+            confirms = one.corrected == one.emotion
+            self._chip.show_emotion(one.corrected, tr("confirmed") if confirms else tr("corrected"))
+        elif one.emotion:
             self._chip.show_emotion(one.emotion, f"{one.confidence:.0%}" if one.confidence else "")
         self._said.write(one.words or self._unwritten(), muted=not one.words)
         self._reply.write(one.reply, one.cut)
@@ -328,8 +332,8 @@ class TurnView(QWidget):
 def spoken(entry: Entry) -> str:
     """A turn as a screen reader says it."""
     parts = [tr("You"), entry.clock]
-    if entry.emotion:
-        parts.append(theme.words(entry.emotion))
+    if emotion := entry.corrected or entry.emotion:
+        parts.append(theme.words(emotion))
     said = f"{', '.join(parts)}: {entry.words[:300]}"
     reply = f"{tr('Assistant')}: {entry.reply[:600]}" if entry.reply else ""
     return " ".join(part for part in (said, reply, entry.note, entry.failure) if part)

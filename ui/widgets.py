@@ -312,7 +312,13 @@ class EmptyState(QWidget):
 
 
 class Notice(QFrame):
-    """A message in place: what happened, a button with the remedy or an undo, and a cross. Never modal."""
+    """A message in place: what happened, a button with the remedy or an undo, and a cross. Never modal.
+
+    Signals:
+        dismissed: it goes.
+    """
+
+    dismissed = Signal()
 
     def __init__(self, text: str, action: str, act: Callable[[], object] | None, *, trouble: bool) -> None:
         super().__init__()
@@ -334,3 +340,4 @@ class Notice(QFrame):
         """Take it away."""
         self.hide()
         self.deleteLater()
+        self.dismissed.emit()

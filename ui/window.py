@@ -53,6 +53,7 @@ def open_window(services: Services) -> MainWindow:
         window.show_page("talk")
     else:
         window.show_page("first").finished.connect(lambda: window.show_page("talk"))  # type: ignore[attr-defined]
+        window.make_page("talk")  # the icon in the tray is its
     window.show()
     QTimer.singleShot(0, window, app.start)
     return window

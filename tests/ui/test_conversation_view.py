@@ -171,7 +171,7 @@ def test_the_keyboard_goes_from_turn_to_turn_and_to_the_actions(view: Conversati
     assert shown == {"play", "copy", "delay"}
     assert "Question 1." in view.accessibleDescription()
     place = view.views[0]
-    assert place.geometry().contains(bar.geometry().center())
+    qtbot.waitUntil(lambda: place.geometry().contains(bar.geometry().center()))
     qtbot.keyClick(view, Qt.Key.Key_Down)
     assert "Question 2." in view.accessibleDescription()
     before = view.views[1].height()

@@ -26,7 +26,8 @@ from assistant.signals import Ready
 from tests.ui.readings import RATE, reading, spoken
 from ui import theme
 from ui.app import App
-from ui.emotion_panel import EmotionPanel, prosody
+from ui.emotion_headline import prosody
+from ui.emotion_panel import EmotionPanel
 
 MINI = Ready({"name": "mini", "reads_emotion": True, "prosody_estimate": True})
 
@@ -62,7 +63,7 @@ def calls(app: App, name: str) -> list[tuple[Any, ...]]:
 
 
 def words(panel: EmotionPanel) -> str:
-    return panel._headline.text()
+    return panel._headline.text.text()
 
 
 def press(panel: EmotionPanel, qtbot: QtBot, emotion: str) -> None:
@@ -81,8 +82,8 @@ def test_a_turn_from_silence_to_reading(app: App, panel: EmotionPanel) -> None:
     assert panel._bars.accessibleName() == "Reading: none yet"
     tell(app, EmotionRead(1, read))
     assert words(panel) == "Voice sounds sad"
-    assert panel._confidence.text() == f"{read.confidence * 100:.0f}\N{NARROW NO-BREAK SPACE}%"
-    assert panel._bars.accessibleName().startswith(f"Reading: sad {panel._confidence.text()}, ")
+    assert panel._headline.confidence.text() == f"{read.confidence * 100:.0f}\N{NARROW NO-BREAK SPACE}%"
+    assert panel._bars.accessibleName().startswith(f"Reading: sad {panel._headline.confidence.text()}, ")
     assert panel._waveform.duration == 2.0
     tell(app, StateChanged(State.LISTENING, True))
     assert words(panel) == "Listening"
@@ -98,13 +99,13 @@ def test_unsure_is_said_as_such(app: App, panel: EmotionPanel) -> None:
 
 def test_mini_is_called_a_prosody_estimate_and_explains_it(app: App, panel: EmotionPanel) -> None:
     tell(app, MINI)
-    assert not panel._estimate.isVisible()
+    assert not panel._headline.estimate.isVisible()
     say(app, 1)
-    assert panel._estimate.isVisible()
-    assert panel._estimate.accessibleDescription() == prosody()
+    assert panel._headline.estimate.isVisible()
+    assert panel._headline.estimate.accessibleDescription() == prosody()
     assert "has not been measured" in prosody()
     tell(app, Ready({"reads_emotion": True, "prosody_estimate": False}))
-    assert not panel._estimate.isVisible()
+    assert not panel._headline.estimate.isVisible()
 
 
 def test_a_model_without_a_head_says_so(app: App, panel: EmotionPanel) -> None:

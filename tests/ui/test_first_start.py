@@ -249,10 +249,10 @@ def test_what_is_kept_is_chosen(scene: Scene, begin: Begin, qtbot: QtBot) -> Non
     recording: Any = first.steps[2]
     for _ in range(2):
         press(qtbot, first.next)
-    assert not recording.days.isVisible()
-    recording.mode.buttons["days"].click()
-    assert recording.days.currentText() == "30 days"
-    recording.days.picked.emit(7)
+    assert not recording.keep.days.isVisible()
+    recording.keep.mode.buttons["days"].click()
+    assert recording.keep.days.currentText() == "30 days"
+    recording.keep.days.picked.emit(7)
     recording.corrections.click()
     kept = scene.app.settings.recording
     assert (kept.mode, kept.days, kept.corrections) == ("days", 7, True)

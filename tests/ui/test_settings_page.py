@@ -278,9 +278,9 @@ def test_all_sessions_are_deleted_but_the_running_one_and_come_back(
 
 def test_recording_and_consent(app: App, section: Callable[[str], Any], qtbot: QtBot) -> None:
     recording = section("recording")
-    recording.mode.buttons["days"].click()
-    assert recording.days.isVisible()
-    recording.days.setValue(7)
+    recording.keep.mode.buttons["days"].click()
+    assert recording.keep.days.isVisible()
+    recording.keep.days.picked.emit(7)
     recording.consent.click()
     assert app.settings.recording.keep_days == 7
     assert app.settings.recording.corrections

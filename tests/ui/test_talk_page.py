@@ -372,3 +372,31 @@ def test_the_page_follows_the_language(page: TalkPage, app: App, qtbot: QtBot) -
     finally:
         install("en")
     assert page.bar.button.words == "Hold to talk · Space"
+
+
+def test_a_correction_is_seen_in_the_conversation_and_taken_back(app: App, qtbot: QtBot) -> None:
+    page = open_page(app, qtbot)
+    happen(app, *turn(1, "I lost my keys.", "I am sorry.", emotion="happy"))
+    [shown] = page.view.views
+    assert shown._chip.accessibleName() == "Voice sounds happy 70%"
+    page.panel.correct("sad")
+    assert shown._chip.accessibleName() == "Voice sounds sad corrected"
+    assert "sounds sad" in shown.accessibleName()
+    page.panel.undo()
+    assert shown._chip.accessibleName() == "Voice sounds happy 70%"
+    page.panel.correct("happy")
+    assert shown._chip.accessibleName() == "Voice sounds happy confirmed"
+
+
+def test_in_a_low_window_the_way_to_the_history_is_shown(app: App, qtbot: QtBot) -> None:
+    page = open_page(app, qtbot)
+    page.window().resize(1000, 600)
+    happen(app, *turn(1, "I lost my keys.", "I am sorry.", emotion="sad"))
+    panel = page.panel
+    qtbot.waitUntil(panel._more.isVisible)
+    panel._more.click()
+    qtbot.waitUntil(lambda: not panel._more.isVisible())
+    assert not panel._history.visibleRegion().isEmpty()
+    page.window().resize(1000, 1000)
+    qtbot.waitUntil(lambda: panel._body.verticalScrollBar().maximum() == 0)
+    assert not panel._more.isVisible()
