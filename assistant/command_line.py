@@ -6,10 +6,12 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from assistant.errors import AssistantError
+from assistant.errors import AssistantError, BadInput
 from assistant.events import EmotionReading
 from assistant.speakable import sentences
 from assistant.speech import Pyttsx3Synthesizer, Synthesizer, VoiceSettings, mood_of, write_wav
+
+_SOUND_FILES = (".wav", ".flac", ".ogg", ".mp3")
 
 
 def factor(text: str) -> float:
@@ -86,7 +88,10 @@ def add_conversation(command: argparse.ArgumentParser) -> None:
         "--barge-in", choices=("voice", "key", "off"), default="voice", help="what may interrupt a reply"
     )
     command.add_argument(
-        "--record", action=argparse.BooleanOptionalAction, default=False, help="keep the conversation as a session"
+        "--record",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="keep the conversation as a session, or not: else as chosen in the settings",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object per event, nothing else")
 
@@ -96,14 +101,23 @@ def converse(options: argparse.Namespace, voice: Synthesizer, home: Path) -> Non
 
     Args:
         voice: reads the replies; it belongs to the caller.
-        home: the folder of sessions and logs.
+        home: the folder of settings, sessions and logs.
+
+    Raises:
+        AssistantError: a recording or a device's place cannot be used.
     """
     from assistant.line import Duplex
+    from assistant.recording_choice import in_terminal, recording_choice
     from assistant.signals import BargeIn, ModelChoice, TurnSettings
     from assistant.talk import Talk, TalkSettings
     from assistant.terminal import run
 
     heard = [Path(options.microphone)] if options.microphone and Path(options.microphone).is_file() else []
+    if not heard and str(options.microphone).endswith(_SOUND_FILES):
+        raise BadInput(f"There is no file {options.microphone}: name a recording, or a device.")
+    ask = options.record is None and in_terminal(as_json=options.json)
+    recording = recording_choice(home / "settings.toml", ask=ask)
+    record = recording.mode != "off" if options.record is None else options.record
     spoken = Path(options.speaker) if options.speaker and options.speaker.endswith(".wav") else None
     settings = TalkSettings(
         model=ModelChoice(options.model, options.device, options.quantize),
@@ -114,10 +128,12 @@ def converse(options: argparse.Namespace, voice: Synthesizer, home: Path) -> Non
         hands_free=options.hands_free,
         patience=options.patience,
         duplex=Duplex(options.echo),
-        sessions=home / "sessions" if options.record else None,
+        sessions=home / "sessions" if record else None,
+        keep_days=recording.keep_days,
+        corrections=home / "corrections.jsonl",
     )
     run(
-        lambda listener: Talk(settings, voice, listener, heard=heard, spoken=spoken),
+        lambda listener: Talk(settings, voice, listener, heard=heard, spoken=spoken, earlier=home / "sessions"),
         as_json=options.json,
         log=home / "logs" / "sound.log",
     )

@@ -17,6 +17,8 @@ from assistant.line import Duplex
 from assistant.signals import BargeIn, ModelChoice, TurnSettings
 from assistant.speech import VoiceSettings
 
+MOST_DAYS = 3650
+"""For which sessions can be kept, short of for good."""
 Theme = Literal["system", "light", "dark", "contrast"]
 
 
@@ -78,11 +80,15 @@ class VoiceSection(_Section):
 
 
 class RecordingSection(_Section):
-    """Whether conversations are kept: "off", for `days`, or "keep"; and whether corrections may teach the model."""
+    """Whether conversations are kept: "off", for `days`, or "keep"; and whether corrections may teach the model.
+
+    `asked` is set once a terminal has asked for the mode.
+    """
 
     mode: Literal["off", "days", "keep"] = "off"
-    days: int = Field(default=30, ge=1, le=3650)
+    days: int = Field(default=30, ge=1, le=MOST_DAYS)
     corrections: bool = False
+    asked: bool = False
 
     @property
     def keep_days(self) -> int | None:

@@ -44,6 +44,7 @@ from assistant.events import (
     Typed,
     UtteranceEnded,
 )
+from assistant.recording_choice import in_terminal
 from assistant.signals import Ready
 from assistant.talk import Talk
 from assistant.wav import FileSound
@@ -223,21 +224,23 @@ def run(make: Callable[[Callable[[Event | Ready], None]], Talk], *, as_json: boo
     """
     told: Told = queue.SimpleQueue()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the model's process inherits it: Ctrl-C is ours alone
-    in_terminal = sys.stdin.isatty() and sys.stdout.isatty() and not as_json
-    with _messages_to(log) if in_terminal else contextlib.nullcontext():
-        talk = make(told.put)
-        stopper = Stopper(talk.assistant.stop)
-        try:
-            signal.signal(signal.SIGINT, stopper.handle)
-            talk.start()
-            if in_terminal:
-                _in_terminal(talk, told, stopper)
-            else:
-                _in_lines(talk, told, as_json=as_json)
-        finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            talk.close()
-            signal.signal(signal.SIGINT, before)
+    shown = in_terminal(as_json=as_json)
+    try:
+        with _messages_to(log) if shown else contextlib.nullcontext():
+            talk = make(told.put)
+            stopper = Stopper(talk.stop)
+            try:
+                signal.signal(signal.SIGINT, stopper.handle)
+                talk.start()
+                if shown:
+                    _in_terminal(talk, told, stopper)
+                else:
+                    _in_lines(talk, told, as_json=as_json)
+            finally:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+                talk.close()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _in_terminal(talk: Talk, told: Told, stopper: Stopper) -> None:

@@ -41,8 +41,9 @@ from assistant.events import (
     UtteranceEnded,
 )
 from assistant.line import Duplex
-from assistant.session import read_session, sessions
+from assistant.session import read_session, sessions, words_of
 from assistant.session_care import recover
+from assistant.settings import load
 from assistant.signals import BargeIn, ModelChoice, Ready, TurnSettings
 from assistant.speech import Pyttsx3Synthesizer, VoiceSettings
 from assistant.talk import Talk, TalkSettings
@@ -532,12 +533,16 @@ def test_a_terminal_shows_the_conversation_and_takes_keys(tmp_path: Path) -> Non
     os.close(theirs)
     shown = ""
 
-    def until(text: str) -> None:
+    def until(text: str, times: int = 1) -> None:
         nonlocal shown
-        while text not in shown:
+        while shown.count(text) < times:
             assert select.select([ours], [], [], 60)[0], f"{text!r} does not come after {shown!r}"
             shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown + os.read(ours, 4096).decode())
 
+    until("May your conversations be kept")
+    os.write(ours, b"forever\r")  # is no number of days
+    until("For how many days?", 2)
+    os.write(ours, b"30\r")
     until("is ready")
     os.write(ours, b"Hllo\x7f\x7f\x7fello\r")
     until("You   Hello")
@@ -555,3 +560,27 @@ def test_a_terminal_shows_the_conversation_and_takes_keys(tmp_path: Path) -> Non
             break
     assert process.wait(60) == 130
     os.close(ours)
+    chosen = load(tmp_path / "home" / "settings.toml")[0].recording
+    assert (chosen.mode, chosen.days, chosen.asked) == ("days", 30, True)
+    (folder,) = (tmp_path / "home" / "sessions").iterdir()
+    read = read_session(folder)
+    assert (read.about["keep_days"], [words_of(one.turn) for one in read.turns]) == (30, ["Hello"])
+
+
+@pytest.mark.parametrize(
+    ("written", "word", "recorded"),
+    [
+        ('[recording]\nmode = "keep"\n', None, 1),
+        ('[recording]\nmode = "keep"\n', "--no-record", 0),
+        ("", None, 0),  # nobody was asked, and there is nobody here to be
+        ("", "--record", 1),
+    ],
+)
+def test_what_is_recorded_follows_the_settings(tmp_path: Path, written: str, word: str | None, recorded: int) -> None:
+    words, environment = command(tmp_path, "--speaker", str(tmp_path / "out.wav"), *([word] if word else []))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "settings.toml").write_text(written, "utf-8")
+    done = subprocess.run(words, input="Hi\n", env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, "May your" in done.stdout) == (0, False), done.stderr
+    assert len(list((tmp_path / "home").glob("sessions/*"))) == recorded
+    assert (tmp_path / "home" / "settings.toml").read_text("utf-8") == written
