@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from PySide6.QtCore import QEvent, Qt, QTimer, Signal
-from PySide6.QtGui import QKeyEvent, QShowEvent
-from PySide6.QtWidgets import QFrame, QLineEdit, QPushButton, QScrollArea, QStackedWidget, QWidget
+from PySide6.QtGui import QKeyEvent, QResizeEvent, QShowEvent
+from PySide6.QtWidgets import QBoxLayout, QFrame, QLineEdit, QPushButton, QScrollArea, QStackedWidget, QWidget
 
 from assistant.sound import Devices
 from assistant.sound import devices as find_devices
@@ -16,6 +16,8 @@ from ui.first_steps import ModelStep, RecordingStep, SoundStep, Step
 from ui.settings_parts import WIDTH, Outcome
 from ui.translations import tr
 from ui.widgets import button, column, label, line, row
+
+_NARROW = 460  # pixels, at the normal size of text
 
 
 class FirstStart(QWidget):
@@ -45,7 +47,9 @@ class FirstStart(QWidget):
         self.next = button(tr("Next"), self.go_on, "primary")
         self.skip = button(tr("Skip these steps"), self._skip, "quiet")
         below = column(self.missing, self.model.outcome, self.model.work, spacing=8)
-        below.addLayout(row(self.skip, None, self.place, 8, self.back, self.next))
+        self._buttons = row(self.skip, None)
+        self._buttons.addLayout(row(None, self.place, 8, self.back, self.next))
+        below.addLayout(self._buttons)
         self._foot = QWidget()
         self._foot.setLayout(below)
         layout = column(self._stack, line(), spacing=0)
@@ -96,7 +100,16 @@ class FirstStart(QWidget):
         if event.type() == QEvent.Type.FontChange and self.layout() is not None:
             self._fit()
 
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """In a narrow window the buttons stand below each other."""
+        super().resizeEvent(event)
+        self._fit()
+
     def _fit(self) -> None:
+        narrow = self.width() < _NARROW * theme.pixels("body") / theme.SIZES["body"]
+        down, across = QBoxLayout.Direction.BottomToTop, QBoxLayout.Direction.LeftToRight
+        self._buttons.setDirection(down if narrow else across)
+        self.place.setVisible(not narrow)
         for part in (*self.steps, self._foot):
             part.setMaximumWidth(round(WIDTH * theme.pixels("body") / theme.SIZES["body"]))
 
@@ -137,7 +150,6 @@ def _scrolling(step: QWidget) -> QScrollArea:
     area = QScrollArea()
     area.setWidgetResizable(True)
     area.setFrameShape(QFrame.Shape.NoFrame)
-    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
     area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
     area.setWidget(inside)
     return area

@@ -28,6 +28,7 @@ from ui.translations import tr
 from ui.widgets import IconButton, Notice, Picture, button, column, label, line, restyle, row
 
 PAGES = ("talk", "sessions", "finetune", "settings")
+_LONGEST_STATUS = 60  # characters
 _TOOLS = 120  # pixels of the header beside tabs and status
 
 
@@ -124,14 +125,7 @@ class MainWindow(QMainWindow):
     def resizeEvent(self, event: QResizeEvent) -> None:
         """What the model is makes room for the pages' names."""
         super().resizeEvent(event)
-        for roomy in (True, False):
-            for tab in self._tabs.values():
-                restyle(tab, kind="tab" if roomy else "narrow tab")
-            tabs = sum(tab.sizeHint().width() for tab in self._tabs.values())
-            if self.width() > tabs + _TOOLS:
-                break
-        self._lock.setVisible(roomy)
-        self._status.setVisible(self.width() > tabs + self._status.sizeHint().width() + _TOOLS)
+        self._fit()
 
     def closeEvent(self, event: QCloseEvent) -> None:
         """Remember where the window was. With an icon in the tray the program goes on without the window."""
@@ -145,13 +139,27 @@ class MainWindow(QMainWindow):
     def changeEvent(self, event: QEvent) -> None:
         """Follow the language."""
         super().changeEvent(event)
-        if event.type() == QEvent.Type.LanguageChange:
+        if event.type() == QEvent.Type.FontChange and self.pages:
+            QTimer.singleShot(0, self, self._fit)  # the tabs have it then
+        elif event.type() == QEvent.Type.LanguageChange:
             self._name()
+            self._fit()
             self._outdated = set(self.pages) - {"talk"}
             if self.page:
                 QTimer.singleShot(0, self, lambda: self.show_page(self.page))  # what asked for it has to end first
 
     # ---- inside
+
+    def _fit(self) -> None:
+        """The pages' names are never cut off; what else is there shows itself where there is room."""
+        for roomy in (True, False):
+            for tab in self._tabs.values():
+                restyle(tab, kind="tab" if roomy else "narrow tab")
+            tabs = sum(tab.sizeHint().width() for tab in self._tabs.values())
+            if self.width() > tabs + _TOOLS:
+                break
+        self._lock.setVisible(roomy)
+        self._status.setVisible(self.width() > tabs + self._status.sizeHint().width() + _TOOLS)
 
     def _make(self, name: str, before: QWidget | None) -> None:
         made = self.pages[name] = self._makers[name](self.app)
@@ -194,14 +202,18 @@ class MainWindow(QMainWindow):
 
     def _hear(self, event: object) -> None:
         if isinstance(event, Ready):
-            self._status.setText(about_model(event.about))
+            self._show_status(about_model(event.about))
             self._status.setToolTip(str(event.about.get("why", "")))
         elif isinstance(event, ModelStatus) and event.status != "ready":  # `Ready` tells more
-            self._status.setText(event.text)
+            self._show_status(event.text)
             if event.status == "failed":
                 self.tell(Message(event.text, self.tr("Choose a model"), lambda: self.show_page("settings"), True))
         elif isinstance(event, Failed) and event.turn is None:
             self.tell(Message(event.message, trouble=True))
+
+    def _show_status(self, text: str) -> None:
+        self._status.setText(text[:_LONGEST_STATUS])
+        self._fit()
 
     def _forget(self, text: str, notice: Notice) -> None:
         if self._told.get(text) is notice:

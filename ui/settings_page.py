@@ -102,7 +102,6 @@ class SettingsPage(QWidget):
             inside.setLayout(box)
             area = QScrollArea()
             area.setWidgetResizable(True)
-            area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
             area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
             area.setWidget(inside)
             self.sections[name], self._areas[name] = section, area

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import pytest
+from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QApplication, QWidget
 from pytestqt.qtbot import QtBot
 
@@ -17,6 +18,7 @@ from ui.app import App
 from ui.bridge import Bridge
 from ui.jobs import Job
 from ui.main_window import PAGES, MainWindow
+from ui.settings_page import SettingsPage
 from ui.theme import contrast
 from ui.widgets import LONGEST_TEXT, EmotionChip, Switch, label
 
@@ -153,3 +155,30 @@ def test_small_parts_paint_and_say_what_they_are(app: App, qtbot: QtBot) -> None
         chip.show_emotion(emotion)
         assert not chip.grab().isNull()
     assert len(label("x" * 10**6).text()) == LONGEST_TEXT
+
+
+def test_names_of_pages_are_never_cut_off(app: App, qtbot: QtBot) -> None:
+    app.change("looks", text_size=2.0)
+    window = window_of(app, qtbot)
+    window.resize(480, 600)
+    talk: Any = app.talk
+    talk.happen(Ready({"name": "a-checkpoint-with-a-long-name" * 9, "device": "cpu", "memory_bytes": 9e8}))
+    qtbot.waitUntil(lambda: "a-checkpoint" in window._status.text())
+    assert not window._status.isVisible()
+    qtbot.waitUntil(lambda: all(tab.width() >= tab.sizeHint().width() for tab in window._tabs.values()))
+    app.change("looks", text_size=1.0)
+    window.resize(1400, 600)
+    qtbot.waitUntil(window._status.isVisible)
+
+
+def test_the_keyboard_is_in_the_page_one_went_to(app: App, qtbot: QtBot) -> None:
+    window = MainWindow(app, {name: lambda _app: QWidget() for name in PAGES} | {"settings": SettingsPage})
+    qtbot.addWidget(window)
+    window.show()
+    window.activateWindow()
+    window.show_page("talk")
+    qtbot.keyClick(window, Qt.Key.Key_Comma, Qt.KeyboardModifier.ControlModifier)
+    qtbot.waitUntil(lambda: window.page == "settings")
+    focus = QApplication.focusWidget()
+    assert focus is not None
+    assert window.pages["settings"].isAncestorOf(focus)
