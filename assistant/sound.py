@@ -8,6 +8,7 @@ the watch, makes every call into PortAudio: a device that hangs keeps nobody els
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import threading
 import time
@@ -21,6 +22,7 @@ from assistant.line import Reference
 from assistant.streams import SoundMicrophone, SoundSpeaker
 
 _WATCH_SECONDS = 0.2
+_CLOSE_SECONDS = 3.0  # for a device that hangs
 _RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0)
 _CALLS = threading.Lock()  # PortAudio is not to be listed while it is being started again
 
@@ -64,15 +66,18 @@ def devices() -> Devices:
     """The microphones and speakers by name.
 
     Raises:
-        SoundUnavailable: there is no PortAudio, or it fails.
+        SoundUnavailable: there is no PortAudio, or it fails or hangs.
     """
     sound = portaudio()
+    if not _CALLS.acquire(timeout=_CLOSE_SECONDS):
+        raise SoundUnavailable("The sound system does not answer: start it again.")
     try:
-        with _CALLS:
-            found = list(sound.query_devices())
-            chosen = sound.default.device
+        found = list(sound.query_devices())
+        chosen = sound.default.device
     except sound.PortAudioError as error:
         raise SoundUnavailable(f"The sound system fails ({error}): check it, then try again.") from error
+    finally:
+        _CALLS.release()
 
     def listed(kind: str, default: int) -> tuple[Device, ...]:
         key = f"max_{kind}_channels"
@@ -138,11 +143,14 @@ class SoundSystem:
         self._wake.set()
 
     def close(self) -> None:
-        """Close the devices."""
+        """Close the devices; one that hangs is left behind."""
         self._ended = True
         self._wake.set()
         if self._watch is not None:
-            self._watch.join()
+            self._watch.join(_CLOSE_SECONDS)
+            if self._watch.is_alive():
+                # Its library would hang as well at the program's end.
+                atexit.unregister(portaudio()._exit_handler)
 
     # ---- the watch's thread
 

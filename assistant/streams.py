@@ -6,6 +6,7 @@ replies, so that no end of a reply is lost in the device's buffer.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -48,11 +49,13 @@ class Stream:
         self.missed: str | None = None  # the device that was asked for and is not there
         self.told_missed: str | None = None
         self._stream: Any = None
+        self._failure: type[Exception] = OSError  # PortAudio's own, once it is known
         self._opened_at = self._called_at = 0.0
 
     def open(self, sound: Any, name: str | None) -> None:
         """Open the device called `name`, else the system's default; what fails stands in `trouble`."""
         self.trouble = ""
+        self._failure = sound.PortAudioError
         try:
             index = self._index(sound, name)
             self.missed = name if name is not None and index is None else None
@@ -101,7 +104,10 @@ class Stream:
     def look(self) -> None:
         """Find out whether it is alive. On the watch's thread, like every call into PortAudio."""
         late = time.monotonic() - self._called_at > _FROZEN_SECONDS
-        self.alive = self._stream is not None and self._stream.active and not late
+        try:
+            self.alive = self._stream is not None and self._stream.active and not late
+        except self._failure:
+            self.alive = False
         self.works = self.alive and self._called_at > self._opened_at
 
     def _prepare(self, rate: int) -> None:
@@ -205,7 +211,8 @@ class SoundSpeaker(Stream):
         with self._lock:
             self._flush_wanted = False
             self._at = self._heard
-        stream.start()
+        with contextlib.suppress(self._failure):  # a stream that does not start is not active: the watch sees it
+            stream.start()
 
     def close(self) -> None:
         super().close()

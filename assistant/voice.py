@@ -155,6 +155,7 @@ class ReplyVoice:
 
     def close(self) -> None:
         """End the inner thread; the synthesiser and the speaker belong to the caller."""
+        self._reply = None  # what is left of it need not be spoken
         if self._worker is not None:
             self._orders.put(None)
             self._worker.join()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from assistant.events import (
     Outcome,
     PlaybackStarted,
@@ -13,8 +15,11 @@ from assistant.events import (
     Typed,
     UtteranceEnded,
 )
-from assistant.signals import BargeIn, TypedIn
-from tests.fakes import RATE, Stage
+from assistant.signals import BargeIn, Say, SayEnds, TypedIn
+from assistant.speakable import Sentence
+from assistant.speech import Mood, Speech, VoiceSettings
+from assistant.voice import ReplyVoice
+from tests.fakes import CALM, PLAIN, RATE, Clock, Stage, ToneSynthesizer, VirtualSpeaker, eventually
 
 LONG = "One two three four five six seven eight nine ten."
 
@@ -172,3 +177,26 @@ def test_without_a_speaker_replies_are_read() -> None:
     stage.say(1.0)
     stage.wait(2.0)
     assert outcomes(stage) == [(Outcome.ANSWERED, "Yes indeed.")]
+
+
+def test_at_the_end_what_is_left_of_a_reply_need_not_be_made_into_speech() -> None:
+    """A neural voice takes seconds a sentence: the end waits for the one in the making and no other."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(ToneSynthesizer):
+        def speak(self, sentence: Sentence, settings: VoiceSettings = PLAIN, mood: Mood = CALM) -> Speech:
+            begun.set()
+            assert go_on.wait(20)
+            return super().speak(sentence, settings, mood)
+
+    synthesizer = Slow()
+    voice = ReplyVoice(synthesizer, VirtualSpeaker(Clock()), lambda _: None)
+    voice.carry_out(Say(1, "One is here. Two is here. Three is here. Four is here.", None))
+    voice.carry_out(SayEnds(1))
+    assert begun.wait(20)
+    closing = threading.Thread(target=voice.close)
+    closing.start()
+    eventually(lambda: voice._reply is None)
+    go_on.set()
+    closing.join(20)
+    assert synthesizer.spoken == ["One is here."]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from assistant import streams
+from assistant import sound, streams
 from assistant.assistant import Assistant
 from assistant.ears import Ears
 from assistant.errors import AssistantError
@@ -23,7 +24,7 @@ from assistant.sound import SoundSystem, SoundUnavailable, devices
 from assistant.streams import RATE, SoundMicrophone, SoundSpeaker
 from assistant.voice import ReplyVoice
 from assistant.wav import FileSound
-from tests.fakes import Clock, LoudnessJudge, ScriptedModel, ToneSynthesizer
+from tests.fakes import Clock, LoudnessJudge, ScriptedModel, ToneSynthesizer, eventually
 
 if TYPE_CHECKING:
     from tests.sound_stack import SoundStack
@@ -291,6 +292,8 @@ class ScriptedPortAudio:
 
     InputStream = OutputStream = _stream
 
+    def _exit_handler(self) -> None: ...
+
     def _initialize(self) -> None: ...
 
     def _terminate(self) -> None: ...
@@ -331,6 +334,44 @@ def test_a_busy_device_is_reported_and_tried_again(
         time.sleep(0.01)
     assert tries == [44_100] * 4  # no other rate was tried on a device that is busy
     assert ["Device unavailable" in message for message in one.messages] == [True, True]
+
+
+def test_a_device_that_hangs_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch, watched: Callable[..., Watched]
+) -> None:
+    """As one does whose sound server was stopped: the call that closes it does not return."""
+    audio, goes_on = ScriptedPortAudio(lambda _: None), threading.Event()
+    monkeypatch.setitem(sys.modules, "sounddevice", audio)
+    monkeypatch.setattr(sound, "_CLOSE_SECONDS", 0.2)
+    one = watched()
+    eventually(lambda: len(audio.streams) == 2 and one.system.microphone._stream is not None)
+    audio.streams[1].close = lambda: goes_on.wait(20)
+    before = time.monotonic()
+    one.system.close()
+    assert time.monotonic() - before < 5
+    with sound._CALLS, pytest.raises(SoundUnavailable, match="does not answer"):
+        devices()
+    goes_on.set()
+
+
+def test_a_device_lost_in_the_moment_of_a_stop_is_opened_again(
+    monkeypatch: pytest.MonkeyPatch, watched: Callable[..., Watched]
+) -> None:
+    audio = ScriptedPortAudio(lambda _: None)
+    monkeypatch.setitem(sys.modules, "sounddevice", audio)
+    monkeypatch.setattr(sound, "_RETRY_SECONDS", (0.0,))
+    one = watched()
+    eventually(lambda: len(audio.streams) == 2 and one.system.microphone._stream is not None)
+
+    def gone() -> None:
+        audio.streams[0].active = False
+        raise Refusal("Device unavailable", -9985)
+
+    audio.streams[0].start = gone
+    one.speaker.write(np.ones(RATE, np.float32))
+    audio.streams[0].callback(np.zeros((480, 1)), 480, SimpleNamespace(outputBufferDacTime=9.0, currentTime=0.0), None)
+    one.speaker.abort()
+    eventually(lambda: len(audio.streams) == 4)
 
 
 def test_a_reply_goes_on_at_another_devices_rate(monkeypatch: pytest.MonkeyPatch) -> None:
