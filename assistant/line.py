@@ -33,6 +33,12 @@ _AUDIBLE_POWER = 1e-5  # -50 dBFS
 _VOICED_POWER = 1e-3  # -30 dBFS: loud enough to learn from
 _LOUDER = 40.0  # than the echo, by 16 dB: then it is somebody else
 _SURE_FRAMES = 30
+_COMPARED_FRAMES, _LATEST_FRAMES = 75, 60  # of sound that is compared; the latest that an echo may come
+_COMPARE_FRAMES, _LEAST_FRAMES = 10, 10  # how often; and how much of it must be loud
+_TRANSFORMED = 1 << 15
+_VOICE_HZ = (200.0, 3500.0)
+_FAINT_PEAK, _CLEAR_PEAK = 12.0, 16.0  # of the correlation, by its root mean square over all delays
+_REMEMBERED = 80  # comparisons for which a clear echo is remembered, 8 s of the own voice
 
 
 class Duplex(StrEnum):
@@ -165,6 +171,54 @@ class _Loudness:
         return self._sure_frames > 0
 
 
+class _Likeness:
+    """Tells when what is recorded is like nothing that was played: then somebody else speaks.
+
+    The loudness of an echo is learned in moments when the user is silent. With headphones, and a user who speaks from
+    the first word of the first reply on, there are none. But an echo shows in the correlation with what was played,
+    whose frequencies are made about equally strong first: at its delay that stands out from all others. What does not
+    stand out is no echo, unless one was clear a little while ago: the user may just be louder.
+    """
+
+    def __init__(self) -> None:
+        silence = np.zeros(FRAME, np.float32)
+        self._played = deque([silence] * (_COMPARED_FRAMES + _LATEST_FRAMES), maxlen=_COMPARED_FRAMES + _LATEST_FRAMES)
+        self._recorded = deque([silence] * _COMPARED_FRAMES, maxlen=_COMPARED_FRAMES)
+        frequencies = np.fft.rfftfreq(_TRANSFORMED, 1 / RATE)
+        self._voice = (frequencies > _VOICE_HZ[0]) & (frequencies < _VOICE_HZ[1])
+        self._frames = self._strange_frames = 0
+        self._compared_since_echo = 1 << 30
+
+    def play(self, frame: Samples) -> None:
+        """A frame was played."""
+        self._played.append(frame)
+
+    def strange(self, frame: Samples) -> bool:
+        """Whether a recorded frame is somebody else's."""
+        self._recorded.append(frame)
+        self._frames += 1
+        self._strange_frames -= 1
+        if self._frames % _COMPARE_FRAMES == 0:
+            played, recorded = np.array(self._played), np.array(self._recorded)
+            if _loud(played, _VOICED_POWER) and _loud(recorded, _AUDIBLE_POWER):
+                self._compare(played.ravel(), recorded.ravel())
+        return self._strange_frames > 0
+
+    def _compare(self, played: Samples, recorded: Samples) -> None:
+        cross = np.fft.rfft(recorded, _TRANSFORMED) * np.fft.rfft(played, _TRANSFORMED).conj() * self._voice
+        cross /= (np.abs(cross) + 1e-12) ** 0.8
+        by_delay = np.fft.irfft(cross)[-_LATEST_FRAMES * FRAME :]
+        peak = float(np.abs(by_delay).max() / (np.sqrt(np.mean(np.square(by_delay))) + 1e-12))
+        self._compared_since_echo = 0 if peak > _CLEAR_PEAK else self._compared_since_echo + 1
+        alike = peak > _FAINT_PEAK or self._compared_since_echo < _REMEMBERED
+        self._strange_frames = 0 if alike else _SURE_FRAMES
+
+
+def _loud(frames: Samples, power: float) -> bool:
+    """Whether there is enough above that power to compare."""
+    return int(np.sum(np.mean(np.square(frames), 1) > power)) >= _LEAST_FRAMES
+
+
 class _Frames:
     """Cuts a stream into frames."""
 
@@ -194,7 +248,7 @@ class MicrophoneLine:
         self._reference = reference
         self._canceller: Canceller | None = Canceller() if duplex is Duplex.CANCEL else None
         self._recorded, self._played = (Resampler(), _Frames()), (Resampler(), _Frames())
-        self._loudness = _Loudness()
+        self._loudness, self._likeness = _Loudness(), _Likeness()
         self._quiet_frames = 1 << 30  # since the assistant spoke
         self._unplayed_frames = 1 << 30  # since anything was given to the speaker
         self.forget_echo()
@@ -228,6 +282,7 @@ class MicrophoneLine:
                 self._canceller.play(frame)
             power = _power(frame)
             self._loudness.play(power)
+            self._likeness.play(frame)
             self._unplayed_frames = 0 if power > _PLAYED_POWER else self._unplayed_frames + 1
             if power > _PLAYED_POWER:
                 self._voice += (power, 1.0)
@@ -241,7 +296,8 @@ class MicrophoneLine:
             self._back += powers
         else:
             self._room += powers
-        return frame if self._loudness.exceeds(power) else cleaned
+        louder, strange = self._loudness.exceeds(power), self._likeness.strange(frame)
+        return frame if louder or strange else cleaned
 
     # ---- how much comes back
 

@@ -165,6 +165,36 @@ def test_with_headphones_the_user_is_heard_from_the_first_reply_on(voice: Pyttsx
     assert max(delays) <= 0.6
 
 
+@pytest.mark.real
+@pytest.mark.parametrize("decibels", [-20.0, -32.0])
+def test_a_user_who_speaks_from_the_first_words_on_is_heard(voice: Pyttsx3Synthesizer, decibels: float) -> None:
+    """With headphones, over the first words of the first reply, and without a pause in which the room is learned."""
+    parts = []
+    for name in QUESTIONS:
+        frames = question(name, decibels)
+        frames = frames[: len(frames) // FRAME * FRAME].reshape(-1, FRAME)
+        power = np.square(frames).mean(1)
+        parts.append(frames[power > power.max() * 1e-3].ravel())
+    stage = RoomStage(Room(-200, 20), voice, REPLY)
+    stage.run(0.5)  # of it 0.3 s of the reply
+    began = stage.clock.now
+    stage.run(5.0, np.concatenate(parts))
+    assert stage.started
+    assert stage.started[0] - began <= 0.6
+
+
+@pytest.mark.real
+def test_first_words_do_not_interrupt_themselves(voice: Pyttsx3Synthesizer) -> None:
+    """Before anything is learned of the room: the beginnings of many first replies, faint echoes included."""
+    sentences = [f"{part.strip()}." for part in REPLY.replace("?", ".").replace("!", ".").split(".") if part.strip()]
+    for echo_db in (-6, -18, -30):
+        for delay_ms in (20, 80, 200, 350):
+            for sentence in sentences:
+                stage = RoomStage(Room(echo_db, delay_ms), voice, sentence)
+                stage.run(2.0)
+                assert not stage.started, f"{sentence!r} at {echo_db} dB after {delay_ms} ms"
+
+
 def test_half_duplex_is_deaf_while_it_speaks_and_a_moment_longer() -> None:
     line = MicrophoneLine(Reference(), Duplex.HALF)
     loud = AudioChunk(np.full(320, 8000, np.int16), RATE, 0.0)
