@@ -65,9 +65,9 @@ def tidy(root: Path, keep_days: int | None = None, *, as_promised: bool = False)
                 told += _repaired(folder)
         if keep_days is not None or as_promised:
             gone = len(expire(root, keep_days))
-            age = f"{keep_days} days" if keep_days is not None else "they were to be kept"
             if gone:
-                told.append(f"{gone} session{'s' * (gone > 1)} older than {age} deleted, as you chose.")
+                age = f" older than {keep_days} days" if keep_days is not None else ""
+                told.append(f"{gone} session{'s' * (gone > 1)}{age} deleted: you chose to keep them for so long.")
     except AssistantError as error:
         told.append(str(error))
     return told

@@ -77,3 +77,17 @@ def test_what_waits_to_be_written_is_written_before_the_end(tmp_path: Path, scri
     scribe.close()
     (folder,) = sessions(tmp_path)
     assert len(read_session(folder).turns) == 20
+
+
+def test_what_was_promised_holds_while_nothing_is_recorded(tmp_path: Path, scribe: Scribe, told: list[str]) -> None:
+    scribe.record(tmp_path, 30)
+    note(scribe, *turn(1))
+    scribe.close()
+    (folder,) = sessions(tmp_path)
+    folder.rename(tmp_path / "2001-01-01_00-00-00-abcd")
+    later = Scribe(lambda failed: told.append(failed.message), dict, None)
+    later.look_after(tmp_path)
+    note(later, *turn(1))
+    later.close()
+    assert sessions(tmp_path) == []
+    assert told == ["1 session deleted: you chose to keep them for so long."]
