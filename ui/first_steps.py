@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from PySide6.QtCore import QTimer
@@ -26,6 +27,7 @@ from ui.widgets import Picker, Switch, column, label
 
 _LOOK_MS = 2000
 _MINI = "mini"
+_PRESETS = (_MINI, "mini-0.5b")
 
 
 class Step(QWidget):
@@ -80,6 +82,11 @@ class ModelStep(Step):
                        "a prosody estimate: a hint from pitch, loudness and tempo."),
                 ),
                 (
+                    "mini-0.5b",
+                    tr("mini with a larger language model"),
+                    tr("Better answers from the same ears. It is slower, and the download is larger."),
+                ),
+                (
                     "released",
                     tr("The released BLSP-Emo"),
                     tr("Much larger: it wants a graphics card of 12 GB. You need its folder or its place on the hub."),
@@ -91,15 +98,17 @@ class ModelStep(Step):
         )  # fmt: skip
         self.choices.chosen.connect(self._choose)
         self.first = self.choices
-        self.mini = label(tr("Looking whether mini is here…"), "muted")
+        self.mini = label("", "muted")
         self.released = ReleasedModel(app)
         self.released.hide()
-        self.here: bool | None = None  # whether mini is on this machine, once that is known
+        self._about: dict[str, dict[str, Any]] = {}  # what is known of each preset
+        self._unknown = ""
+        self._fetching = _MINI
         self.add(self.choices, 8, self.mini, self.released)
         self.work, self.outcome = Work(), Outcome()  # shown below every step
         self.work.ended.connect(self._fetched)
         self._loaded = ""
-        job = app.run_module("model.manager", "list", _MINI)
+        job = app.run_module("model.manager", "list", *_PRESETS)
         job.printed.connect(self._tell)
         job.ended.connect(self._told)
 
@@ -109,10 +118,20 @@ class ModelStep(Step):
             return tr("Choose a model that fits into memory first, or take another choice.")
         return ""
 
+    @property
+    def here(self) -> bool | None:
+        """Whether mini is on this machine; None: not known yet."""
+        return self._here(_MINI)
+
+    def _here(self, preset: str) -> bool | None:
+        about = self._about.get(preset)
+        return None if about is None else about.get("state") == "ready"
+
     def leave(self) -> None:
         """Load what was chosen, or fetch it first."""
-        if self.choices.value == _MINI:
-            self.use(_MINI) if self.here else self._fetch()
+        value = self.choices.value
+        if value in _PRESETS:
+            self.use(value) if self._here(value) else self._fetch(value)
         elif self.choices.value == "released":
             self.use(self.released.folder)
         else:
@@ -121,7 +140,7 @@ class ModelStep(Step):
     def use(self, source: str) -> None:
         """Let that checkpoint answer; "" is none."""
         model = self.app.settings.model
-        folders = model.folders if source in ("", _MINI, *model.folders) else (*model.folders, source)
+        folders = model.folders if source in ("", *_PRESETS, *model.folders) else (*model.folders, source)
         same = model.source == source
         self.app.change("model", source=source, folders=folders)
         if same and source and source != self._loaded:
@@ -129,31 +148,41 @@ class ModelStep(Step):
         self._loaded = source
 
     def _choose(self, value: str) -> None:
-        self.mini.setVisible(value == _MINI)
+        self.mini.setVisible(value in _PRESETS)
         self.released.setVisible(value == "released")
+        self._explain()
 
-    def _tell(self, about: dict[str, Any]) -> None:
-        self.here = about.get("state") == "ready"
-        amount = about.get("download_bytes")
-        if self.here:
-            self.mini.setText(tr("mini is on this machine already: it can begin at once."))
-        elif amount:
+    def _explain(self) -> None:
+        """What choosing this preset comes to."""
+        name = self.choices.value
+        about = self._about.get(name)
+        if about is None:
+            self.mini.setText(self._unknown or tr("Looking whether {name} is here…").format(name=name))
+        elif self._here(name):
+            self.mini.setText(tr("{name} is on this machine already: it can begin at once.").format(name=name))
+        elif amount := about.get("download_bytes"):
             self.mini.setText(
                 tr("A download of {size}, once. After it, no network is needed.").format(size=size(amount))
             )
         elif about.get("error"):
             self.mini.setText(str(about["error"]))
 
-    def _told(self, code: int, said: str) -> None:
-        if self.here is None:
-            self.mini.setText(said or tr("Whether mini is here is not known: it is fetched if it is not."))
+    def _tell(self, about: dict[str, Any]) -> None:
+        if about.get("source") in _PRESETS:
+            self._about[about["source"]] = about
+            self._explain()
 
-    def _fetch(self) -> None:
+    def _told(self, code: int, said: str) -> None:
+        self._unknown = said or tr("Whether it is here is not known: it is fetched if it is not.")
+        self._explain()
+
+    def _fetch(self, preset: str) -> None:
         self.outcome.say("")
         if not self.work.running:
-            job = self.app.run("fetch", _MINI, "--json")
+            self._fetching = preset
+            job = self.app.run("fetch", preset, "--json")
             job.printed.connect(self._report)
-            self.work.follow(job, tr("Fetching mini…"))
+            self.work.follow(job, tr("Fetching {name}…").format(name=preset))
 
     def _report(self, step: dict[str, Any]) -> None:
         """The window's header tells of it, too, once these steps are over."""
@@ -162,16 +191,17 @@ class ModelStep(Step):
             self.app.happened.emit(ModelStatus("loading", words))
 
     def _fetched(self, code: int, said: str, _last: dict[str, Any]) -> None:
+        preset = self._fetching
         if code == 0:
-            self.here = True
-            self._tell({"state": "ready"})
-            if self.choices.value == _MINI:
-                self.use(_MINI)
+            self._tell({"source": preset, "state": "ready"})
+            if self.choices.value == preset:
+                self.use(preset)
             return
-        why = said or tr("mini could not be fetched: check the network.")
-        self.outcome.say(why, trouble=code != 130, action=tr("Try again"), act=self._fetch)
+        again = partial(self._fetch, preset)
+        why = said or tr("{name} could not be fetched: check the network.").format(name=preset)
+        self.outcome.say(why, trouble=code != 130, action=tr("Try again"), act=again)
         if not self.isVisibleTo(self.window()) and code != 130:
-            self.app.tell(why, tr("Try again"), self._fetch, trouble=True)
+            self.app.tell(why, tr("Try again"), again, trouble=True)
 
 
 class SoundStep(Step):

@@ -117,6 +117,18 @@ def test_mini_that_is_here_begins_to_load_at_the_first_step(scene: Scene, begin:
     assert len(scene.calls("replace_model")) == 1
 
 
+def test_the_larger_one_can_be_had_at_once(scene: Scene, begin: Begin, qtbot: QtBot) -> None:
+    larger = ABSENT | {"source": "mini-0.5b", "download_bytes": 709_000_000}
+    scene.says((["list", "mini"], [READY, larger], 0), (["fetch", "mini-0.5b", "--json"], [{"folders": ["a", "b"]}], 0))
+    first = begin()
+    choose(first, "mini-0.5b")
+    qtbot.waitUntil(lambda: "709 MB" in first.model.mini.text())
+    press(qtbot, first.next)
+    qtbot.waitUntil(lambda: [choice.source for (choice,) in scene.calls("replace_model")] == ["mini-0.5b"])
+    assert scene.app.settings.model.source == "mini-0.5b"
+    assert scene.app.settings.model.folders == ()
+
+
 def test_mini_is_fetched_while_the_steps_go_on(scene: Scene, begin: Begin, qtbot: QtBot) -> None:
     steps = [{"what": "Downloading whisper-base", "done": 50, "total": 100}, {"folders": ["a", "b"]}]
     scene.says((["list", "mini"], [ABSENT], 0), (["fetch", "mini", "--json"], steps, 0))
@@ -271,8 +283,8 @@ def test_the_keyboard_alone_is_enough(scene: Scene, begin: Begin, qtbot: QtBot) 
     def key(which: Qt.Key) -> None:
         qtbot.keyClick(first.focusWidget() or first, which)
 
-    key(Qt.Key.Key_Down)
-    key(Qt.Key.Key_Down)
+    for _ in range(3):
+        key(Qt.Key.Key_Down)
     assert first.model.choices.value == "later"
     key(Qt.Key.Key_Return)
     assert first.step == 1
