@@ -152,6 +152,7 @@ class _Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: queue.Queue[tuple[dict[str, Any], bytes] | None] = queue.Queue()
         self._lock = threading.Lock()
+        self._closings = 0
 
     @property
     def pid(self) -> int | None:
@@ -164,7 +165,10 @@ class _Child:
             SpeechUnavailable: the child reports an error, or fails or hangs twice.
         """
         with self._lock:
-            answer = self._attempt(request) or self._attempt(request)
+            closings = self._closings
+            answer = self._attempt(request)
+            if answer is None and closings == self._closings:
+                answer = self._attempt(request)
             if self._fresh:
                 self._stop()
         if answer is None:
@@ -218,6 +222,9 @@ class _Child:
             process.stdin.close()
 
     def close(self) -> None:
+        self._closings += 1
+        if (process := self._process) is not None:
+            process.kill()  # a request under way ends now, not when its time is over
         with self._lock:
             self._stop()
 

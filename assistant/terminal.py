@@ -185,6 +185,7 @@ class Keyboard:
         """One character. Returns False when the user is done: Ctrl-D on an empty line."""
         typed = self._screen.typed
         if key == "\x03":
+            self._down = False
             self._stopper.press()
         elif key == "\x04":
             return bool(typed)

@@ -31,6 +31,8 @@ from assistant.signals import (
 from assistant.speakable import Sentence, sentences
 from assistant.speech import Speech, Synthesizer, VoiceSettings, heard, mood_of
 
+_CLOSE_SECONDS = 5.0
+
 
 class Speaker(Protocol):
     """Plays mono samples at its own rate; positions count what was written since the last `abort`."""
@@ -158,7 +160,7 @@ class ReplyVoice:
         self._reply = None  # what is left of it need not be spoken
         if self._worker is not None:
             self._orders.put(None)
-            self._worker.join()
+            self._worker.join(_CLOSE_SECONDS)  # one that hangs ends with its synthesiser
 
     # ---- inside
 

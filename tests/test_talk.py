@@ -14,12 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
+from rich.console import Console
 
 import main
 from assistant.audio_check import CheckResult, Step
@@ -47,7 +49,7 @@ from assistant.settings import load
 from assistant.signals import BargeIn, ModelChoice, Ready, TurnSettings
 from assistant.speech import Pyttsx3Synthesizer, VoiceSettings
 from assistant.talk import Talk, TalkSettings
-from assistant.terminal import as_line
+from assistant.terminal import Keyboard, Screen, Stopper, as_line
 from model.convert import main as convert
 from tests.fakes import eventually
 
@@ -455,6 +457,17 @@ def test_settings_change_from_any_thread(scene: Callable[..., Scene], tmp_path: 
     assert play.until(TurnEnded).turn.outcome is Outcome.STOPPED
     with pytest.raises(KeyError):
         talk.set_patience("endless")
+
+
+def test_the_talk_key_is_up_after_a_stop() -> None:
+    done: list[str] = []
+    ears = SimpleNamespace(press=lambda: done.append("press"), release=lambda: done.append("release"))
+    keyboard = Keyboard(
+        cast("Talk", SimpleNamespace(assistant=ears)), Screen(Console()), Stopper(lambda: done.append("stop"))
+    )
+    for key in (" ", "\x03", " ", " "):
+        assert keyboard.key(key)
+    assert done == ["press", "stop", "press", "release"]
 
 
 def test_events_are_plain_json() -> None:

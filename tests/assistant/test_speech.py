@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from assistant.speech import (
     mood_of,
     write_wav,
 )
+from tests.fakes import eventually
 
 TEXT = "The **quick** brown fox costs $3.50, and the well-known dog sleeps."
 
@@ -162,6 +164,28 @@ def test_a_child_that_hangs_is_replaced_after_the_timeout():
         os.kill(pid, signal.SIGSTOP)
         assert synthesizer.speak(sentence()).seconds > 1
         assert not psutil.pid_exists(pid)
+
+
+def test_the_end_does_not_wait_for_a_child_that_hangs():
+    synthesizer = Pyttsx3Synthesizer(timeout_seconds=60)
+    synthesizer.speak(sentence())
+    os.kill(synthesizer.pid, signal.SIGSTOP)
+    refused = []
+
+    def speak():
+        with pytest.raises(SpeechUnavailable) as error:
+            synthesizer.speak(sentence())
+        refused.append(error)
+
+    speaking = threading.Thread(target=speak)
+    speaking.start()
+    eventually(synthesizer._child._lock.locked)
+    before = time.monotonic()
+    synthesizer.close()
+    speaking.join()
+    assert time.monotonic() - before < 5
+    assert refused
+    assert synthesizer.pid is None
 
 
 def test_a_child_that_keeps_ending_is_reported_in_one_line(monkeypatch, tmp_path):
