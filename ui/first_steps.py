@@ -6,26 +6,23 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from PySide6.QtCore import QTimer
-from PySide6.QtGui import QHideEvent, QShowEvent
 from PySide6.QtWidgets import (
     QLayout,
     QWidget,
 )
 
-from assistant.events import InputLevel, ModelStatus
-from assistant.sound import Device, Devices
+from assistant.events import ModelStatus
+from assistant.sound import Devices
 from ui.app import App
-from ui.background import Background
+from ui.device_choice import DeviceChoice
 from ui.emotion_correction import remember_answer
 from ui.recording_settings import Retention
 from ui.released_model import ReleasedModel
-from ui.settings_parts import Choices, LevelMeter, Outcome, Work, size
+from ui.settings_parts import Choices, Outcome, Work, size
 from ui.sound_check import SoundCheck
 from ui.translations import tr
-from ui.widgets import Picker, Switch, column, label
+from ui.widgets import Switch, column, label
 
-_LOOK_MS = 2000
 _MINI = "mini"
 _PRESETS = (_MINI, "mini-0.5b")
 
@@ -209,67 +206,10 @@ class SoundStep(Step):
 
     def __init__(self, app: App, devices: Callable[[], Devices]) -> None:
         super().__init__(tr("Can it hear you?"), tr("Say something: the bar moves. Without a microphone you can type."))
-        self.app = app
-        self._devices = devices
-        self._background = Background()
-        self.destroyed.connect(self._background.close)
-        self._looking = False
-        self.microphone, self.speaker = Picker(), Picker()
-        self.first = self.microphone
-        self.meter, self.trouble, self.check = LevelMeter(), Outcome(), SoundCheck(app)
-        self.microphone.picked.connect(lambda name: app.change("sound", microphone=name))
-        self.speaker.picked.connect(lambda name: app.change("sound", speaker=name))
-        for title, part in ((tr("Microphone"), self.microphone), (tr("Speaker"), self.speaker)):
-            heading = label(title, "heading")
-            heading.setBuddy(part)
-            part.setAccessibleName(title)
-            self.add(heading, part, *([self.meter] if part is self.microphone else []), 12)
+        self.devices, self.check = DeviceChoice(app, devices), SoundCheck(app)
+        self.first = self.devices.microphone
         note = tr("Eight seconds: a soft noise, then you speak, then you hear yourself. Nothing is kept.")
-        self.add(self.trouble, 4, self.check, label(note, "small"))
-        self._list(Devices((), ()))
-        self._timer = QTimer(self, interval=_LOOK_MS)
-        self._timer.timeout.connect(self._look)
-        app.happened.connect(self._hear)
-
-    def showEvent(self, event: QShowEvent) -> None:
-        """Look for devices while it is seen."""
-        super().showEvent(event)
-        self._look()
-        self._timer.start()
-
-    def hideEvent(self, event: QHideEvent) -> None:
-        """And no longer."""
-        super().hideEvent(event)
-        self._timer.stop()
-
-    def _look(self) -> None:
-        if not self._looking:
-            self._looking = True
-            self._background.run(self._devices, self._show, self._fail)
-
-    def _show(self, found: Devices) -> None:
-        self._looking = False
-        none = tr("No microphone was found: plug one in, or go on and type.")
-        self.trouble.say("" if found.microphones else none, trouble=True)
-        self._list(found)
-
-    def _list(self, found: Devices) -> None:
-        sound = self.app.settings.sound
-        self.microphone.show_options(_options(found.microphones), sound.microphone)
-        self.speaker.show_options(_options(found.speakers), sound.speaker)
-
-    def _fail(self, why: str) -> None:
-        self._looking = False
-        self.trouble.say(why, trouble=True)
-
-    def _hear(self, event: object) -> None:
-        if isinstance(event, InputLevel) and self.isVisible():
-            self.meter.show_level(event.decibels)
-
-
-def _options(found: tuple[Device, ...]) -> list[tuple[str | None, str]]:
-    names = dict.fromkeys(one.name for one in found)
-    return [(None, tr("The system's choice")), *((name, name) for name in names)]
+        self.add(self.devices, 4, self.check, label(note, "small"))
 
 
 class RecordingStep(Step):

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
-from PySide6.QtCore import QTimer
-from PySide6.QtGui import QHideEvent, QShowEvent
 
-from assistant.events import InputLevel, Samples
+from assistant.events import Samples
 from assistant.line import Duplex
 from assistant.settings import Settings
-from assistant.sound import Device, Devices
+from assistant.sound import Devices
 from assistant.sound import devices as find_devices
 from ui.app import App
-from ui.background import Background
-from ui.settings_parts import Choices, LevelMeter, Outcome, Section, actions
+from ui.device_choice import DeviceChoice
+from ui.settings_parts import Choices, Section, actions
 from ui.sound_check import SoundCheck
 from ui.translations import tr
-from ui.widgets import Picker, button
+from ui.widgets import button
 
-_LOOK_MS = 2000
 _RATE = 24_000
 
 
@@ -34,15 +31,6 @@ class SoundSettings(Section):
     def __init__(self, app: App, devices: Callable[[], Devices] = find_devices) -> None:
         super().__init__(tr("Sound"))
         self.app = app
-        self._devices = devices
-        self._background = Background()
-        self.destroyed.connect(self._background.close)
-        self._looking = False
-        self.microphone, self.speaker = Picker(), Picker()
-        self.microphone.picked.connect(lambda name: app.change("sound", microphone=name))
-        self.speaker.picked.connect(lambda name: app.change("sound", speaker=name))
-        self.meter = LevelMeter()
-        self.trouble = Outcome()
         self.test = button(tr("Play a test sound"), self._play_test, icon="speaker")
         look = button(tr("Look for new devices"), self._look_anew, "quiet", icon="again")
         self.check = SoundCheck(app)
@@ -64,74 +52,28 @@ class SoundSettings(Section):
             tr("So that it does not hear itself"),
         )
         self.echo.chosen.connect(lambda mode: app.change("sound", echo=mode))
-        self.add_field(tr("Microphone"), self.microphone, self.meter)
-        self.add_field(tr("Speaker"), self.speaker, actions(self.test, look), self.trouble)
+        self.devices = DeviceChoice(app, devices, actions(self.test, look))
+        self.add(self.devices)
         self.add_field(
             tr("Try it out"),
             self.check,
             note=tr("Eight seconds: a soft noise, then you speak, then you hear yourself. Nothing is kept."),
         )
         self.add_field(tr("So that it does not hear itself"), self.echo)
-        self._show_devices(Devices((), ()))
-        self._timer = QTimer(self, interval=_LOOK_MS)
-        self._timer.timeout.connect(self.look)
-        app.happened.connect(self._hear)
         app.settings_changed.connect(self._follow)
-
-    def showEvent(self, event: QShowEvent) -> None:
-        """Look for devices while it is seen."""
-        super().showEvent(event)
-        self.look()
-        self._timer.start()
-
-    def hideEvent(self, event: QHideEvent) -> None:
-        """And no longer."""
-        super().hideEvent(event)
-        self._timer.stop()
-
-    def look(self) -> None:
-        """List the devices, off Qt's thread."""
-        if not self._looking:
-            self._looking = True
-            self._background.run(self._devices, self._show_devices, self._fail)
 
     def _look_anew(self) -> None:
         sound = self.app.settings.sound
         if self.app.talk is not None:
             self.app.talk.choose_devices(sound.microphone, sound.speaker)  # the sound system starts afresh
-        self.look()
-
-    def _show_devices(self, found: Devices) -> None:
-        self._looking = False
-        self._found = found
-        self.trouble.say("")
-        sound = self.app.settings.sound
-        self.microphone.show_options(_options(found.microphones, sound.microphone), sound.microphone)
-        self.speaker.show_options(_options(found.speakers, sound.speaker), sound.speaker)
-
-    def _fail(self, why: str) -> None:
-        self._looking = False
-        self.trouble.say(why, trouble=True)
+        self.devices.look()
 
     def _play_test(self) -> None:
         if self.app.talk is not None:
             self.app.talk.clips.play(test_sound(), _RATE)
 
-    def _hear(self, event: object) -> None:
-        if isinstance(event, InputLevel) and self.isVisible():
-            self.meter.show_level(event.decibels)
-
     def _follow(self, settings: Settings) -> None:
         self.echo.choose(settings.sound.echo)
-        self._show_devices(self._found)
-
-
-def _options(found: Sequence[Device], chosen: str | None) -> list[tuple[str | None, str]]:
-    default = next((one.name for one in found if one.default), "")
-    first = tr("The system's choice: {name}").format(name=default) if default else tr("The system's choice")
-    names = list(dict.fromkeys(one.name for one in found))
-    away = [] if chosen is None or chosen in names else [(chosen, tr("{name} (not there now)").format(name=chosen))]
-    return [(None, first), *((name, name) for name in names), *away]
 
 
 def test_sound() -> Samples:

@@ -228,11 +228,11 @@ def test_devices_are_listed_chosen_and_heard(scene: Scene, begin: Begin, qtbot: 
     first = begin()
     press(qtbot, first.next)
     sound: Any = first.steps[1]
-    qtbot.waitUntil(lambda: sound.microphone.count() == 3)
-    sound.microphone.picked.emit("Headset")
+    qtbot.waitUntil(lambda: sound.devices.microphone.count() == 3)
+    sound.devices.microphone.picked.emit("Headset")
     assert scene.app.settings.sound.microphone == "Headset"
     scene.app.happened.emit(InputLevel(-20.0))
-    assert sound.meter.decibels == -20.0
+    assert sound.devices.meter.decibels == -20.0
     press(qtbot, sound.check.begin)
     assert scene.calls("audio_check")
 
@@ -252,8 +252,8 @@ def test_sound_that_is_missing_is_said_in_place(
     step = SoundStep(scene.app, find)
     step.setParent(window)
     window.show()
-    qtbot.waitUntil(step.trouble.isVisible)
-    assert said in step.trouble.text.text()
+    qtbot.waitUntil(step.devices.trouble.isVisible)
+    assert said in step.devices.trouble.text.text()
 
 
 def test_what_is_kept_is_chosen(scene: Scene, begin: Begin, qtbot: QtBot) -> None:

@@ -116,25 +116,25 @@ def test_devices_are_named_and_followed(app: App, qtbot: QtBot) -> None:
     found = [Devices((LAPTOP,), (SPEAKER,))]
     shown = SoundSettings(app, lambda: found[-1])
     _window = hold(shown, qtbot)
-    qtbot.waitUntil(lambda: shown.microphone.count() == 2)
-    assert shown.microphone.itemText(0) == "The system's choice: Laptop microphone"
+    qtbot.waitUntil(lambda: shown.devices.microphone.count() == 2)
+    assert shown.devices.microphone.itemText(0) == "The system's choice: Laptop microphone"
     found.append(Devices((LAPTOP, HEADSET), (SPEAKER,)))
-    shown.look()
-    qtbot.waitUntil(lambda: shown.microphone.count() == 3)
-    shown.microphone.setCurrentIndex(2)
-    shown.microphone.activated.emit(2)
+    shown.devices.look()
+    qtbot.waitUntil(lambda: shown.devices.microphone.count() == 3)
+    shown.devices.microphone.setCurrentIndex(2)
+    shown.devices.microphone.activated.emit(2)
     assert app.settings.sound.microphone == "Headset"
     assert calls(app, "choose_devices")[-1] == ("Headset", None)
     found.append(Devices((LAPTOP,), (SPEAKER,)))
-    shown.look()
-    qtbot.waitUntil(lambda: shown.microphone.currentText() == "Headset (not there now)")
+    shown.devices.look()
+    qtbot.waitUntil(lambda: shown.devices.microphone.currentText() == "Headset (not there now)")
     talk: Any = app.talk
     talk.happen(InputLevel(-20.0))
-    qtbot.waitUntil(lambda: shown.meter.decibels == -20.0)
+    qtbot.waitUntil(lambda: shown.devices.meter.decibels == -20.0)
     shown.test.click()
     assert calls(app, "clips.play")
     shown.hide()
-    assert not shown._timer.isActive()
+    assert not shown.devices._timer.isActive()
 
 
 def test_a_missing_sound_system_is_told_in_place(app: App, qtbot: QtBot) -> None:
@@ -143,7 +143,7 @@ def test_a_missing_sound_system_is_told_in_place(app: App, qtbot: QtBot) -> None
 
     shown = SoundSettings(app, fail)
     _window = hold(shown, qtbot)
-    qtbot.waitUntil(lambda: "PortAudio" in shown.trouble.text.text())
+    qtbot.waitUntil(lambda: "PortAudio" in shown.devices.trouble.text.text())
 
 
 def test_the_check_is_walked_through_and_judged(app: App, qtbot: QtBot) -> None:
