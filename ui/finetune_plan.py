@@ -91,6 +91,7 @@ class PlanPage(QWidget):
         layout.setContentsMargins(24, 20, 24, 8)
         inner.setLayout(layout)
         scroll = QScrollArea()
+        scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         scroll.setWidget(inner)
         scroll.setWidgetResizable(True)
         below = column(line(), self.work, self.forecast, self.details, self.outcome, spacing=8)

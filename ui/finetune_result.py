@@ -16,6 +16,7 @@ from assistant.finetune import TuningRun, adopt, discard, in_use, restore, roll_
 from assistant.tuning_data import read_sound
 from ui.app import App
 from ui.background import Background
+from ui.plain import tip
 from ui.plots import Beside, Confusion
 from ui.settings_parts import Mark, Outcome
 from ui.translations import tr
@@ -66,6 +67,7 @@ class ResultPage(QWidget):
         layout.setContentsMargins(24, 20, 24, 12)
         inner.setLayout(layout)
         scroll = QScrollArea()
+        scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         scroll.setWidget(inner)
         scroll.setWidgetResizable(True)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -223,7 +225,7 @@ class ResultPage(QWidget):
         made = QWidget()
         name = label(Path(one["audio"]).name, wrap=False)
         name.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)  # it may be cut off
-        name.setToolTip(one["audio"])
+        name.setToolTip(tip(one["audio"]))
         read = f"{self._as_read(one, 'before')}  →  {self._as_read(one, 'after')}"
         layout = row(self._play(one), EmotionChip(one["emotion"], tr("spoken")), name, spacing=10)
         layout.setStretch(2, 1)

@@ -26,6 +26,7 @@ from PySide6.QtWidgets import (
 from assistant.events import EMOTIONS
 from assistant.tuning_data import Recording
 from ui import icons, theme
+from ui.plain import one_line, tip
 from ui.translations import tr
 
 Index = QModelIndex | QPersistentModelIndex
@@ -103,7 +104,7 @@ class RecordingTable(QAbstractTableModel):
         if role == Qt.ItemDataRole.CheckStateRole and at == USE:
             return Qt.CheckState.Checked if one.usable(self.mapping) else Qt.CheckState.Unchecked
         if role == Qt.ItemDataRole.ToolTipRole:
-            return "\n".join(problem.message for problem in problems) if at == PROBLEM else self._words(one, at)
+            return tip("\n".join(problem.message for problem in problems) if at == PROBLEM else self._words(one, at))
         if role == Qt.ItemDataRole.DecorationRole:
             if at == PLAY:
                 return icons.icon("play", "accent")
@@ -119,12 +120,14 @@ class RecordingTable(QAbstractTableModel):
 
     def _words(self, one: Recording, at: int, *, editing: bool = False) -> str:
         if at == FILE:
-            return Path(one.audio).name
+            return one_line(Path(one.audio).name)
         if at == EMOTION:
             meaning = one.meaning(self.mapping)
-            return (meaning if editing else tr(meaning)) if meaning else one.emotion or ("" if editing else "—")
+            return (
+                (meaning if editing else tr(meaning)) if meaning else one_line(one.emotion) or ("" if editing else "—")
+            )
         if at == TEXT:
-            return one.text or ("" if editing else "—")
+            return one.text if editing else one_line(one.text) or "—"
         if at == LENGTH:
             return "" if one.seconds is None else tr("{0:.1f} s").format(one.seconds)
         if at == PROBLEM:

@@ -178,6 +178,7 @@ class _StartPage(QWidget):
         layout.setContentsMargins(24, 24, 24, 24)
         inner.setLayout(layout)
         scroll = QScrollArea()
+        scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         scroll.setWidget(inner)
         scroll.setWidgetResizable(True)
         self.setLayout(column(scroll, spacing=0))

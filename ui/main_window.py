@@ -24,6 +24,7 @@ from assistant.signals import Ready
 from ui import icons
 from ui.app import App, Message
 from ui.compact import quit_program
+from ui.plain import one_line, tip
 from ui.translations import tr
 from ui.widgets import IconButton, Notice, Picture, button, column, label, line, restyle, row
 
@@ -203,7 +204,7 @@ class MainWindow(QMainWindow):
     def _hear(self, event: object) -> None:
         if isinstance(event, Ready):
             self._show_status(about_model(event.about))
-            self._status.setToolTip(str(event.about.get("why", "")))
+            self._status.setToolTip(tip(str(event.about.get("why", ""))))
         elif isinstance(event, ModelStatus) and event.status != "ready":  # `Ready` tells more
             self._show_status(event.text)
             if event.status == "failed":
@@ -212,7 +213,7 @@ class MainWindow(QMainWindow):
             self.tell(Message(event.message, trouble=True))
 
     def _show_status(self, text: str) -> None:
-        self._status.setText(text[:_LONGEST_STATUS])
+        self._status.setText(one_line(text)[:_LONGEST_STATUS])
         self._fit()
 
     def _forget(self, text: str, notice: Notice) -> None:

@@ -12,6 +12,7 @@ from PySide6.QtWidgets import QFileDialog, QFrame, QLineEdit, QWidget
 
 from ui.app import App
 from ui.model_words import AUTOMATIC, About, facts, fits, plan_words, title, ways, what_for
+from ui.plain import brief
 from ui.settings_parts import Mark, Outcome, Work, actions, size
 from ui.translations import tr
 from ui.widgets import Picker, button, column, label, restyle, row
@@ -156,7 +157,7 @@ class ModelCard(QFrame):
         usable = state == "ready" and kind in ("preset", "checkpoint")
         if about:
             self.facts.setText(facts(about))
-            self.plan.setText(str(about["error"]) if about["error"] else plan_words(plan) if plan else "")
+            self.plan.setText(brief(str(about["error"])) if about["error"] else plan_words(plan) if plan else "")
             restyle(self.plan, role="error" if about["error"] else "small")
         self.facts.setVisible(bool(self.facts.text()))
         self.plan.setVisible(bool(self.plan.text()))

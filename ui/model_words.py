@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ui.plain import brief, one_line
 from ui.settings_parts import size
 from ui.translations import tr
 
@@ -16,7 +17,7 @@ About = Mapping[str, Any]
 
 def title(source: str) -> str:
     """A checkpoint's name: the preset's, or the folder's last part."""
-    return Path(source).name or source
+    return one_line(Path(source).name or source)
 
 
 def what_for(source: str) -> str:
@@ -25,7 +26,7 @@ def what_for(source: str) -> str:
         "mini": tr("Small and quick, for any computer. English."),
         "mini-0.5b": tr("A larger language model: better answers, but slower."),
     }
-    return known.get(source, source)
+    return known.get(source, brief(source))
 
 
 def facts(about: About) -> str:

@@ -14,6 +14,7 @@ from PySide6.QtWidgets import QBoxLayout, QFileDialog, QProgressBar, QWidget
 
 from ui.app import App
 from ui.jobs import Job
+from ui.plain import brief, one_line, tip
 from ui.session_search import Summary, clock, when_in_words
 from ui.session_transcript import ReadingArea, readable
 from ui.translations import tr
@@ -92,6 +93,7 @@ class ReAsk(QWidget):
         self._tick = QTimer(self, interval=1000)
         self._tick.timeout.connect(self._count)
         self.rows: list[Comparison] = []
+        self._values: list[dict[str, Any]] = []
         self._make()
         app.settings_changed.connect(self._follow)
 
@@ -193,8 +195,8 @@ class ReAsk(QWidget):
         chosen = chosen or str(self.model.currentData() or "")
         self.model.clear()
         for source in sources:
-            self.model.addItem(Path(source).name, source)
-            self.model.setItemData(self.model.count() - 1, source, Qt.ItemDataRole.ToolTipRole)
+            self.model.addItem(one_line(Path(source).name), source)
+            self.model.setItemData(self.model.count() - 1, tip(source), Qt.ItemDataRole.ToolTipRole)
         self.model.setCurrentIndex(max(0, self.model.findData(chosen)))
 
     def _choose_folder(self) -> None:
@@ -212,7 +214,7 @@ class ReAsk(QWidget):
         for made in self.rows:
             made.deleteLater()
         self.rows = []
-        self._values: list[dict[str, Any]] = []
+        self._values = []
         for part in (self.error, self.result, self.said):
             part.setText("")
 
@@ -244,7 +246,7 @@ class ReAsk(QWidget):
         if code == STOPPED:
             self.said.setText(self.tr("Cancelled."))
         elif code:
-            self.error.setText(why or self.tr("The model's process ended unexpectedly: ask again."))
+            self.error.setText(brief(why) or self.tr("The model's process ended unexpectedly: ask again."))
         else:
             self.result.setText(in_short(self._values))
         self._show_state()

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from assistant.events import EMOTIONS, UNSURE
 from assistant.journal import read_lines
 from assistant.recorder import EVENTS, LOCK
+from ui.plain import whole
 from ui.translations import tr
 
 
@@ -108,11 +109,6 @@ def summarise(folder: Path) -> Summary:
         damaged=damaged + sum(not (folder / "audio" / Path(name).name).is_file() for name in recordings),
         lines=len(lines),
     )
-
-
-def whole(text: str) -> str:
-    """Without halves of characters, which Qt cannot take."""
-    return text.encode("utf-16", "replace").decode("utf-16")
 
 
 def _number(value: object) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from PySide6.QtCore import QEvent, QPoint, QRectF, Qt, QTimer, Signal
+from PySide6.QtCore import QElapsedTimer, QEvent, QPoint, QRectF, Qt, QTimer, Signal
 from PySide6.QtGui import (
     QAction,
     QActionGroup,
@@ -21,33 +21,22 @@ from PySide6.QtWidgets import QFrame, QLabel, QMenu, QScrollArea, QVBoxLayout, Q
 from assistant.events import EMOTIONS, Outcome, Typed
 from assistant.session import RecordedTurn, words_of
 from ui import icons, theme
-from ui.session_search import clock, whole
+from ui.plain import LONGEST, paragraphs, whole
+from ui.session_search import clock
 from ui.timeline import Tape, emotion_of
 from ui.translations import tr
 from ui.widgets import EmotionChip, IconButton, column, label, row
 
-_MOST = 4000  # characters of one text that are shown
-_PARAGRAPH = 1000  # laying out a paragraph can take time with the square of its length
-_BATCH = 6
+_BATCH_MS = 20  # of making rows, before the window may do something else
 _EDGE = 8
 _WIDEST = 680  # pixels; about 72 characters a line
 
 
 def readable(text: str) -> str:
     """Text that a label lays out in a moment: no halves of characters, long paragraphs broken, the rest counted."""
-    text = whole(text)
-    rest = len(text) - _MOST
-    parts = []
-    for paragraph in text[:_MOST].split("\n"):
-        left = paragraph
-        while len(left) > _PARAGRAPH:
-            end = left.rfind(" ", _PARAGRAPH // 2, _PARAGRAPH) + 1 or _PARAGRAPH
-            parts.append(left[:end])
-            left = left[end:]
-        parts.append(left)
-    if rest > 0:
-        parts.append(tr("… and {} more characters: export the session to read them.").format(rest))
-    return "\n".join(parts)
+    shown, rest = paragraphs(text[:LONGEST]), len(text) - LONGEST
+    more = tr("… and {} more characters: export the session to read them.")
+    return f"{shown}\n{more.format(rest)}" if rest > 0 else shown
 
 
 def unheard(recorded: RecordedTurn) -> str:
@@ -333,8 +322,12 @@ class Transcript(ReadingArea):
         if first >= len(turns):
             self._more.stop()
             return
-        for index in range(first, min(first + _BATCH, len(turns))):
+        since = QElapsedTimer()
+        since.start()
+        for index in range(first, len(turns)):
             self._column.put(self._made(index), index)
+            if since.elapsed() > _BATCH_MS:
+                break
         if first <= self._current < len(self.rows):
             self._reveal()
 

@@ -21,6 +21,7 @@ from PySide6.QtWidgets import (
 
 from ui import icons, theme
 from ui.jobs import Job
+from ui.plain import brief
 from ui.translations import tr
 from ui.widgets import button, column, label, row
 
@@ -240,7 +241,7 @@ class Outcome(QWidget):
         self, text: str, *, trouble: bool = False, action: str = "", act: Callable[[], object] | None = None
     ) -> None:
         """Show a text; "" hides it. `act` is the remedy."""
-        self.text.setText(text)
+        self.text.setText(brief(text))
         self._mark.show_icon("warning" if trouble else "info", "danger" if trouble else "muted")
         if self.action is not None:
             self.action.deleteLater()

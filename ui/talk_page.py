@@ -15,6 +15,7 @@ from ui.app import App
 from ui.compact import CompactWindow, Tray, quit_program
 from ui.conversation_view import ConversationView
 from ui.emotion_panel import EmotionPanel
+from ui.plain import one_line
 from ui.talk_bar import TalkBar
 from ui.talk_button import TalkKey
 from ui.widgets import EmptyState, column, label, line
@@ -216,7 +217,8 @@ class TalkPage(QWidget):
             "loading": self.tr("{0} You can talk and type already: the answer comes when the model is ready."),
             "failed": self.tr("{0} Until then nothing is answered."),
         }
-        said = event.text[:1].upper() + event.text[1:].rstrip(".…") + "."
+        text = one_line(event.text)
+        said = text[:1].upper() + text[1:].rstrip(".…") + "."
         self._status.setText(words.get(event.status, "{0}").format(said))
         self._status.show()
 

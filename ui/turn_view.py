@@ -37,12 +37,12 @@ from assistant.events import (
 )
 from ui import icons, theme
 from ui.delay_chip import DelayChip, Waterfall, delay
+from ui.plain import PARAGRAPH, paragraphs, whole
 from ui.translations import tr
 from ui.widgets import EmotionChip, IconButton, button, column, label, row
 
 SHOWN = 6000
 """Characters of one text that are laid out; copying gives all of them."""
-_PARAGRAPH = 1000  # layout of one paragraph takes time with the square of its changes of direction
 _LEADING = 118  # per cent of the font's own distance between lines
 _CUT = "|"  # where a reply was cut off
 _RATE = 16_000
@@ -161,10 +161,10 @@ class Prose(QTextEdit):
             return
         before, self._written = self._written, (text, cut, muted)
         grown = text[len(before[0]) :] if text.startswith(before[0]) and before[1:] == (cut, muted) else None
-        if grown and before[0] and cut is None and self.document().lastBlock().length() + len(grown) < _PARAGRAPH:
+        if grown and before[0] and cut is None and self.document().lastBlock().length() + len(grown) < PARAGRAPH:
             cursor = QTextCursor(self.document())
             cursor.movePosition(QTextCursor.MoveOperation.End)
-            cursor.insertText(_clean(grown))
+            cursor.insertText(whole(grown))
         else:
             self._write_anew(text, cut, muted=muted)
 
@@ -177,11 +177,11 @@ class Prose(QTextEdit):
         lines = QTextBlockFormat()
         lines.setLineHeight(_LEADING, QTextBlockFormat.LineHeightTypes.ProportionalHeight.value)
         cursor.setBlockFormat(lines)
-        cursor.insertText(_in_paragraphs(text[:cut]), faint if muted else plain)
+        cursor.insertText(paragraphs(text[:cut]), faint if muted else plain)
         if cut is not None:
             faint.setFontItalic(True)  # in high contrast there is no fainter colour
             cursor.insertText(_CUT, mark)
-            cursor.insertText(_in_paragraphs(text[cut:]), faint)
+            cursor.insertText(paragraphs(text[cut:]), faint)
 
     @property
     def line(self) -> int:
@@ -208,25 +208,6 @@ class Prose(QTextEdit):
             super().keyPressEvent(event)
         else:
             event.ignore()
-
-
-def _clean(text: str) -> str:
-    """Without halves of characters, which Qt cannot take."""
-    return text.encode("utf-16", "replace").decode("utf-16") if any("\ud800" <= c <= "\udfff" for c in text) else text
-
-
-def _in_paragraphs(text: str) -> str:
-    """The text with breaks where a paragraph would be too long to be laid out in a moment."""
-    parts = []
-    for paragraph in _clean(text).split("\n"):
-        at = 0
-        while len(paragraph) - at > _PARAGRAPH:
-            space = paragraph.rfind(" ", at + _PARAGRAPH // 2, at + _PARAGRAPH)
-            end = space + 1 if space >= 0 else at + _PARAGRAPH
-            parts.append(paragraph[at:end])
-            at = end
-        parts.append(paragraph[at:])
-    return "\n".join(parts)
 
 
 class TurnView(QWidget):

@@ -20,18 +20,25 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from assistant.events import UNSURE
+from assistant.events import EMOTIONS, UNSURE
 from ui import icons, theme
+from ui.plain import LONGEST, brief, one_line, paragraphs
 from ui.translations import tr
 
 _ICON_GAP = 0.375
-LONGEST_TEXT = 20_000
-"""Characters of one text that are laid out; a megabyte of unbroken text would freeze the window."""
+
+
+class _Label(QLabel):
+    """Plain text, however long."""
+
+    def setText(self, text: str) -> None:
+        """Show the beginning of a text that is too long to be laid out in a moment."""
+        super().setText(paragraphs(text[:LONGEST]))
 
 
 def label(text: str = "", role: str = "", *, wrap: bool = True, selectable: bool = False) -> QLabel:
     """A label of plain text; what the model wrote is never taken for markup."""
-    made = QLabel()
+    made = _Label()
     made.setTextFormat(Qt.TextFormat.PlainText)
     made.setWordWrap(wrap)
     if role:
@@ -40,7 +47,7 @@ def label(text: str = "", role: str = "", *, wrap: bool = True, selectable: bool
         made.setTextInteractionFlags(
             Qt.TextInteractionFlag.TextSelectableByMouse | Qt.TextInteractionFlag.TextSelectableByKeyboard
         )
-    made.setText(text[:LONGEST_TEXT])
+    made.setText(text)
     return made
 
 
@@ -227,8 +234,9 @@ class EmotionChip(QWidget):
 
     def show_emotion(self, emotion: str, note: str = "") -> None:
         """One of `EMOTIONS`, or "unsure"; `note` follows the word ("72 %", "corrected")."""
-        self.emotion, self._note = emotion, note
-        self.setAccessibleName(f"{theme.words(emotion)} {note}".strip())
+        self.emotion = emotion if emotion in EMOTIONS else UNSURE  # a recording may say anything
+        self._note = note
+        self.setAccessibleName(f"{theme.words(self.emotion)} {note}".strip())
         self.updateGeometry()
         self.update()
 
@@ -285,6 +293,7 @@ class Picker(QComboBox):
 
     def show_options(self, options: Sequence[tuple[Any, str]], value: Any) -> None:
         """Values and texts; an open list stays as it is while nothing has changed."""
+        options = [(data, one_line(text)) for data, text in options]
         with QSignalBlocker(self):
             if options != [(self.itemData(at), self.itemText(at)) for at in range(self.count())]:
                 self.clear()
@@ -324,8 +333,8 @@ class Notice(QFrame):
         super().__init__()
         self.setProperty("role", "raised")
         picture = Picture("warning", 20, "danger") if trouble else Picture("info", 20)
-        self.text = label(text, selectable=True)
-        self.setAccessibleName(text)
+        self.text = label(brief(text), selectable=True)
+        self.setAccessibleName(self.text.text())
         layout = row(picture, spacing=12)
         layout.setContentsMargins(14, 8, 8, 8)
         layout.addWidget(self.text, 1)
