@@ -257,5 +257,6 @@ class App(QObject):
             talk.set_voice(now.voice.settings)
         if now.model.choice != before.model.choice:
             talk.replace_model(now.model.choice)
-        if now.recording.mode != before.recording.mode:
-            talk.record(None if now.recording.mode == "off" else self.sessions)
+        kept, kept_before = (one.recording.model_dump(exclude={"corrections"}) for one in (now, before))
+        if kept != kept_before:
+            talk.record(None if now.recording.mode == "off" else self.sessions, now.recording.keep_days)
