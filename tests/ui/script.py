@@ -23,6 +23,7 @@ from ui.window import application
 
 Wait = tuple[str, Callable[[], object]]
 Script = Callable[[MainWindow], Generator[Wait, None, None]]
+PICTURE: Wait = ("the picture", lambda: True)
 _STEP_MS = 10
 
 
@@ -31,12 +32,15 @@ class Played:
 
     Attributes:
         code: what `main` returned.
-        longest_stall: seconds; the longest time between two steps of the timer, the script's own work left out.
+        longest_stall: seconds; the longest time in which the window did not react. What a script does right after it
+            waited for `PICTURE` is its own affair and left out.
+        longest_work: seconds; the most that the main thread itself worked in one go, whatever else the machine did.
     """
 
     def __init__(self) -> None:
         self.code = -1
         self.longest_stall = 0.0
+        self.longest_work = 0.0
         self.error: BaseException | None = None
 
 
@@ -49,7 +53,7 @@ def play(script: Script, *words: str, seconds: float = 60.0, run: Callable[[], i
     played = Played()
     steps: list[Generator[Wait, None, None]] = []
     waiting: list[tuple[str, Callable[[], object], float]] = []
-    last = [time.monotonic()]
+    last = [(time.monotonic(), time.thread_time())]
     timer = QTimer(application())
 
     def window() -> MainWindow:
@@ -57,7 +61,8 @@ def play(script: Script, *words: str, seconds: float = 60.0, run: Callable[[], i
 
     def step() -> None:
         now = time.monotonic()
-        played.longest_stall = max(played.longest_stall, now - last[0] - _STEP_MS / 1000)
+        note(_STEP_MS / 1000)
+        own = bool(waiting) and waiting[0][0] == PICTURE[0]
         try:
             if not steps:
                 steps.append(script(window()))
@@ -75,7 +80,16 @@ def play(script: Script, *words: str, seconds: float = 60.0, run: Callable[[], i
             played.error = error
             end()
         finally:
-            last[0] = time.monotonic()
+            if own:
+                last[0] = time.monotonic(), time.thread_time()
+            else:
+                note(0.0)
+
+    def note(idle: float) -> None:
+        """Take the time since the last note; `idle` of it may have been waited."""
+        (wall, work), last[0] = last[0], (time.monotonic(), time.thread_time())
+        played.longest_stall = max(played.longest_stall, last[0][0] - wall - idle)
+        played.longest_work = max(played.longest_work, last[0][1] - work)
 
     def end() -> None:
         timer.stop()

@@ -42,7 +42,7 @@ from assistant.signals import Ready
 from tests.fakes import ToneSynthesizer
 from tests.ui.conftest import ScriptedTalk
 from tests.ui.recorded import reading, record, spoken, words
-from tests.ui.script import Played, Wait, play
+from tests.ui.script import PICTURE, Played, Wait, play
 from ui import window as program
 from ui.app import Services
 from ui.main_window import MainWindow
@@ -122,9 +122,11 @@ class Tour:
         """Wait until the view has been painted, then take its picture."""
         for _ in range(12):
             yield "the view", lambda: True
+        yield PICTURE
         path = self.out / f"{name}-{self.suffix}.png"
         assert window.grab().save(str(path))
         self.taken.append(path)
+        yield "what follows", lambda: True
 
 
 def all_text(parent: QWidget) -> str:
@@ -191,7 +193,10 @@ def main() -> int:
         for size in [options.size] if options.size else SIZES:
             with tempfile.TemporaryDirectory() as home:
                 played, taken = walk(options.out, theme, size, Path(home), scale)
-            print(f"{theme} {size} {scale}: {len(taken)} pictures, longest stall {played.longest_stall * 1000:.0f} ms")
+            print(
+                f"{theme} {size} {scale}: {len(taken)} pictures, longest stall {played.longest_stall * 1000:.0f} ms, "
+                f"of it work {played.longest_work * 1000:.0f} ms"
+            )
     if scale == "1x" and not options.theme:
         again = [sys.executable, "-m", "tests.ui.tour", str(options.out), "--theme", "light", "--size", "1100x760"]
         return subprocess.run(again, env={**os.environ, "QT_SCALE_FACTOR": "2"}, check=False).returncode
