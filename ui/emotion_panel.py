@@ -31,7 +31,7 @@ from ui.emotion_headline import Headline
 from ui.playback import Playback
 from ui.translations import tr
 from ui.waveform import Waveform
-from ui.widgets import IconButton, button, column, label, row
+from ui.widgets import IconButton, column, label, row
 
 _STRIP_HEIGHT = 320  # pixels of the unfolded strip, at most
 _TWO_COLUMNS = 32  # heights of the text; a narrower strip has one column
@@ -224,7 +224,9 @@ class EmotionPanel(QWidget):
         self._playback.moved.connect(self._waveform.set_position)
         self._sound = IconButton("play", self.tr("Hear it"), self._playback.toggle, 16)
         self._caption = label(role="small", wrap=False)
-        self._utterance = _widget(column(_widget(row(self._caption, None, self._sound)), self._waveform, spacing=0))
+        self._more = IconButton("down", self.tr("This conversation"), self._show_history, 16)
+        head = _widget(row(self._caption, None, self._sound, self._more, spacing=2))
+        self._utterance = _widget(column(head, self._waveform, spacing=0))
         self._correction = Correction()
         self._correction.chosen.connect(self.correct)
         self._correction.undone.connect(self.undo)
@@ -250,10 +252,6 @@ class EmotionPanel(QWidget):
         self._edge.addLayout(whole)
         self._edge.addWidget(self._note)
         self._edge.addWidget(self._body, 1)
-        show = self._body.ensureWidgetVisible
-        self._more = button(self.tr("This conversation"), lambda: show(self._conversation, 0, 8), "quiet", "down")
-        self._more.hide()
-        self._edge.addWidget(self._more)
         for moved in (bar := self._body.verticalScrollBar()).valueChanged, bar.rangeChanged:
             moved.connect(self._show_more)
         self._edge.addStretch(0)
@@ -261,6 +259,9 @@ class EmotionPanel(QWidget):
         self.setLayout(self._edge)
 
     # ---- drawing
+
+    def _show_history(self) -> None:
+        self._body.ensureWidgetVisible(self._conversation, 0, 8)
 
     def _show_more(self, *_: int) -> None:
         """In a low window the conversation's emotions are below the edge: say so."""
