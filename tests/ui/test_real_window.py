@@ -31,6 +31,7 @@ from assistant.settings import load
 from assistant.signals import Ready
 from model.convert import main as convert
 from tests.ui.script import Wait, click, named, own_home, play, texts
+from ui import theme
 from ui.main_window import MainWindow
 
 if TYPE_CHECKING:
@@ -234,3 +235,116 @@ def findable(parent: Any, name: str) -> bool:
         return bool(named(parent, name))
     except AssertionError:
         return False
+
+
+def test_from_no_settings_to_talking(sound_stack: SoundStack, home: Path) -> None:
+    """The first steps by the keyboard; mini has been fetched."""
+    (home / "settings.toml").unlink()
+
+    def script(window: MainWindow) -> Generator[Wait, None, None]:
+        watch = Watch(window)
+        first: Any = window.pages["first"]
+        yield "it is known that mini is here", lambda: first.model.here
+        assert not watch.of(ModelStatus)  # nothing is loaded before it is chosen
+        click(window, "Next")
+        yield "the devices", lambda: "No microphone was found" not in texts(first) and first.step == 1
+        yield saying(sound_stack, recording("go-forward"))
+        yield "the level moved", lambda: named(window, "Microphone level").accessibleDescription() != "-60 dB"
+        click(window, "Next")
+        click(window, "Keep for some days")
+        click(window, "Start talking")
+        yield "the Talk page", lambda: window.page == "talk"
+        yield watch.has(Ready)
+        line = named(window, "Message")
+        line.setFocus()
+        QTest.keyClicks(line, "Good morning.")
+        QTest.keyClick(line, Qt.Key.Key_Return)
+        yield watch.has(TurnEnded)
+        assert watch.turns()[0].reply
+
+    assert play(script, seconds=90).code == 0
+    kept, trouble = load(home / "settings.toml")
+    assert (kept.started, kept.recording.mode, kept.model.source, trouble) == (True, "days", "mini", "")
+    assert len(sessions(home / "sessions")) == 1
+
+
+def test_settings_are_in_force_at_once_and_at_the_next_start(sound_stack: SoundStack, home: Path) -> None:
+    def change(window: MainWindow) -> Generator[Wait, None, None]:
+        yield "the window is in front", window.isActiveWindow
+        QTest.keyClick(window, Qt.Key.Key_Comma, Qt.KeyboardModifier.ControlModifier)
+        yield "the settings", lambda: window.page == "settings"
+        settings: Any = window.pages["settings"]
+        for section, choice in (("turns", "Patient"), ("looks", "Dark"), ("recording", "Keep nothing")):
+            settings.show_section(section)
+            yield choice, lambda choice=choice: findable(settings, choice)
+            click(settings, choice)
+        window.resize(720, 640)
+        yield "the theme", lambda: theme.colours() is theme.DARK
+
+    def look(window: MainWindow) -> Generator[Wait, None, None]:
+        yield "the window as it was", lambda: (window.width(), window.height()) == (720, 640)
+        assert theme.colours() is theme.DARK
+        settings: Any = window.show_page("settings")
+        for section, choice in (("turns", "Patient"), ("looks", "Dark"), ("recording", "Keep nothing")):
+            settings.show_section(section)
+            yield choice, lambda choice=choice: named(settings, choice).isChecked()
+
+    assert play(change).code == 0
+    assert play(look).code == 0
+    kept, _ = load(home / "settings.toml")
+    assert (kept.turns.patience, kept.looks.theme, kept.recording.mode) == ("patient", "dark", "off")
+
+
+def test_the_small_window_and_back(sound_stack: SoundStack, home: Path) -> None:
+    def script(window: MainWindow) -> Generator[Wait, None, None]:
+        watch = Watch(window)
+        yield watch.has(Ready)
+        click(window, "Small window")
+        small = window.pages["talk"].compact  # type: ignore[attr-defined]
+        yield "the small window alone", lambda: small.isVisible() and not window.isVisible()
+        QTest.keyPress(small, Qt.Key.Key_Space)
+        yield saying(sound_stack, recording("who-sent-this"))
+        QTest.keyRelease(small, Qt.Key.Key_Space)
+        yield watch.has(PlaybackStarted)
+        assert small.text.toPlainText().strip()
+        QTest.keyClick(small, Qt.Key.Key_Escape)
+        yield watch.has(TurnEnded)
+        assert watch.turns()[0].outcome is Outcome.STOPPED
+        click(small, "Whole window")
+        yield "the whole window alone", lambda: window.isVisible() and not small.isVisible()
+
+    assert play(script, seconds=90).code == 0
+
+
+def test_a_correction_is_taken_back_and_another_model_asked(sound_stack: SoundStack, home: Path) -> None:
+    """One spoken turn: corrected, the correction undone; then the recording is asked of the same model once more."""
+
+    def script(window: MainWindow) -> Generator[Wait, None, None]:
+        watch = Watch(window)
+        yield watch.has(Ready)
+        talk: Any = window.pages["talk"]
+        QTest.keyPress(talk, Qt.Key.Key_Space)
+        yield saying(sound_stack, recording("who-sent-this"))
+        QTest.keyRelease(talk, Qt.Key.Key_Space)
+        yield watch.has(TurnEnded)
+        wrong = watch.turns()[0].reading.label
+        click(window, f"It sounded {'sad' if wrong != 'sad' else 'happy'}")
+        yield "the correction on disk", lambda: kinds_of(home).count("correction") == 1
+        click(talk.panel._correction, "Undo")
+        yield "its undo on disk", lambda: kinds_of(home).count("correction") == 2
+        window.app.talk.new()
+        click(window, "Sessions")
+        page: Any = window.pages["sessions"]
+        yield "the player", lambda: page.player.tape is not None and findable(page, "Ask another model")
+        click(page, "Ask another model")
+        assert named(page, "Model").currentText() == "mini"
+        click(page, "Ask")
+        yield "what it makes of it", lambda: len(page.reask.rows) == 1 and not page.reask.running
+        assert "1 readings and" in page.reask.result.text()
+        assert "Before" in texts(page.reask)
+        before, after = (page.reask._values[0][side] for side in ("before", "after"))
+        assert before["reading"] == after["reading"]
+
+    assert play(script, seconds=150).code == 0
+    (folder,) = sessions(home / "sessions")
+    assert read_session(folder).turns[0].corrected is None
