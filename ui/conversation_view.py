@@ -6,11 +6,14 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
 
-from PySide6.QtCore import QEvent, QRectF, Qt, QTimer, Signal
+from PySide6.QtCore import QEvent, QPoint, QRectF, Qt, QTimer, Signal
 from PySide6.QtGui import (
     QAccessible,
     QAccessibleEvent,
     QColor,
+    QCursor,
+    QEnterEvent,
+    QFocusEvent,
     QFont,
     QFontMetrics,
     QKeyEvent,
@@ -62,6 +65,7 @@ class ConversationView(QAbstractScrollArea):
         self._forgotten = 0  # what is told of turns up to this number belongs to a conversation that is over
         self._current: _Slot | None = None
         self._hovered: _Slot | None = None
+        self._rested: QPoint | None = None  # where the mouse was when the keyboard took over
         self._playing: int | None = None
         self._following = True
         self._arranging = False
@@ -92,25 +96,21 @@ class ConversationView(QAbstractScrollArea):
             self._begin(event)
         else:
             number = event.turn.number if isinstance(event, TurnEnded) else getattr(event, "turn", None)
-            slot = next((slot for slot in reversed(self._slots) if slot.entry.number == number), None)
-            if slot is None:
-                return
-            if isinstance(event, TurnUndone):
+            slot = self._slot(number)
+            if slot is not None and isinstance(event, TurnUndone):
                 self._remove(slot)
-            elif slot.entry.hear(event):
+            elif slot is not None and slot.entry.hear(event):
                 self._show_news(slot)
 
     def show_correction(self, number: int, emotion: str | None) -> None:
         """How a turn sounded, says the user; None: as it was read."""
-        slot = next((slot for slot in self._slots if slot.entry.number == number), None)
-        if slot is not None:
+        if (slot := self._slot(number)) is not None:
             slot.entry.corrected = emotion
             self._show_news(slot)
 
     def clear(self) -> None:
         """Begin anew; what is still told of the turns before is ignored."""
-        said = (slot.entry.number for slot in self._slots if slot.entry.message is not None)
-        self._forgotten = max(said, default=self._forgotten)
+        self._forgotten = max((one.number for one in self.entries if one.message is not None), default=self._forgotten)
         for slot in self._slots:
             self._drop(slot)
         self._slots.clear()
@@ -124,7 +124,11 @@ class ConversationView(QAbstractScrollArea):
 
     def entry(self, number: int) -> Entry | None:
         """The turn with that number."""
-        return next((slot.entry for slot in self._slots if slot.entry.number == number), None)
+        slot = self._slot(number)
+        return None if slot is None else slot.entry
+
+    def _slot(self, number: int | None) -> _Slot | None:
+        return next((slot for slot in reversed(self._slots) if slot.entry.number == number), None)
 
     @property
     def last(self) -> Entry | None:
@@ -194,11 +198,17 @@ class ConversationView(QAbstractScrollArea):
         steps = {Qt.Key.Key_Up: at - 1, Qt.Key.Key_Down: at + 1, Qt.Key.Key_Home: 0, Qt.Key.Key_End: end}
         key = Qt.Key(event.key())
         if key in steps:
+            self._hovered, self._rested = None, QCursor.pos()
             self.go_to(steps[key])
         elif key in (Qt.Key.Key_PageUp, Qt.Key.Key_PageDown):
             super().keyPressEvent(event)
         else:
             event.ignore()
+
+    def focusInEvent(self, event: QFocusEvent) -> None:
+        """The actions come to where the keyboard is, wherever the mouse rests."""
+        self._hovered, self._rested = None, QCursor.pos()
+        super().focusInEvent(event)
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
         """A click beside the words chooses the turn."""
@@ -208,7 +218,8 @@ class ConversationView(QAbstractScrollArea):
 
     def eventFilter(self, watched: object, event: QEvent) -> bool:
         """The mouse goes from turn to turn."""
-        if event.type() == QEvent.Type.Enter and isinstance(watched, TurnView):
+        moved = isinstance(event, QEnterEvent) and event.globalPosition().toPoint() != self._rested
+        if moved and isinstance(watched, TurnView):  # not the turn that was scrolled under a resting mouse
             self._hovered = next((slot for slot in self._slots if slot.view is watched), None)
             self._show_actions()
         return False
@@ -257,12 +268,10 @@ class ConversationView(QAbstractScrollArea):
         self.viewport().update()
 
     def _act(self, action: str, number: int) -> None:
-        slot = next(slot for slot in self._slots if slot.entry.number == number)
-        if action == "delay":
-            if slot.view is not None:
-                slot.view.fold()
-        else:
+        if action != "delay":
             self.acted.emit(action, number)
+        elif (slot := self._slot(number)) is not None and slot.view is not None:
+            slot.view.fold()
 
     def _name(self) -> None:
         self.setAccessibleName(self.tr("Conversation"))
@@ -297,18 +306,19 @@ class ConversationView(QAbstractScrollArea):
 
     def paintEvent(self, event: QPaintEvent) -> None:
         """Hairlines between the turns, a ring around the one that the keyboard is at."""
-        c = theme.colours()
         painter = QPainter(self.viewport())
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setRenderHint(painter.RenderHint.Antialiasing)
         at = self._current or (self._slots[-1] if self._slots else None)
         for slot in self._slots:
             if slot.view is None:
                 continue
             place = slot.view.geometry()
             if slot is not self._slots[-1]:
-                painter.fillRect(place.left() + 16, place.bottom(), place.width() - 32, 1, QColor(c.hairline))
+                painter.fillRect(
+                    place.left() + 16, place.bottom(), place.width() - 32, 1, QColor(theme.colours().hairline)
+                )
             if slot is at and self.hasFocus():
-                painter.setPen(QPen(QColor(c.accent), 2))
+                painter.setPen(QPen(QColor(theme.colours().accent), 2))
                 painter.drawRoundedRect(QRectF(place).adjusted(2, 2, -2, -2), 10, 10)
 
     def _tops(self) -> list[int]:

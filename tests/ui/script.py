@@ -61,6 +61,8 @@ def play(script: Script, *words: str, seconds: float = 60.0, run: Callable[[], i
 
     def step() -> None:
         now = time.monotonic()
+        if not steps:  # until now the program began
+            last[0] = now, time.thread_time()
         note(_STEP_MS / 1000)
         own = bool(waiting) and waiting[0][0] == PICTURE[0]
         try:
@@ -104,6 +106,8 @@ def play(script: Script, *words: str, seconds: float = 60.0, run: Callable[[], i
     finally:
         timer.stop()
         timer.deleteLater()
+        # The last window's own wish to quit must not reach the next event loop.
+        QApplication.removePostedEvents(application(), QEvent.Type.Quit.value)
         # Pages hold the program; the next script begins with none of this one's.
         for widget in QApplication.topLevelWidgets():
             widget.deleteLater()

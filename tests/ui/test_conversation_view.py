@@ -224,7 +224,7 @@ def test_hostile_texts_stay_texts(view: ConversationView, tmp_path: Path) -> Non
             voice = "sad" if number % 2 else ""
             for event in turn(number, text, text, emotion=voice, heard=text[:10], outcome=Outcome.STOPPED):
                 clock.time(text, partial(view.hear, event))
-            assert len(texts(view.views[-1])[0]) <= SHOWN + 20
+            assert len(texts(view.views[-1])[0]) <= SHOWN + 60  # breaks, too
             delete_dropped()
     assert clock.slowest[0] < SLOWEST, clock.slowest
 

@@ -189,4 +189,4 @@ def test_memory_is_flat_over_200_turns(tmp_path: Path, capsys: pytest.CaptureFix
     with capsys.disabled():
         print(", ".join(f"{size:.1f} MB {widgets} widgets" for size, widgets in sizes), end=" ")  # noqa: T201
     assert sizes[3][0] - sizes[1][0] < 4.0
-    assert sizes[3][1] <= sizes[1][1] + 10
+    assert sizes[3][1] <= sizes[1][1] + 60  # a turn or two that scrolled out of sight and are about to be deleted
