@@ -95,8 +95,7 @@ class ConversationView(QAbstractScrollArea):
         elif isinstance(event, SpeechStarted | UtteranceEnded):
             self._begin(event)
         else:
-            number = event.turn.number if isinstance(event, TurnEnded) else getattr(event, "turn", None)
-            slot = self._slot(number)
+            slot = self._slot(event.turn.number if isinstance(event, TurnEnded) else getattr(event, "turn", None))
             if slot is not None and isinstance(event, TurnUndone):
                 self._remove(slot)
             elif slot is not None and slot.entry.hear(event):
@@ -127,8 +126,8 @@ class ConversationView(QAbstractScrollArea):
         slot = self._slot(number)
         return None if slot is None else slot.entry
 
-    def _slot(self, number: int | None) -> _Slot | None:
-        return next((slot for slot in reversed(self._slots) if slot.entry.number == number), None)
+    def _slot(self, number: object) -> _Slot | None:
+        return next((one for one in self._slots[::-1] if one.entry.number == number), None)
 
     @property
     def last(self) -> Entry | None:
@@ -314,9 +313,8 @@ class ConversationView(QAbstractScrollArea):
                 continue
             place = slot.view.geometry()
             if slot is not self._slots[-1]:
-                painter.fillRect(
-                    place.left() + 16, place.bottom(), place.width() - 32, 1, QColor(theme.colours().hairline)
-                )
+                hairline = QColor(theme.colours().hairline)
+                painter.fillRect(place.left() + 16, place.bottom(), place.width() - 32, 1, hairline)
             if slot is at and self.hasFocus():
                 painter.setPen(QPen(QColor(theme.colours().accent), 2))
                 painter.drawRoundedRect(QRectF(place).adjusted(2, 2, -2, -2), 10, 10)
