@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from PySide6.QtCore import QByteArray, QEvent, QSettings, Qt, QTimer
@@ -38,7 +39,8 @@ def about_model(about: Mapping[str, Any]) -> str:
     device = "GPU" if str(about.get("device", "")).startswith("cuda") else "CPU"
     bits = {"none": tr("full precision")}.get(str(about.get("quantize", "")), str(about.get("quantize", "")))
     memory = about.get("memory_bytes")
-    parts = [str(about.get("name", "")), f"{device} {bits}".strip()]
+    name = Path(str(about.get("name", ""))).name  # a folder's place is long, and cut off at its end
+    parts = [name, f"{device} {bits}".strip()]
     if memory:
         parts.append(f"{memory / 1e9:.1f} GB")
     return " · ".join(part for part in parts if part)

@@ -63,13 +63,14 @@ def run(services: Services) -> int:
     """Open the window and stay until it is closed. Returns an exit code."""
     qt = application()
     window = open_window(services)
-    signal.signal(signal.SIGINT, lambda *_: qt.quit())
+    before = signal.signal(signal.SIGINT, lambda *_: qt.quit())
     awake = QTimer()  # lets Python see a Ctrl-C while Qt waits
     awake.start(200)
     awake.timeout.connect(lambda: None)
     try:
         return qt.exec()
     finally:
+        signal.signal(signal.SIGINT, before)
         window.app.close()
         logging.shutdown()
 
