@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from PySide6.QtCore import QEvent, QRectF, QSignalBlocker, QSize, Qt, Signal
 from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen
@@ -26,6 +26,7 @@ from ui.plain import LONGEST, brief, one_line, paragraphs
 from ui.translations import tr
 
 _ICON_GAP = 0.375
+_Box = TypeVar("_Box", QHBoxLayout, QVBoxLayout)
 
 
 class _Label(QLabel):
@@ -92,23 +93,17 @@ def line() -> QFrame:
 
 def row(*parts: QWidget | int | None, spacing: int = theme.GRID) -> QHBoxLayout:
     """Widgets beside each other; a number is a space in pixels, None takes what is left."""
-    layout = QHBoxLayout()
-    layout.setContentsMargins(0, 0, 0, 0)
-    layout.setSpacing(spacing)
-    _fill(layout, parts)
-    return layout
+    return _filled(QHBoxLayout(), parts, spacing)
 
 
 def column(*parts: QWidget | int | None, spacing: int = theme.GRID) -> QVBoxLayout:
     """Widgets below each other, as `row`."""
-    layout = QVBoxLayout()
+    return _filled(QVBoxLayout(), parts, spacing)
+
+
+def _filled(layout: _Box, parts: tuple[QWidget | int | None, ...], spacing: int) -> _Box:
     layout.setContentsMargins(0, 0, 0, 0)
     layout.setSpacing(spacing)
-    _fill(layout, parts)
-    return layout
-
-
-def _fill(layout: QHBoxLayout | QVBoxLayout, parts: tuple[QWidget | int | None, ...]) -> None:
     for part in parts:
         if part is None:
             layout.addStretch(1)
@@ -116,6 +111,7 @@ def _fill(layout: QHBoxLayout | QVBoxLayout, parts: tuple[QWidget | int | None, 
             layout.addSpacing(part)
         else:
             layout.addWidget(part)
+    return layout
 
 
 def restyle(widget: QWidget, **properties: object) -> None:
