@@ -109,7 +109,7 @@ def inspect(source: str) -> inventory.Source:
     speech, text = (fetch.home() / "models" / preset[part] for part in ("speech", "text"))
     if not (speech / "config.json").is_file() or not (text / "config.json").is_file():
         raise WeightsMissing(f"{source} is not here yet: undertone ask --model {source} --text Hello fetches it.")
-    return inventory.inspect_preset(source, speech, text)
+    return inventory.inspect_preset(source, preset, speech, text)
 
 
 def load(
@@ -167,7 +167,7 @@ def _compose(
 ) -> Checkpoint:
     speech = fetch.ensure(preset["speech"], progress=progress)
     text = fetch.ensure(preset["text"], progress=progress)
-    context = plan.fitting_context(inventory.inspect_preset(name, speech, text), device, quantize)
+    context = plan.fitting_context(inventory.inspect_preset(name, preset, speech, text), device, quantize)
     tuned.check(preset)
     transcriber = Transcriber.load(speech, int8=device == "cpu")
     language_model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(text, dtype=_dtype(device))
@@ -181,7 +181,10 @@ def _compose(
     model = SpeechLanguageModel(config, transcriber.encoder, language_model)
     if model.emotion_head is not None:
         model.emotion_head.load_state_dict(load_file(head / "head.safetensors"))
-    modules: list[torch.nn.Module | None] = [model.encoder, model.emotion_head, model.language_model]
+    if model.adapter is not None:
+        weights = load_file(inventory.adapter_file(preset))
+        model.adapter.load_state_dict({name.removeprefix("adapter."): value for name, value in weights.items()})
+    modules: list[torch.nn.Module | None] = [model.encoder, model.adapter, model.emotion_head, model.language_model]
     for module in modules:
         if module is not None:
             module.to(device)

@@ -28,7 +28,8 @@ class SpeechLanguageConfig(PreTrainedConfig):
     Attributes:
         speech_config: the Whisper whose encoder listens.
         text_config: any causal language model of transformers.
-        adapter_type: "conv", strided convolutions, or "cformer", integrate-and-fire.
+        adapter_type: "conv", strided convolutions; "spelling", the same read as tokens (`model.spelling`); or
+            "cformer", integrate-and-fire.
         adapter_kernel_sizes: one entry a strided convolution (stride 2); empty: no adapter yet, and
             speech reaches the language model as the words of its transcript.
         adapter_inner_size: width of the convolutional adapter's residual bottleneck.
@@ -46,8 +47,8 @@ class SpeechLanguageConfig(PreTrainedConfig):
         path: how replies are conditioned: on the "speech" frames or on the "transcript".
         system_prompt, empathy_prompt: the system message, and what is added to it with empathy on.
         examples: (user, reply) pairs that stand before every conversation.
-        tone_template: with the path "transcript", how the model is told of the voice: a format string
-            over {tone} and {words}; the plain words when the reading is neutral or unsure.
+        tone_template: how the model is told of the voice besides: a format string over {tone} and {words}; the
+            words alone when the reading is neutral or unsure, and by default.
         penalty_scope: which tokens a repetition penalty sees: the whole "prompt" with the reply, or the
             "reply" alone with the newline before it, as in the original.
         window: what the encoder sees: "full" 30 s, or "trimmed", the utterance plus 2 s of silence.
@@ -62,7 +63,7 @@ class SpeechLanguageConfig(PreTrainedConfig):
     # PreTrainedConfig once built; dictionaries and None are accepted and made into one.
     speech_config: Any = None
     text_config: Any = None
-    adapter_type: Literal["conv", "cformer"] = "conv"
+    adapter_type: Literal["conv", "spelling", "cformer"] = "conv"
     adapter_kernel_sizes: list[int] = field(default_factory=lambda: [5, 5, 5])
     adapter_inner_size: int = 512
     cformer_pre_layers: int = 4
@@ -85,12 +86,12 @@ class SpeechLanguageConfig(PreTrainedConfig):
         " Your response should fulfill requests with empathy toward user's emotion tone."  # the original's words
     )
     examples: list[list[str]] = field(default_factory=list)
-    tone_template: str = "{words} (I am {tone}.)"
+    tone_template: str = "{words}"
     tie_word_embeddings: bool = False
 
     @property
     def frame_seconds(self) -> float:
-        """The time that one frame before the emotion head covers; a CFormer's tokens have no fixed duration."""
+        """The time that one frame before the emotion head covers; tokens, unlike frames, have no fixed duration."""
         if self.emotion_source == "encoder":
             return ENCODER_FRAME_SECONDS
         return ENCODER_FRAME_SECONDS * 2 ** len(self.adapter_kernel_sizes)

@@ -39,6 +39,7 @@ _KEPT_HEARINGS = 256
 _FRAMES_PER_HEARING = 1 << 20  # each hearing's frames get ids of their own, below every token id
 _PREFILL_POSITIONS = 256  # a long prompt is run in pieces, so that a cancel waits for one piece at most
 _FEELING = {"happy": "happy", "angry": "angry", "sad": "sad", "surprise": "surprised"}  # as an adjective
+_SPEECH = "\ue001"  # a private-use character: where the speech stands in the template
 _SENTENCE_END = re.compile(r"[.!?…。！？]['\"”’)]*\s*$")
 
 
@@ -169,7 +170,8 @@ class Engine:
         head = self.model.emotion_head
         if head is None:
             return None
-        if self.model.config.adapter_type == "cformer":  # its frames are tokens, spread over the utterance
+        config = self.model.config
+        if config.emotion_source == "adapter" and config.adapter_type != "conv":  # tokens, spread over the utterance
             return head.read(frames, frame_seconds=len(spoken.samples) / SAMPLE_RATE / len(frames))
         return head.read(frames)
 
@@ -341,15 +343,16 @@ class Engine:
         if isinstance(message, Typed):
             return message.text
         hearing = self.hear(message)
+        tone = _FEELING.get(hearing.reading.label) if hearing.reading is not None else None
+        template = "{words}" if tone is None else self.model.config.tone_template
         if self.model.config.path == "speech" and hearing.frames is not None:
             first = -2 - hearing.serial * _FRAMES_PER_HEARING
             ids = [first - index for index in range(len(hearing.frames))]
             frames.update(zip(ids, hearing.frames, strict=True))
-            return ids
+            before, _, after = template.format(tone=tone, words=_SPEECH).partition(_SPEECH)
+            return [*encode_text(self.tokenizer, before), *ids, *encode_text(self.tokenizer, after)]
         words = self.transcript(message)
-        text = words.text if words is not None else ""
-        tone = _FEELING.get(hearing.reading.label) if hearing.reading is not None else None
-        return text if tone is None else self.model.config.tone_template.format(tone=tone, words=text)
+        return template.format(tone=tone, words=words.text if words is not None else "")
 
     def _prefill(self, ids: list[int], frames: dict[int, Tensor], cancelled: Callable[[], bool]) -> Tensor | None:
         """Bring the cache to `ids`; returns the last position's logits, or None when cancelled."""

@@ -6,9 +6,12 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig
 
 from model.config import SpeechLanguageConfig
@@ -87,12 +90,20 @@ class Source:
         return max(sizes, default=0)
 
 
-def inspect_preset(name: str, speech: Path, text: Path) -> Source:
-    """A preset from the folders of its Whisper and its language model."""
+def adapter_file(preset: Mapping[str, Any]) -> Path:
+    """The shipped weights of a preset's adapter; it has one if its config has kernels."""
+    return Path(str(files("resources"))) / preset["adapter"] / "adapter.safetensors"
+
+
+def inspect_preset(name: str, preset: Mapping[str, Any], speech: Path, text: Path) -> Source:
+    """A preset from its settings and the folders of its Whisper and its language model."""
     shapes = {key.removeprefix("model."): info.shape for key, info in list_tensors(speech).items()}
     named = {key if key.startswith("encoder.") else f"recogniser.{key}": shape for key, shape in shapes.items()}
     texts = list_tensors(text)
     named |= {f"language_model.{key}": info.shape for key, info in texts.items()}
+    if preset["config"]["adapter_kernel_sizes"]:
+        with safe_open(adapter_file(preset), "pt") as weights:
+            named |= {key: tuple(weights.get_slice(key).get_shape()) for key in weights.keys()}  # noqa: SIM118
     configs = [AutoConfig.from_pretrained(folder) for folder in (speech, text)]
     return Source(name, tuple(_weights(named)), speech=configs[0], text=configs[1], mapped=_narrow(texts), preset=True)
 

@@ -24,6 +24,7 @@ from model.features import encode, mean_of_layers
 from model.long_prompts import LongPrompts, add_long_prompts
 from model.lora import LoraScope, add_lora
 from model.prosody import PROSODY_FEATURES
+from model.spelling import SpellingAdapter
 
 SPEECH_ID = -1
 """Stands in `input_ids` where a frame of speech goes; no tokenizer has it."""
@@ -114,13 +115,27 @@ class SpeechLanguageModel(PreTrainedModel):
         encoded = states[-1][:, : int(lengths.max())]
         frames, mask = None, None
         if self.adapter is not None:
-            frames, mask = self.adapter(encoded, lengths, legacy_batching=legacy_batching)
+            frames, mask = self.adapt(encoded, lengths, legacy_batching=legacy_batching)
         emotion_frames, emotion_mask = frames, mask
         if self.config.emotion_source == "encoder" and prosody is not None:
             emotion_frames = mean_of_layers(states, self.config.emotion_layers)[:, : encoded.shape[1]]
             emotion_frames = torch.cat([emotion_frames, prosody.to(emotion_frames)], dim=-1)
             emotion_mask = torch.arange(encoded.shape[1], device=lengths.device) < lengths[:, None]
         return Heard(states[-1], frames, mask, emotion_frames, emotion_mask)
+
+    def adapt(self, encoded: Tensor, lengths: Tensor, *, legacy_batching: bool = False) -> tuple[Tensor, Tensor]:
+        """What the language model gets of encoder frames: [B, N, E] and its mask, bool [B, N].
+
+        Args:
+            encoded, lengths, legacy_batching: see `ConvAdapter.forward`. There is an adapter.
+        """
+        adapter = self.adapter
+        assert adapter is not None
+        if isinstance(adapter, SpellingAdapter):
+            spelt = adapter.spell(encoded, lengths, self.get_input_embeddings(), legacy_batching=legacy_batching)
+            return spelt.frames, spelt.mask
+        frames, mask = adapter(encoded, lengths, legacy_batching=legacy_batching)
+        return frames, mask
 
     def embed(self, input_ids: Tensor, speech: Tensor | None) -> Tensor:
         """Input embeddings [B, L, E] of token ids with `speech` [n, E] at the `SPEECH_ID` positions, in order."""
@@ -188,8 +203,12 @@ def _adapter(config: SpeechLanguageConfig, text_size: int) -> ConvAdapter | CFor
     if config.adapter_type == "cformer":
         layers = (config.cformer_pre_layers, config.cformer_post_layers)
         return CFormerAdapter(speech, text_size, config.text_config.vocab_size, *layers, config.cformer_heads)
-    kernels = config.adapter_kernel_sizes
-    return ConvAdapter(speech.d_model, text_size, config.adapter_inner_size, kernels) if kernels else None
+    sizes = (speech.d_model, text_size, config.adapter_inner_size, config.adapter_kernel_sizes)
+    if not config.adapter_kernel_sizes:
+        return None
+    if config.adapter_type == "spelling":
+        return SpellingAdapter(*sizes, config.text_config.vocab_size)
+    return ConvAdapter(*sizes)
 
 
 def _true_lengths(input_ids: Tensor, attention_mask: Tensor | None) -> list[int]:

@@ -27,7 +27,7 @@ COMMIT_BYTES = 2**30
 JOURNAL = ".journal.json"
 
 _BLOCK_BYTES = 16 * 2**20
-_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL"}
 
 
 class Form(NamedTuple):

@@ -99,7 +99,9 @@ class InitOptions(Options):
     out: Path = Field(description="the new checkpoint folder", json_schema_extra=POSITIONAL)
     speech: str = Field("whisper-base", description="the encoder: a name of weights.toml, or a Whisper folder")
     text: str = Field("smollm2-135m-instruct", description="the language model: a name, or a folder")
-    adapter: Literal["conv", "cformer"] = Field("conv", description="strided convolutions, or integrate-and-fire")
+    adapter: Literal["conv", "spelling", "cformer"] = Field(
+        "conv", description="strided convolutions, the same read as tokens, or integrate-and-fire"
+    )
     kernels: Numbers = Field((5, 5, 5), description="one odd kernel a convolution of stride 2")
     inner: int = Field(512, ge=1, le=65536, description="width of the adapter's bottleneck")
     cformer_pre_layers: int = Field(4, ge=0, le=64, description="layers before the integration")
@@ -137,6 +139,13 @@ class _Emotions(Options):
             if target not in (*EMOTIONS, IGNORE):
                 raise ValueError(f"--emotion-map: {name}={target} is none of {', '.join((*EMOTIONS, IGNORE))}")
         return self
+
+
+class AdapterOptions(Options):
+    """`adapter`: a checkpoint's adapter alone, in 16 bits: for `init --adapter-weights`, or to ship."""
+
+    checkpoint: Path = Field(description="the checkpoint folder", json_schema_extra=POSITIONAL)
+    out: Path = Field(description="the safetensors file", json_schema_extra=POSITIONAL)
 
 
 class LabelOptions(_Emotions):

@@ -1,4 +1,4 @@
-"""The command lines of `init`, `label`, `clean` and `prepare`: arguments, and what is told of dropped rows."""
+"""The command lines of `init`, `adapter`, `label`, `clean` and `prepare`, and what is told of dropped rows."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections import Counter
 from typing import Any
 
 from model.command_line import quiet_libraries
-from training.config import CleanOptions, InitOptions, LabelOptions, Options, PrepareOptions
+from training.config import AdapterOptions, CleanOptions, InitOptions, LabelOptions, Options, PrepareOptions
 from training.manifest import Dropped
 
 _COMMANDS: dict[str, tuple[type[Options], str]] = {
     "init": (InitOptions, "a fresh checkpoint from a Whisper and a language model"),
+    "adapter": (AdapterOptions, "a checkpoint's adapter alone, in 16 bits"),
     "label": (
         LabelOptions,
         "continuations by the language model itself (resumable; accelerate launch shares the work)",
@@ -24,7 +25,7 @@ _SHOWN = 10  # messages of one kind and file
 
 
 def add_data_commands(commands: Any) -> list[argparse.ArgumentParser]:
-    """Declare the four commands on the `add_subparsers` object; the parsers made."""
+    """Declare the commands on the `add_subparsers` object; the parsers made."""
     parsers = []
     for name, (options, what) in _COMMANDS.items():
         parser = commands.add_parser(name, help=what, description=options.__doc__, allow_abbrev=False)
@@ -55,6 +56,10 @@ def run_data_command(given: argparse.Namespace) -> dict[str, Any] | None:
             from training.init import init
 
             return init(InitOptions.of(values))
+        if given.command == "adapter":
+            from training.init import write_adapter
+
+            return write_adapter(AdapterOptions.of(values))
         if given.command == "label":
             from training.label import label
 

@@ -107,7 +107,8 @@ def _frames(subject: Subject, encoded: Tensor) -> Tensor:
     adapter = subject.checkpoint.model.adapter
     assert adapter is not None
     dtype = next(adapter.parameters()).dtype
-    frames, mask = adapter(encoded[None].to(dtype), torch.tensor([len(encoded)], device=encoded.device))
+    lengths = torch.tensor([len(encoded)], device=encoded.device)
+    frames, mask = subject.checkpoint.model.adapt(encoded[None].to(dtype), lengths)
     heard: Tensor = frames[0][mask[0]]
     return heard
 

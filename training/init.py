@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -28,8 +28,8 @@ from model.speech_llm import SpeechLanguageModel
 from model.tensor_writer import JOURNAL, Form, Layout, TensorWriter, lay_out
 from model.untrusted import TensorInfo, list_tensors, read_config, read_shard
 from model.weight_files import write_json
-from training.config import InitOptions
-from training.run_folder import OPTIONS, Bar, Run, open_run
+from training.config import AdapterOptions, InitOptions
+from training.run_folder import OPTIONS, Bar, Run, open_run, write_whole
 
 _HEAD_STD = 0.02
 
@@ -153,6 +153,26 @@ def _config(options: InitOptions, speech: Path, text: Path) -> SpeechLanguageCon
     return config
 
 
+def write_adapter(options: AdapterOptions) -> dict[str, Any]:
+    """Write the adapter of a checkpoint as one safetensors file in float16; its size.
+
+    Raises:
+        BadInput: there is no adapter, or the file cannot be written.
+        WeightsMissing: no checkpoint, or damaged.
+    """
+    files = {info.file for name, info in list_tensors(options.checkpoint).items() if name.startswith("adapter.")}
+    found = {name: value for file in files for name, value in read_shard(file).items() if name.startswith("adapter.")}
+    if not found:
+        raise BadInput(f"{options.checkpoint} has no adapter.")
+    narrow = {name: value.half() if value.is_floating_point() else value for name, value in found.items()}
+    try:
+        write_whole(options.out, save(narrow))
+    except OSError as error:
+        raise BadInput(f"{options.out} cannot be written ({error.strerror}): name another place.") from error
+    numbers = sum(value.numel() for value in narrow.values())
+    return {"adapter": str(options.out), "parameters": numbers, "bytes": options.out.stat().st_size}
+
+
 class Chat(NamedTuple):
     """How a checkpoint, or a language model, is spoken to.
 
@@ -228,7 +248,7 @@ def _given_parts(file: Path, new: dict[str, Tensor]) -> dict[str, Tensor]:
     missing = [name for name in new if name.startswith("adapter.") and name not in named]
     if missing:
         raise BadInput(f"{file} lacks {len(missing)} of the adapter's weights ({missing[0]}, ...): name another file.")
-    return {name: value.float() for name, value in named.items()}
+    return {name: value.to(new[name].dtype) for name, value in named.items()}
 
 
 def _sources(model: SpeechLanguageModel, new: dict[str, Tensor], speech: Path, text: Path) -> dict[str, TensorInfo]:

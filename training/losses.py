@@ -164,7 +164,7 @@ class RecipeLosses(nn.Module):
         assert adapter is not None
         encoded = encoded.to(next(adapter.parameters()).dtype)
         if not isinstance(adapter, CFormerAdapter):
-            return Spoken(*adapter(encoded, frames, legacy_batching=legacy))
+            return Spoken(*self.model.adapt(encoded, frames, legacy_batching=legacy))
         tokens = _lengths(batch["text"])
         if not bool(tokens.all()):
             raise BadInput("A CFormer learns from transcripts: leave out the rows that have none.")

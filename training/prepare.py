@@ -98,7 +98,7 @@ def load_tokens(folder: Path, options: PrepareOptions) -> Tokens:
     config = read_config(folder)
     kernels: int | None = len(options.kernels)
     if config.get("model_type") == "blsp_emo":
-        kernels = None if config.get("adapter_type") == "cformer" else len(config["adapter_kernel_sizes"])
+        kernels = len(config["adapter_kernel_sizes"]) if config.get("adapter_type", "conv") == "conv" else None
     return Tokens(read_chat(folder), kernels)
 
 

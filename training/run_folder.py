@@ -43,11 +43,11 @@ _REPORT_SECONDS = 0.5
 _LOCK_SECONDS = 1.0  # a watcher that asks whether a run is at work holds the lock for a moment
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace the file by `text` (UTF-8), or leave it as it was."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Replace the file by `content` (text as UTF-8), or leave it as it was."""
     fresh = path.with_name(f".{path.name}.new")
-    with fresh.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
+    with fresh.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)

@@ -36,7 +36,6 @@ def add_speech_commands(commands: Any) -> list[argparse.ArgumentParser]:
     warm.add_argument("--corpus", type=Path, action="append", required=True, help="folder of wide-corpus; repeatable")
     warm.add_argument("--check", type=Path, action="append", default=[], help="folder to validate on; repeatable")
     warm.add_argument("--language-model", type=Path, required=True)
-    warm.add_argument("--blank-steps", type=int, default=80, help="fitting of the vector between tokens")
     warm.add_argument("--kernels", type=int, nargs="+", default=[5, 5])
     warm.add_argument("--inner", type=int, default=2048)
     warm.add_argument("--steps", type=int, default=60_000)
@@ -132,8 +131,8 @@ def _warm_start(options: argparse.Namespace) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from .run_folder import open_run
-    from .speller import Recipe
-    from .warm_start import Corpora, WarmStart, blank_of, train
+    from .speller import Recipe, on_sphere
+    from .warm_start import Corpora, WarmStart, train
 
     if not (options.language_model / "config.json").is_file():
         raise WeightsMissing(f"{options.language_model} holds no language model: run `python -m model.fetch`")
@@ -150,9 +149,9 @@ def _warm_start(options: argparse.Namespace) -> dict[str, Any]:
         tokenizer = AutoTokenizer.from_pretrained(options.language_model)
         language_model: Any = AutoModelForCausalLM.from_pretrained(options.language_model, dtype=torch.float32)
         corpora = Corpora(options.corpus, tokenizer)
-        blank = blank_of(options.run, language_model, corpora, options.blank_steps)
         embeddings = language_model.get_input_embeddings().weight.detach()
         del language_model
+        blank = on_sphere(embeddings[tokenizer(" ", add_special_tokens=False).input_ids[0]], embeddings)
         checks = Corpora(options.check or options.corpus[:1], tokenizer)
         training = WarmStart(options.run, recipe, corpora, embeddings, blank, checks)
         return train(training, run, check_every=options.check_every)

@@ -1,12 +1,9 @@
-"""An adapter that spells: encoder states to frames at the language model's token embeddings, by CTC.
+"""Teaching an adapter to spell: encoder states to the language model's tokens, by CTC.
 
 Connectionist temporal classification (Graves et al. 2006) over the tokenizer's ids. A frame's score for token k is
--s |f - E_k|^2 with E the language model's own, frozen embeddings, moved to where frames can lie (`blank.on_sphere`).
-The part of that distance that all tokens share cancels in the scores, so frames could wander off and still spell
-well. Three things keep them at the embeddings: the adapter's last layer norm is frozen on the sphere, s is fixed so
-low that only a frame close to its token is certain, and each frame is drawn to where the alignment with the
-transcript expects it. Then what the language model receives is its own text with one fixed vector, the blank, between
-the tokens.
+-s |f - E_k|^2 with E the language model's own, frozen embeddings, moved to where frames can lie (`on_sphere`): the
+adapter's last layer norm is frozen on that sphere. What the language model receives of the frames is
+`model.spelling`'s business.
 
 The scores of a batch are normalised over its own tokens and a random share of the others, each counted as often as
 it stands for (sampled softmax, Bengio & Senecal 2008).
@@ -22,11 +19,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.adapter import ConvAdapter
+from model.spelling import SpellingAdapter
 
-from .blank import RADIUS, on_sphere
 from .features import FeatureCache
 from .words import word_errors
+
+RADIUS = 1.5
+"""Where frames lie: an adapter's last layer norm gives all of them one size. In units of the token embeddings' own
+spread, each dimension in its own; frequent tokens lie at about 1.6, rare ones at 0.8."""
+
+
+def on_sphere(vectors: Tensor, embeddings: Tensor) -> Tensor:
+    """`vectors` [..., E] moved, in their direction from the mean embedding, to where an adapter's frames can lie."""
+    mean, spread = embeddings.mean(0), embeddings.std(0)
+    return mean + RADIUS * spread * nn.functional.layer_norm((vectors - mean) / spread, vectors.shape[-1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +53,11 @@ class Recipe:
     """What a run does; kept in its checkpoint, so that a resumed run is the same run.
 
     Attributes:
-        kernel_sizes, inner_size: the adapter's (`model.adapter.ConvAdapter`).
+        kernel_sizes, inner_size: the adapter's (`model.spelling.SpellingAdapter`).
         steps: in all; the learning rate rises over `warm_up` steps, stays, and falls to zero over the last fifth.
         batch_frames: encoder frames of a batch, padding included (50 a second).
-        sharpness: s above. pull: weight of a frame's squared distance from the vector that the alignment expects.
+        sharpness: s above. Tokens lie about 4.7 apart: with 0.5 and 10,000 of them no frame can be certain, and the
+            loss stays above 3.
         negatives: tokens beside the batch's own in each step's normalisation.
         averaging: decay of the running mean of the weights, which is what is validated and saved.
         masks, mask_frames: spans of time set to zero in each clip, and the longest (SpecAugment, Park et al. 2019).
@@ -65,8 +72,7 @@ class Recipe:
     learning_rate: float = 1e-3
     warm_up: int = 500
     weight_decay: float = 0.01
-    sharpness: float = 0.5
-    pull: float = 0.01
+    sharpness: float = 1.0
     negatives: int = 4_000
     averaging: float = 0.999
     masks: int = 2
@@ -88,7 +94,7 @@ class _ProductConvolution(nn.Conv1d):
 
 
 class Speller(nn.Module):
-    """Adapter and blank vector: encoder states to scores of tokens.
+    """A spelling adapter in training: encoder states to scores of tokens.
 
     Args:
         embeddings: [V, E], the language model's; frozen.
@@ -97,13 +103,12 @@ class Speller(nn.Module):
     """
 
     scale: Tensor
-    blank: Tensor
-    centre: Tensor
-    targets: Tensor
+    embeddings: Tensor
 
     def __init__(self, recipe: Recipe, embeddings: Tensor, scale: Tensor, blank: Tensor) -> None:
         super().__init__()
-        self.adapter = ConvAdapter(len(scale), embeddings.shape[1], recipe.inner_size, recipe.kernel_sizes)
+        sizes = (len(scale), embeddings.shape[1], recipe.inner_size, recipe.kernel_sizes)
+        self.adapter = SpellingAdapter(*sizes, len(embeddings))
         last = len(recipe.kernel_sizes) - 1
         self.adapter.convolutions = nn.ModuleList(
             _ProductConvolution(
@@ -115,11 +120,9 @@ class Speller(nn.Module):
         self.adapter.norm.weight.data.copy_(RADIUS * embeddings.std(0))
         self.adapter.norm.bias.data.copy_(embeddings.mean(0))
         self.adapter.norm.requires_grad_(False)
-        self.sharpness = recipe.sharpness
-        centre = embeddings.mean(0)
-        self.register_buffer("centre", centre, persistent=False)
-        self.register_buffer("targets", on_sphere(embeddings, embeddings) - centre, persistent=False)
-        self.register_buffer("blank", blank - centre)
+        self.adapter.blank.copy_(blank)
+        self.adapter.sharpness.fill_(recipe.sharpness)
+        self.register_buffer("embeddings", embeddings, persistent=False)
         self.register_buffer("scale", scale)
 
     def frames(self, states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,18 +131,14 @@ class Speller(nn.Module):
         return frames, mask.sum(1)
 
     def scores(self, frames: Tensor, tokens: Tensor) -> Tensor:
-        """[B, N, 1 + len(tokens)]: -s |f - E_k|^2 without the part all tokens share; the blank comes first."""
-        near = self.near(tokens)
-        return self.sharpness * (2 * ((frames - self.centre) @ near.T).float() - near.square().sum(1))
+        """[B, N, 1 + len(tokens)] scores of the blank and of `tokens`."""
+        return self.adapter.scores(frames, self.embeddings[tokens])
 
-    def near(self, tokens: Tensor) -> Tensor:
-        """Where frames of the blank and of `tokens` belong, from the centre, [1 + len(tokens), E]."""
-        return torch.cat([self.blank[None], self.targets[tokens]])
-
-    def exported(self) -> dict[str, Tensor]:
-        """The adapter's weights under its names in a checkpoint, the division by `scale` folded in."""
-        weights = {f"adapter.{name}": value.detach().clone() for name, value in self.adapter.named_parameters()}
+    def exported(self, vocabulary: Tensor) -> dict[str, Tensor]:
+        """The adapter under its names in a checkpoint, the division by `scale` folded in; it spells `vocabulary`."""
+        weights = {f"adapter.{name}": value.detach().clone() for name, value in self.adapter.state_dict().items()}
         weights["adapter.convolutions.0.weight"] /= self.scale[None, :, None]
+        weights["adapter.spells"].zero_()[vocabulary] = True
         return weights
 
 
@@ -159,7 +158,7 @@ def augment(states: Tensor, recipe: Recipe, scale: Tensor, random: np.random.Gen
 
 
 def loss_of(speller: Speller, batch: list[Clip], vocabulary: Tensor, recipe: Recipe, step: int) -> Tensor:
-    """CTC loss and pull per token of a batch; `step` fixes its augmentation and its negatives."""
+    """CTC loss per token of a batch; `step` fixes its augmentation and its negatives."""
     random = np.random.default_rng([recipe.seed, 2, step])
     states = [augment(clip.cache[clip.row["key"]], recipe, speller.scale, random) for clip in batch]
     lengths = torch.tensor([len(rows) for rows in states])
@@ -177,14 +176,7 @@ def loss_of(speller: Speller, batch: list[Clip], vocabulary: Tensor, recipe: Rec
     losses = nn.functional.ctc_loss(
         logs.transpose(0, 1), places + 1, counts, sizes, reduction="none", zero_infinity=True
     )
-    # PyTorch's gradient of the loss is softmax less the alignment's posterior: one backward pass gives both.
-    (slope,) = torch.autograd.grad(losses.sum(), logs, retain_graph=True)
-    aligned = (logs.detach().exp() - slope).to(frames.dtype) @ speller.near(tokens).to(frames.dtype)
-    heard = torch.arange(frames.shape[1]) < counts[:, None]
-    away = (frames - speller.centre - aligned)[heard].float().square().sum()
-    # The first term's gradient is that of the CTC loss, its value is not: the value is put in its place.
-    spelled = (logs * slope).sum()
-    return (spelled - spelled.detach() + losses.sum().detach() + recipe.pull * away) / sizes.sum()
+    return losses.sum() / sizes.sum()
 
 
 @torch.inference_mode()

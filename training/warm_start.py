@@ -16,12 +16,11 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model.errors import BadInput
 
-from .blank import harmless_blank
 from .features import FeatureCache
 from .run_folder import Run, read_lines
 from .speller import Clip, Recipe, Speller, loss_of, word_error
@@ -75,24 +74,6 @@ def batches(clips: list[Clip], recipe: Recipe, epoch: int) -> list[list[Clip]]:
             batch.append(clip)
         found.append(batch)
     return [found[i] for i in random.permutation(len(found))]
-
-
-def blank_of(folder: Path, language_model: Any, corpora: Corpora, steps: int) -> Tensor:
-    """The run's blank vector [E], fitted on the corpora's first sentences and kept in the run folder.
-
-    Raises:
-        BadInput: the corpora hold too few sentences yet.
-    """
-    path = folder / "blank.safetensors"
-    if not path.exists():
-        clips, _ = corpora.clips()
-        texts = list(dict.fromkeys(clip.row["text"] for clip in clips))[:232]
-        if len(texts) < 64:
-            raise BadInput("the corpora hold under 64 sentences yet: let `wide-corpus` run on, then start again")
-        blank = harmless_blank(language_model, corpora.tokenizer, texts, steps=steps)
-        figures = {name: f"{getattr(blank, name):.4f}" for name in ("without_speech", "at_first", "fitted")}
-        save_file({"blank": blank.vector}, path, figures)
-    return load_file(path)["blank"]
 
 
 class WarmStart:
@@ -184,7 +165,7 @@ class WarmStart:
             "adapter_kernel_sizes": json.dumps(self.recipe.kernel_sizes),
             "adapter_inner_size": str(self.recipe.inner_size),
         }
-        save_file(self.averaged.exported(), self.folder / "adapter.tmp", about)
+        save_file(self.averaged.exported(vocabulary), self.folder / "adapter.tmp", about)
         (self.folder / "adapter.tmp").replace(self.folder / "adapter.safetensors")
         return words
 
@@ -270,9 +251,9 @@ def _card(training: WarmStart, figures: dict[str, Any]) -> str:
     return f"""# Stage 0: the adapter's warm start
 
 {training.step} of {training.recipe.steps} steps, {training.epoch} rounds, {training.seconds / 3600:.2f} hours;
-loss per token {figures.get("loss")}. The adapter's frames are trained to lie at the language model's token
-embeddings, with a fixed vector between them (training/speller.py, blank.py). `adapter.safetensors`: the mean of the
-last weights.
+loss per token {figures.get("loss")}. The adapter's frames are trained to be nearest to the language model's token
+embeddings, with a fixed vector between them (training/speller.py). `adapter.safetensors`: the mean of the last
+weights.
 
 | word error of the frames' own spelling, greedy | |
 |---|---|

@@ -240,7 +240,7 @@ def test_what_is_no_part_is_refused(parts, tmp_path, changes, error, message):
         ({"kernels": "five"}, "--kernels: .*integer"),
         ({"kernels": ""}, "--kernels: without one"),
         ({"lora_rank": -1}, "--lora-rank: .*greater"),
-        ({"adapter": "linear"}, "--adapter: .*'conv' or 'cformer'"),
+        ({"adapter": "linear"}, "--adapter: .*'spelling' or 'cformer'"),
     ],
 )
 def test_an_option_that_cannot_be_is_named(parts, tmp_path, changes, message):

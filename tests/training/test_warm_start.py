@@ -9,14 +9,13 @@ from safetensors.torch import load_file
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from model.adapter import ConvAdapter
 from model.errors import BadInput
+from model.spelling import SpellingAdapter
 from tests.tiny import tiny_tokenizer
 from training import speller as spelling
-from training.blank import on_sphere
 from training.features import FeatureCache
 from training.run_folder import Run
-from training.speller import Recipe, Speller, loss_of, word_error
+from training.speller import Recipe, Speller, loss_of, on_sphere, word_error
 from training.warm_start import Corpora, WarmStart, batches
 from training.warm_start import train as train_in
 
@@ -33,7 +32,6 @@ RECIPE = Recipe(
     masks=0,
     noise=0.05,
     sharpness=0.12,
-    pull=0.002,
     drop_channels=0.0,
 )
 
@@ -97,18 +95,18 @@ def test_it_learns_to_spell_what_it_never_heard_together(corpus, tokenizer, embe
     figures = train(run, check_every=160)
     assert figures["validation"] < 0.05
     assert figures["words"] == {"validation made-up": figures["validation"]}
-    # The frames lie at the embeddings: the nearest token to each frame that is no blank is the one said.
+    # As part of a checkpoint it hands over the embeddings of what was said, one for each token.
     clips, _ = run.checks.clips()
+    adapter = SpellingAdapter(SIZE, TEXT_SIZE, recipe.inner_size, recipe.kernel_sizes, TOKENS)
+    saved = load_file(run.folder / "adapter.safetensors")
+    adapter.load_state_dict({name.removeprefix("adapter."): value for name, value in saved.items()})
     clip = clips[0]
-    vocabulary = run.round()[1]
     with torch.no_grad():
-        frames, _ = run.averaged.frames(clip.cache[clip.row["key"]][None], torch.tensor([clip.frames]))
-        vectors = torch.cat([BLANK[None], embeddings[vocabulary]])
-        distance = torch.cdist(frames[0], on_sphere(vectors, embeddings))
-    nearest = distance.argmin(1).unique_consecutive()
-    assert tuple(vocabulary[nearest[nearest > 0] - 1].tolist()) == clip.ids
-    # And not only nearer to it than to others: most of the way from the centre to it.
-    assert distance.min(1).values.square().mean() < 0.25 * run.averaged.targets.square().sum(1).mean()
+        states = clip.cache[clip.row["key"]][None]
+        spelt = adapter.spell(states, torch.tensor([clip.frames]), lambda ids: embeddings[ids])
+    assert tuple(spelt.ids[0].tolist()) == clip.ids
+    torch.testing.assert_close(spelt.frames[0], embeddings[list(clip.ids)], atol=0.1, rtol=0.1)
+    assert not adapter.spells.all()
 
 
 @pytest.mark.parametrize("at", [1, 5, 7])
@@ -148,12 +146,14 @@ def test_a_corpus_that_grows_is_taken_in_at_the_next_round(corpus, tokenizer, em
     assert [sum(map(len, found)) for found in (before, after)] == [40, 60]
 
 
-def test_the_exported_adapter_is_a_plain_one(embeddings):
+def test_the_exported_adapter_hears_unscaled_states(embeddings):
     torch.manual_seed(0)
     scale = torch.rand(SIZE) + 0.5
     speller = Speller(RECIPE, embeddings, scale, torch.zeros(TEXT_SIZE))
-    adapter = ConvAdapter(SIZE, TEXT_SIZE, RECIPE.inner_size, RECIPE.kernel_sizes)
-    adapter.load_state_dict({name.removeprefix("adapter."): value for name, value in speller.exported().items()})
+    adapter = SpellingAdapter(SIZE, TEXT_SIZE, RECIPE.inner_size, RECIPE.kernel_sizes, TOKENS)
+    exported = speller.exported(torch.tensor([3, 7]))
+    adapter.load_state_dict({name.removeprefix("adapter."): value for name, value in exported.items()})
+    assert adapter.spells.nonzero()[:, 0].tolist() == [3, 7]
     states, lengths = torch.randn(3, 37, SIZE), torch.tensor([37, 12, 25])
     expected, counts = speller.frames(states, lengths)
     frames, mask = adapter(states, lengths)
@@ -174,7 +174,7 @@ def test_scores_are_squared_distances(embeddings):
 
 def test_with_all_tokens_as_negatives_the_loss_is_plain_ctc(corpus, tokenizer, embeddings, monkeypatch):
     monkeypatch.setattr(spelling, "augment", lambda states, *_: states)
-    recipe = Recipe(**{f: getattr(RECIPE, f) for f in RECIPE.__slots__} | {"negatives": TOKENS, "pull": 0.0})
+    recipe = Recipe(**{f: getattr(RECIPE, f) for f in RECIPE.__slots__} | {"negatives": TOKENS})
     run = make_run(corpus, tokenizer, embeddings, recipe=recipe)
     todo, _ = run.round()
     batch, every = todo[0], torch.arange(TOKENS)

@@ -1,0 +1,113 @@
+"""The spelling adapter: encoder frames -> the language model's own token embeddings, one for each token it hears.
+
+A `ConvAdapter` whose frames are read as in connectionist temporal classification (Graves et al. 2006): the score of
+token k is -s |f - E_k|^2, with E the language model's embeddings moved to where the last layer norm lets frames lie.
+Frames that are read as the blank are left out, neighbours that are read alike are one token, and the language model
+receives the embedding that their scores expect. So it gets embeddings of the kind that it knows, as few as the words
+need, and what is in doubt stays in doubt: between two words that sound alike lies the mean of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model.adapter import ConvAdapter
+
+
+class Spelt(NamedTuple):
+    """What a batch's frames were read as.
+
+    Attributes:
+        frames, mask: [B, N, E] one embedding a token, at least one a row, and which of them are valid, bool [B, N].
+        ids: int64 [B, N], the likeliest token of each.
+        scores: [B, F, 1 + tokens] of the frames, the blank first.
+    """
+
+    frames: Tensor
+    mask: Tensor
+    ids: Tensor
+    scores: Tensor
+
+
+class SpellingAdapter(ConvAdapter):
+    """A convolutional adapter that spells.
+
+    Args:
+        speech_size, text_size, inner_size, kernel_sizes: see `ConvAdapter`.
+        vocabulary: V, of the language model.
+
+    Attributes:
+        blank: [E], where frames between tokens lie. sharpness: s above, a scalar.
+        spells: bool [V], the tokens that were in the training's texts; no others are considered.
+    """
+
+    blank: Tensor
+    sharpness: Tensor
+    spells: Tensor
+
+    def __init__(
+        self, speech_size: int, text_size: int, inner_size: int, kernel_sizes: Sequence[int], vocabulary: int
+    ) -> None:
+        super().__init__(speech_size, text_size, inner_size, kernel_sizes)
+        self.register_buffer("blank", torch.zeros(text_size))
+        self.register_buffer("sharpness", torch.ones(()))
+        self.register_buffer("spells", torch.ones(vocabulary, dtype=torch.bool))
+
+    def reset_parameters(self) -> None:
+        """The buffers as at the start: nothing is known of the language model yet."""
+        self.blank.zero_()
+        self.sharpness.fill_(1)
+        self.spells.fill_(True)
+
+    def spell(
+        self,
+        encoded: Tensor,
+        lengths: Tensor,
+        embed: Callable[[Tensor], Tensor],
+        *,
+        legacy_batching: bool = False,
+    ) -> Spelt:
+        """Read a padded batch.
+
+        Args:
+            encoded, lengths, legacy_batching: see `ConvAdapter.forward`.
+            embed: the language model's embeddings [n, E] of token ids [n].
+        """
+        frames, heard = self(encoded, lengths, legacy_batching=legacy_batching)
+        tokens = self.spells.nonzero()[:, 0]
+        table = embed(tokens).to(frames.dtype)
+        scores = self.scores(frames, table)
+        best = _at_least_one(scores, scores.argmax(-1), heard)
+        before = nn.functional.pad(best, (1, 0))[:, :-1]
+        spoken = heard & (best > 0)
+        begins = spoken & (best != before)
+        places = begins.cumsum(1) - 1
+        counts = begins.sum(1)
+        longest = int(counts.max())
+        mask = torch.arange(longest, device=counts.device) < counts[:, None]
+        expected = scores[..., 1:].softmax(-1).to(table.dtype) @ table
+        # Each token is the mean of its frames: [B, F, N] shares, of which a row sums to one.
+        shares = ((places[..., None] == torch.arange(longest, device=counts.device)) & spoken[..., None]).to(frames)
+        shares = shares / shares.sum(1, keepdim=True).clamp(min=1)
+        ids = torch.zeros_like(mask, dtype=torch.int64)
+        ids[mask] = tokens[best[begins] - 1]
+        return Spelt(shares.transpose(1, 2) @ expected, mask, ids, scores)
+
+    def scores(self, frames: Tensor, table: Tensor) -> Tensor:
+        """[B, F, 1 + n] scores of frames [B, F, E] for the blank and tokens whose embeddings are `table` [n, E]."""
+        centre, spread = self.norm.bias, self.norm.weight
+        near = torch.cat([self.blank[None], self.norm((table - centre) / spread)]) - centre
+        return self.sharpness * (2 * ((frames - centre) @ near.T).float() - near.square().sum(1).float())
+
+
+def _at_least_one(scores: Tensor, best: Tensor, heard: Tensor) -> Tensor:
+    """`best` [B, F], with the frame that is nearest to a token read as it where a row is all blank."""
+    silent = (~(heard & (best > 0)).any(1)).nonzero()[:, 0]
+    lead = scores[silent, :, 1:].amax(-1) - scores[silent, :, 0]
+    at = lead.masked_fill(~heard[silent], -torch.inf).argmax(1)
+    best[silent, at] = 1 + scores[silent, at, 1:].argmax(-1)
+    return best

@@ -1,0 +1,115 @@
+"""The spelling adapter: frames at tokens come out as these tokens' embeddings, and rows do not see each other."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from model.engine import Engine
+from model.spelling import SpellingAdapter
+from tests.model.test_engine import recording, replies
+from tests.tiny import tiny_checkpoint, tiny_model
+
+TOKENS, SIZE = 40, 24
+TABLE = torch.randn(TOKENS, SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def embed(ids: Tensor) -> Tensor:
+    return TABLE[ids]
+
+
+class Given(SpellingAdapter):
+    """Whose frames are the encoder frames themselves."""
+
+    def forward(self, encoded: Tensor, lengths: Tensor, *, legacy_batching: bool = False) -> tuple[Tensor, Tensor]:
+        return encoded, torch.arange(encoded.shape[1]) < lengths[:, None]
+
+
+def speller(sharpness: float = 20.0) -> Given:
+    built = Given(8, SIZE, 4, [5], TOKENS).eval()
+    torch.nn.init.normal_(built.blank, generator=torch.Generator().manual_seed(2))
+    built.blank.copy_(built.norm(built.blank))
+    built.sharpness.fill_(sharpness)
+    return built
+
+
+def frames_of(built: SpellingAdapter, read: list[int]) -> Tensor:
+    """Frames where `read` says: a token's place, or the blank's for -1."""
+    places = torch.cat([built.norm(TABLE), built.blank[None]])
+    return places[read]
+
+
+runs = st.lists(st.tuples(st.integers(-1, TOKENS - 1), st.integers(1, 4)), min_size=1, max_size=12)
+
+
+def collapsed(read: list[int]) -> list[int]:
+    """The rule of CTC."""
+    return [a for a, b in zip(read, [None, *read], strict=False) if a != b and a >= 0]
+
+
+@given(st.lists(runs, min_size=1, max_size=4))
+@torch.no_grad()
+def test_what_the_frames_spell_is_handed_over_as_embeddings(rows: list[list[tuple[int, int]]]) -> None:
+    built = speller()
+    read = [[token for token, times in row for _ in range(times)] for row in rows]
+    longest = max(map(len, read)) + 2
+    encoded = torch.full((len(read), longest, SIZE), 7.0)  # what lies past a row's end is anything
+    for row, tokens in enumerate(read):
+        encoded[row, : len(tokens)] = frames_of(built, tokens)
+    spelt = built.spell(encoded, torch.tensor([len(tokens) for tokens in read]), embed)
+    for row, tokens in enumerate(read):
+        own, ids = spelt.mask[row], collapsed(tokens)
+        if ids:
+            assert spelt.ids[row][own].tolist() == ids
+            torch.testing.assert_close(spelt.frames[row][own], TABLE[ids], atol=1e-3, rtol=1e-3)
+        else:
+            assert int(own.sum()) == 1  # a row of nothing but blank has its likeliest token
+        alone = built.spell(encoded[row : row + 1, : len(tokens)], torch.tensor([len(tokens)]), embed)
+        torch.testing.assert_close(spelt.frames[row][own], alone.frames[0])
+
+
+@torch.no_grad()
+def test_a_doubt_stays_a_doubt() -> None:
+    built = speller(sharpness=1.0)
+    between = frames_of(built, [3, 9]).mean(0)
+    built.spells.zero_()[[3, 9]] = True
+    spelt = built.spell(between[None, None], torch.tensor([1]), embed)
+    torch.testing.assert_close(spelt.frames[0, 0], TABLE[[3, 9]].mean(0), atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_no_other_tokens_than_it_spells() -> None:
+    built = speller()
+    built.spells.zero_()[[3, 9]] = True
+    spelt = built.spell(frames_of(built, [5, -1, 8, -1, 20])[None], torch.tensor([5]), embed)
+    assert set(spelt.ids.flatten().tolist()) <= {3, 9}
+
+
+def test_the_reply_teaches_the_convolutions() -> None:
+    model = tiny_model(adapter_type="spelling")
+    frames, mask = model.adapt(torch.randn(2, 30, 32), torch.tensor([30, 17]))
+    frames[mask].square().sum().backward()
+    assert model.adapter is not None
+    assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in model.adapter.parameters())
+
+
+def test_the_engine_prefills_tokens_and_its_cache_changes_no_reply() -> None:
+    checkpoint = tiny_checkpoint(adapter_type="spelling")
+    assert replies(Engine(checkpoint), fresh=False)[0] == replies(Engine(checkpoint), fresh=True)[0]
+
+
+def test_the_voice_is_told_beside_what_is_heard() -> None:
+    checkpoint = tiny_checkpoint(adapter_type="spelling", tone_template="He said, {tone}: {words}!")
+    engine, said = Engine(checkpoint), recording(2)
+    hearing, tokenizer = engine.hear(said), checkpoint.tokenizer
+    assert hearing.reading is not None
+    assert hearing.frames is not None
+    tone = {"surprise": "surprised"}.get(hearing.reading.label, hearing.reading.label)
+    assert tone not in ("neutral", "unsure")
+    content = engine.content(said, {})
+    assert [id_ for id_ in content if isinstance(id_, int) and id_ < 0] == list(range(-2, -2 - len(hearing.frames), -1))
+    told = [id_ for id_ in content if isinstance(id_, int) and id_ >= 0]
+    assert tokenizer.decode(told) == f"He said, {tone}: !"
+    assert abs(hearing.reading.frame_seconds * len(hearing.frames) - len(said.samples) / 16_000) < 1e-6
