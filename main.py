@@ -306,7 +306,9 @@ def doctor(options: argparse.Namespace) -> int:
 def add_fetch(commands: Any) -> None:
     """The options of `fetch`."""
     command = commands.add_parser("fetch", help="download a model or a voice now, to be used without a network later")
-    command.add_argument("what", metavar="NAME", help="a preset (mini, mini-0.5b) or an entry of weights.toml")
+    command.add_argument(
+        "what", metavar="NAME", help="a preset (mini, mini-0.5b, mini-speech) or an entry of weights.toml"
+    )
     command.add_argument("--json", action="store_true", help="print one JSON object per step, nothing else")
 
 

@@ -180,7 +180,7 @@ def _progress(text: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, or 3 where the model or the voice is missing."""
     parser = argparse.ArgumentParser(prog="python -m assistant.bench", description=__doc__)
-    parser.add_argument("--model", default="mini", help="mini, mini-0.5b, or a checkpoint folder")
+    parser.add_argument("--model", default="mini", help="mini, mini-0.5b, mini-speech, or a checkpoint folder")
     parser.add_argument("--turns", type=int, default=12, help="questions to ask, in a conversation")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     options = parser.parse_args(arguments)

@@ -20,7 +20,7 @@ QUANTIZE = ("auto", "none", "int8", "nf4", "nf4-all")
 
 def add_model(command: argparse.ArgumentParser) -> None:
     """The options of the model."""
-    command.add_argument("--model", default="mini", help="mini, mini-0.5b, or a checkpoint folder")
+    command.add_argument("--model", default="mini", help="mini, mini-0.5b, mini-speech, or a checkpoint folder")
     command.add_argument("--device", choices=DEVICES, default="auto")
     command.add_argument("--quantize", choices=QUANTIZE, default="auto")
     command.add_argument(

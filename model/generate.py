@@ -41,7 +41,7 @@ class Options:
 
     input_file: Path = field(metadata={"help": "JSON lines to answer"})
     output_file: Path = field(metadata={"help": "where the replies go, one line each"})
-    model: str = _option("mini", "mini, mini-0.5b, or a checkpoint folder")
+    model: str = _option("mini", "mini, mini-0.5b, mini-speech, or a checkpoint folder")
     instruction: str = _option("", "stands before every message, instead of the lines' own")
     audio_field: str = _option("", "field with the path of a recording, seen from the input file or from here")
     text_field: str = _option("", "field with text that follows the instruction")

@@ -22,8 +22,10 @@ from model.bench import likelihood
 from model.checkpoint import RESOURCES, Checkpoint
 from model.decode import Decoder, KeyValueCache
 from model.engine import Engine
+from model.features import encoder_frames
 from model.int8 import quantize_int8
 from model.prompt import chat_ids
+from model.spelling import SpellingAdapter
 from training.words import word_errors
 
 pytestmark = pytest.mark.real
@@ -56,6 +58,36 @@ def test_the_words_of_human_speech(engine: Engine) -> None:
         errors, total = errors + wrong, total + count
     assert total > 90
     assert errors / total <= 0.10, f"{errors} of {total} words wrong"
+
+
+def test_what_the_adapter_spells_of_human_speech() -> None:
+    """`mini-speech` as it ships; its card says how far this is from the transcript's words."""
+    shipped = checkpoint.load("mini-speech", device="cpu")
+    engine, adapter, embed = Engine(shipped), shipped.model.adapter, shipped.model.get_input_embeddings()
+    assert isinstance(adapter, SpellingAdapter)
+    errors = total = 0
+    for name, text in transcripts().items():
+        samples = read_audio(SAMPLES / name)
+        hearing = engine.hear(Spoken(samples))
+        frames = encoder_frames(len(samples))
+        with torch.inference_mode():
+            spelt = adapter.spell(hearing.pieces[0][0][:, :frames], torch.tensor([frames]), embed)
+        assert hearing.frames is not None
+        torch.testing.assert_close(spelt.frames[0], hearing.frames)
+        wrong, count = word_errors(text, shipped.tokenizer.decode(spelt.ids[0]))
+        errors, total = errors + wrong, total + count
+    assert total > 90
+    assert errors / total <= 0.5, f"{errors} of {total} words wrong"
+
+
+def test_mini_speech_answers_without_writing_words_first() -> None:
+    command = [sys.executable, "main.py", "ask", str(SAMPLES / "novel-1.flac"), "--model", "mini-speech", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=RESOURCES.parent)
+    (line,) = map(json.loads, done.stdout.splitlines())
+    assert line["path"] == "speech"
+    assert line["error"] is None
+    assert len(line["reply"].split()) > 3
+    assert "Dashwood" in line["transcript"]  # the words are written for the reader all the same
 
 
 def test_a_trimmed_window_reads_the_same_words_as_thirty_seconds(exact: Checkpoint) -> None:

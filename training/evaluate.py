@@ -28,6 +28,7 @@ from model.engine import Engine
 from model.errors import BadInput
 from model.features import encode, encoder_frames, log_mel
 from model.prompt import encode_text
+from model.spelling import SpellingAdapter
 from training.batches import IGNORED, PADDING, Batch, collate, tokenise
 from training.cases import Case, evenly
 from training.init import Chat
@@ -114,6 +115,18 @@ def _frames(subject: Subject, encoded: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
+def _spelt(subject: Subject, encoded: Tensor) -> str | None:
+    """What a spelling adapter reads; None of any other."""
+    model = subject.checkpoint.model
+    if not isinstance(model.adapter, SpellingAdapter):
+        return None
+    states = encoded[None].to(next(model.adapter.parameters()).dtype)
+    lengths = torch.tensor([len(encoded)], device=encoded.device)
+    ids = model.adapter.spell(states, lengths, model.get_input_embeddings()).ids
+    return str(subject.checkpoint.tokenizer.decode(ids[0].tolist()))
+
+
+@torch.inference_mode()
 def _probabilities(subject: Subject, case: Case, frames: Tensor | None) -> Tensor | None:
     """The emotion head's probabilities [5], or None where there is no head or nothing that it reads."""
     model = subject.checkpoint.model
@@ -180,6 +193,11 @@ def _word_error(texts: Sequence[str], heard: Sequence[str]) -> float:
     return sum(wrong for wrong, _ in errors) / max(sum(words for _, words in errors), 1)
 
 
+def _spelling(texts: Sequence[str], spelt: Sequence[str | None]) -> dict[str, float]:
+    read = [words for words in spelt if words is not None]
+    return {"spelt_word_error": _word_error(texts, read)} if read else {}
+
+
 def _agreement(texts: Sequence[str], others: Sequence[str]) -> float:
     """The mean over pairs of the share of words that agree, 0 where there are as many errors as words or more."""
     shares = []
@@ -198,12 +216,13 @@ def examine(
     """All figures of a checkpoint, and the words, repetition and replies of `replies` cases."""
     model = subject.checkpoint.model
     scores, confident = Scores(), list[tuple[float, bool]]()
-    encoded, frames = list[Tensor](), list[Tensor]()
+    encoded, frames, spelt = list[Tensor](), list[Tensor](), list[str | None]()
     for case in _tracked(cases, progress):
         own = None
         if model.adapter is not None:
             encoded.append(_encoded(subject, case))
             frames.append(own := _frames(subject, encoded[-1]))
+            spelt.append(_spelt(subject, encoded[-1]))
         emotion, read = case.ids.emotion, _probabilities(subject, case, own)
         if emotion != IGNORED and read is not None:
             scores.confusion[emotion][int(read.argmax())] += 1
@@ -214,6 +233,7 @@ def examine(
         figures |= {n: v for n, v in read_figures.items() if n not in ("none", "failed_lines", "unknown_references")}
     if model.adapter is None:
         return figures, []
+    figures |= _spelling([case.transcript for case in cases], spelt)
     figures |= continuations(subject, cases, encoded)
     chosen = evenly(len(cases), replies) if replies else []
     said = _conversations(subject, [cases[at].transcript for at in chosen], [frames[at] for at in chosen], progress)
@@ -299,14 +319,17 @@ def _along(path: Way, subject: Subject, cases: Sequence[Case]) -> dict[str, Any]
     """Figures of one path: understanding, emotion, time to the first token."""
     texts, heard, scores = [case.transcript for case in cases], list[Tensor | str](), Scores()
     first, repeated, replies, by_text = list[float](), list[str](), list[str](), list[str]()
+    spelt = list[str | None]()
     for case in _tracked(cases, f"compare: {path}"):
         first.append(_first_token(subject, case, path))
         frames = None
         if subject.checkpoint.model.adapter is not None:
-            frames = _frames(subject, _encoded(subject, replace(case, encoded=None)))
+            encoded = _encoded(subject, replace(case, encoded=None))
+            frames = _frames(subject, encoded)
         if path == "speech":
             assert frames is not None
             heard.append(frames)
+            spelt.append(_spelt(subject, encoded))
         else:
             words = subject.engine.transcript(Spoken(case.samples))
             heard.append(words.text if words is not None else "")
@@ -322,6 +345,7 @@ def _along(path: Way, subject: Subject, cases: Sequence[Case]) -> dict[str, Any]
         "reply_agreement": _agreement(by_text, replies),
         "first_token_ms_median": float(np.median(first)),
     }
+    figures |= _spelling(texts, spelt)
     if path == "transcript":
         figures["transcript_word_error"] = _word_error(texts, [str(words) for words in heard])
     if sum(scores.counts):

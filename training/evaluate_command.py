@@ -23,6 +23,7 @@ _SHOWN = {
     "loss_text": ("continuation: loss given text", 0.0),
     "loss_nothing": ("continuation: loss given neither", 0.0),
     "divergence_share": ("continuation: divergence left, of that without speech", 1.0),
+    "spelt_word_error": ("words that the adapter spells: word error", 1.0),
     "repeat_word_error": ("repeated words: word error", 1.0),
     "reply_agreement": ("replies: agreement with the reply to the text", 1.0),
 }

@@ -53,7 +53,7 @@ def stages_of(options: TuneOptions) -> tuple[int, ...]:
     """
     if checkpoint.preset_of(options.model) is not None:
         raise BadInput(
-            f"{options.model} answers from the words, without an adapter that could be trained: tune its emotion head "
+            f"{options.model} comes with the program, and only its emotion head can be tuned "
             "(--what head), or start from a checkpoint of `training init` or a converted BLSP-Emo."
         )
     return {"stage1": (1,), "stage2": (2,), "both": (1, 2)}[options.what]

@@ -14,12 +14,12 @@ from assistant.finetune import MANIFEST, PLAN, TuningRun, runs, write_plan
 from assistant.tuning_data import Recording, write_manifest
 from ui.app import App
 from ui.jobs import Job
+from ui.model_words import presets
 from ui.settings_parts import Choices, Outcome, Work, size
 from ui.translations import tr
 from ui.widgets import Picker, button, column, label, line, row
 
 _SETTLE_MS = 500
-_PRESETS = ("mini", "mini-0.5b")
 _OF_THE_HEAD = ("folds", "judged")
 _OF_STAGES = ("batch-size", "rows-at-once", "learning-rate", "validation")
 
@@ -118,18 +118,18 @@ class PlanPage(QWidget):
     def _fill_sources(self) -> None:
         now, folders = self._app.settings.model.source, self._app.settings.model.folders
         tuned = [str(run.checkpoint) for run in runs(self._app.runs) if run.summary is not None]
-        found = dict.fromkeys([now, *_PRESETS, *folders, *tuned])
+        found = dict.fromkeys([now, *presets(), *folders, *tuned])
         options = [(one, _named(one) + (tr(" (in use)") if one == now else "")) for one in found if one]
         self.source.show_options(options, now or "mini")
 
     def _changed(self) -> None:
-        preset = str(self.source.currentData()) in _PRESETS or _is_tuned(Path(str(self.source.currentData())))
+        preset = str(self.source.currentData()) in presets() or _is_tuned(Path(str(self.source.currentData())))
         for name, radio in self.what.buttons.items():
             radio.setEnabled(name == "head" or not preset)
         if preset and self.what.value != "head":
             self.what.choose("head")
         self.no_adapter.setText(
-            tr("This checkpoint answers from the words it recognised; how it reads your voice is what it can learn.")
+            tr("This checkpoint comes with the program; how it reads your voice is what it can learn.")
             if preset
             else ""
         )
@@ -203,7 +203,7 @@ class PlanPage(QWidget):
 
 def _named(source: str) -> str:
     path = Path(source)
-    if source in _PRESETS:
+    if source in presets():
         return source
     return tr("{name}, tuned").format(name=path.parent.name) if path.name == "model" else path.name
 

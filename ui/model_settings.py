@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +15,13 @@ from assistant.settings import Settings
 from assistant.signals import Ready
 from ui.app import App
 from ui.model_card import ModelCard, choose_folder
-from ui.model_words import title
+from ui.model_words import presets, title
 from ui.settings_parts import Outcome, Section, Work, actions
 from ui.translations import tr
 from ui.widgets import button, row
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-def presets() -> tuple[str, ...]:
-    """The presets that the program ships, the default first."""
-    return tuple(tomllib.loads((files("resources") / "presets.toml").read_text("utf-8")))
 
 
 class ModelSettings(Section):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,11 @@ AUTOMATIC = ("auto", "auto")
 About = Mapping[str, Any]
 
 
+def presets() -> tuple[str, ...]:
+    """The presets that the program ships, the default first."""
+    return tuple(tomllib.loads((files("resources") / "presets.toml").read_text("utf-8")))
+
+
 def title(source: str) -> str:
     """A checkpoint's name: the preset's, or the folder's last part."""
     return one_line(Path(source).name or source)
@@ -25,6 +32,7 @@ def what_for(source: str) -> str:
     known = {
         "mini": tr("Small and quick, for any computer. English."),
         "mini-0.5b": tr("A larger language model: better answers, but slower."),
+        "mini-speech": tr("An experiment: answers the sound itself, not its transcript. It mishears more than mini."),
     }
     return known.get(source, brief(source))
 

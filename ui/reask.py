@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
-from importlib.resources import files
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,6 +12,7 @@ from PySide6.QtWidgets import QBoxLayout, QFileDialog, QProgressBar, QWidget
 
 from ui.app import App
 from ui.jobs import Job
+from ui.model_words import presets
 from ui.plain import brief, one_line, tip
 from ui.session_search import Summary, clock, when_in_words
 from ui.session_transcript import ReadingArea, readable
@@ -24,11 +23,6 @@ from ui.word_diff import MarkedText, Span, differing, marked
 _BESIDE = 560  # pixels from which the two answers stand beside each other
 _ANOTHER = 0.7  # share of a reply that differs, from which it is another one
 STOPPED = -1
-
-
-def presets() -> list[str]:
-    """The names of the checkpoints that are put together from parts."""
-    return list(tomllib.loads((files("resources") / "presets.toml").read_text("utf-8")))
 
 
 class Comparison(QWidget):

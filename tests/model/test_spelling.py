@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor
 
+from model.checkpoint import presets
 from model.engine import Engine
+from model.inventory import adapter_file
 from model.spelling import SpellingAdapter
 from tests.model.test_engine import recording, replies
 from tests.tiny import tiny_checkpoint, tiny_model
@@ -113,3 +116,13 @@ def test_the_voice_is_told_beside_what_is_heard() -> None:
     told = [id_ for id_ in content if isinstance(id_, int) and id_ >= 0]
     assert tokenizer.decode(told) == f"He said, {tone}: !"
     assert abs(hearing.reading.frame_seconds * len(hearing.frames) - len(said.samples) / 16_000) < 1e-6
+
+
+def test_the_shipped_adapter_fits_its_preset() -> None:
+    config = presets()["mini-speech"]["config"]
+    adapter = SpellingAdapter(512, 576, config["adapter_inner_size"], config["adapter_kernel_sizes"], 49152)
+    weights = load_file(adapter_file(presets()["mini-speech"]))
+    adapter.load_state_dict({name.removeprefix("adapter."): value for name, value in weights.items()})
+    assert {value.dtype for value in weights.values()} == {torch.float16, torch.bool}
+    assert all(value.isfinite().all() for value in weights.values())
+    assert 10_000 < int(adapter.spells.sum()) < 49152

@@ -230,3 +230,17 @@ def test_the_table_leaves_out_what_was_not_measured():
     assert "0.500" in table
     assert "3.142" in table
     assert "repeated" not in table
+
+
+@torch.inference_mode()
+def test_words_that_an_adapter_spells_are_counted(cases):
+    subject = Subject.of(tiny_checkpoint(window="trimmed", adapter_type="spelling"))
+    model, tokenizer = subject.checkpoint.model, subject.checkpoint.tokenizer
+    read = []
+    for case in cases[:2]:
+        states = _encoded(subject, case)[None]
+        spelt = model.adapter.spell(states, torch.tensor([states.shape[1]]), model.get_input_embeddings())
+        read.append(replace(case, transcript=tokenizer.decode(spelt.ids[0])))
+    assert examine(subject, read, 0)[0]["spelt_word_error"] == 0
+    other = [replace(case, transcript="one two three") for case in cases[:2]]
+    assert examine(subject, other, 0)[0]["spelt_word_error"] >= 1 / 3
