@@ -49,7 +49,7 @@ def stages_of(options: TuneOptions) -> tuple[int, ...]:
     """The stages that are trained.
 
     Raises:
-        BadInput: the checkpoint has no adapter.
+        BadInput: the model comes with the program: it is no checkpoint that stages can start from.
     """
     if checkpoint.preset_of(options.model) is not None:
         raise BadInput(
