@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import signal
@@ -63,16 +64,30 @@ def run(services: Services) -> int:
     """Open the window and stay until it is closed. Returns an exit code."""
     qt = application()
     window = open_window(services)
-    before = signal.signal(signal.SIGINT, lambda *_: qt.quit())
-    awake = QTimer()  # lets Python see a Ctrl-C while Qt waits
+    before, collects = signal.signal(signal.SIGINT, lambda *_: qt.quit()), gc.isenabled()
+    gc.disable()
+    awake = QTimer()  # also lets Python see a Ctrl-C while Qt waits
     awake.start(200)
-    awake.timeout.connect(lambda: None)
+    awake.timeout.connect(collect_garbage)
     try:
         return qt.exec()
     finally:
         signal.signal(signal.SIGINT, before)
+        if collects:
+            gc.enable()
         window.app.close()
         logging.shutdown()
+
+
+def collect_garbage() -> None:
+    """Collect what is due by Python's own thresholds; called in the window's thread, while no other one may.
+
+    Left to itself Python collects in whichever thread allocates next. There the end of a connection to a signal takes
+    Qt's lock and then waits for the interpreter's, while the window's thread, which holds that one, waits for Qt's.
+    """
+    due = [count > limit for count, limit in zip(gc.get_count(), gc.get_threshold(), strict=True)]
+    if any(due):
+        gc.collect(max(generation for generation, is_due in enumerate(due) if is_due))
 
 
 def _page(module: str, name: str, app: App) -> QWidget:

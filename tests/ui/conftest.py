@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from PySide6.QtCore import QtMsgType, qInstallMessageHandler
 from PySide6.QtWidgets import QApplication
+from pytestqt.qtbot import QtBot
 
 from assistant.events import Event
 from assistant.signals import Ready
@@ -55,6 +57,18 @@ def qapp() -> QApplication:
     return window.application()
 
 
+class PatientBot(QtBot):
+    """Waits longer than the 5 s of pytest-qt, which work in another process can take on a machine that is busy."""
+
+    def waitUntil(self, callback: Callable[[], bool | None], *, timeout: int = 30_000) -> None:
+        super().waitUntil(callback, timeout=timeout)
+
+
+@pytest.fixture
+def qtbot(qapp: QApplication, request: pytest.FixtureRequest) -> QtBot:
+    return PatientBot(request)
+
+
 @pytest.fixture
 def services(tmp_path: Path) -> Services:
     python = (sys.executable,)
@@ -69,6 +83,15 @@ def app(qapp: QApplication, services: Services) -> Iterator[App]:
     made.start()
     yield made
     made.close()
+
+
+@pytest.fixture(autouse=True)
+def garbage_in_this_thread() -> Iterator[None]:
+    """As in the program: see `window.collect_garbage`."""
+    gc.disable()
+    yield
+    window.collect_garbage()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
