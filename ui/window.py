@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from PySide6.QtCore import QLoggingCategory, QTimer
+from PySide6.QtCore import QEvent, QLoggingCategory, QTimer
 from PySide6.QtWidgets import QApplication, QWidget
 
 from ui import icons, theme, translations
@@ -76,6 +76,10 @@ def run(services: Services) -> int:
         if collects:
             gc.enable()
         window.app.close()
+        # Whole, and before Python takes it apart piece by piece: what is half gone would still be told of the focus.
+        for whole in (window, window.app):
+            whole.deleteLater()
+        qt.sendPostedEvents(None, QEvent.Type.DeferredDelete)
         logging.shutdown()
 
 
