@@ -23,7 +23,7 @@ from model.engine import Engine
 from model.errors import BadInput, WeightsMissing
 from model.fetch import Progress
 from model.generate import Options, Result, read_record
-from model.prompt import chat_ids, encode_text
+from model.prompt import Content, chat_ids, encode_text
 from model.speech_llm import SPEECH_ID
 from model.untrusted import read_config
 
@@ -52,6 +52,7 @@ class _Row:
     number: int
     reference: Any = ""
     text: str = ""
+    said: Content = ""
     samples: Samples | None = None
     prompt: Prompt | None = None
     response: str = ""
@@ -121,9 +122,20 @@ class Answerer:
             for reply in generate(self.model, self.tokenizer, batch, self._settings, legacy_batching=legacy)
         ]
 
-    def prompt(self, text: str, speech: Tensor | None = None, number: int = 0) -> Prompt:
-        """The prompt of line `number`: the text, which is encoded as one string, and the speech after it."""
-        said = [*encode_text(self.tokenizer, text), SPEECH_ID]
+    def prompt(self, text: str, speech: Tensor | None = None, number: int = 0, said: Content = "") -> Prompt:
+        """The prompt of line `number`.
+
+        Args:
+            text: is encoded as one string.
+            speech: [n, E] frames behind it; where `said` has places for them (negative ids), they stand there.
+            said: what the recording says.
+        """
+        if isinstance(said, str):
+            said = [*encode_text(self.tokenizer, text + said), SPEECH_ID]
+        else:
+            first = next(at for at, id_ in enumerate(said) if id_ < 0)
+            after = [id_ for id_ in said[first:] if id_ >= 0]
+            said = [*encode_text(self.tokenizer, text), *said[:first], SPEECH_ID, *after]
         ids = chat_ids(self.tokenizer, self._system, self._examples, said)
         at = ids.index(SPEECH_ID)
         return Prompt(ids[:at], ids[at + 1 :], speech, seed=self.options.seed * 1_000_003 + number)
@@ -167,10 +179,14 @@ class Answerer:
     def _make_prompts(self, rows: Sequence[_Row]) -> None:
         spoken = [(row, row.samples) for row in rows if row.samples is not None]
         speech: dict[int, Tensor] = {}
-        if self.model.adapter is None or self.model.config.path == "transcript":
-            # What was said, and how it sounded, in the words that the engine would use.
+        config = self.model.config
+        if self.model.adapter is None or config.path == "transcript" or config.adapter_type == "spelling":
+            # What was said, and how it sounded, as the engine would tell it.
             for row, samples in spoken:
-                row.text += str(self._engine.content(Spoken(samples), {}))
+                frames: dict[int, Tensor] = {}
+                row.said = self._engine.content(Spoken(samples), frames)
+                if frames:
+                    speech[row.number] = torch.stack(list(frames.values()))
                 self._engine.forget()
         else:
             heard = hear(
@@ -178,7 +194,7 @@ class Answerer:
             )
             speech = {row.number: frames for (row, _), frames in zip(spoken, heard, strict=True)}
         for row in rows:
-            prompt = self.prompt(row.text, speech.get(row.number), row.number)
+            prompt = self.prompt(row.text, speech.get(row.number), row.number, row.said)
             if self._longest is None or len(prompt) <= self._longest:
                 row.prompt = prompt
             else:

@@ -47,8 +47,8 @@ class SpeechLanguageConfig(PreTrainedConfig):
         path: how replies are conditioned: on the "speech" frames or on the "transcript".
         system_prompt, empathy_prompt: the system message, and what is added to it with empathy on.
         examples: (user, reply) pairs that stand before every conversation.
-        tone_template: how the model is told of the voice besides: a format string over {tone} and {words}; the
-            words alone when the reading is neutral or unsure, and by default.
+        tone_template: how the model is told of the voice: a format string over {tone} and {words}, or the words
+            alone when the reading is neutral or unsure, and where the frames carry the voice (`tells_tone`).
         penalty_scope: which tokens a repetition penalty sees: the whole "prompt" with the reply, or the
             "reply" alone with the newline before it, as in the original.
         window: what the encoder sees: "full" 30 s, or "trimmed", the utterance plus 2 s of silence.
@@ -86,8 +86,13 @@ class SpeechLanguageConfig(PreTrainedConfig):
         " Your response should fulfill requests with empathy toward user's emotion tone."  # the original's words
     )
     examples: list[list[str]] = field(default_factory=list)
-    tone_template: str = "{words}"
+    tone_template: str = "{words} (I am {tone}.)"
     tie_word_embeddings: bool = False
+
+    @property
+    def tells_tone(self) -> bool:
+        """Whether replies depend on the reading: words, and tokens in their place, do not say how they were said."""
+        return "{tone}" in self.tone_template and (self.path == "transcript" or self.adapter_type == "spelling")
 
     @property
     def frame_seconds(self) -> float:

@@ -344,8 +344,9 @@ class Engine:
             return message.text
         hearing = self.hear(message)
         tone = _FEELING.get(hearing.reading.label) if hearing.reading is not None else None
-        template = "{words}" if tone is None else self.model.config.tone_template
-        if self.model.config.path == "speech" and hearing.frames is not None:
+        config = self.model.config
+        template = config.tone_template if tone is not None and config.tells_tone else "{words}"
+        if config.path == "speech" and hearing.frames is not None:
             first = -2 - hearing.serial * _FRAMES_PER_HEARING
             ids = [first - index for index in range(len(hearing.frames))]
             frames.update(zip(ids, hearing.frames, strict=True))

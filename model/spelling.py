@@ -10,27 +10,35 @@ need, and what is in doubt stays in doubt: between two words that sound alike li
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from model.adapter import ConvAdapter
+from model.errors import WeightsMissing
 
 
 class Spelt(NamedTuple):
     """What a batch's frames were read as.
 
     Attributes:
-        frames, mask: [B, N, E] one embedding a token, at least one a row, and which of them are valid, bool [B, N].
+        frames, mask: [B, N, E] one embedding a token, at least one where a row has frames, and which of them are valid,
+            bool [B, N].
         ids: int64 [B, N], the likeliest token of each.
-        scores: [B, F, 1 + tokens] of the frames, the blank first.
     """
 
     frames: Tensor
     mask: Tensor
     ids: Tensor
-    scores: Tensor
+
+
+class _Targets(NamedTuple):
+    """The tokens [n] that are considered, their embeddings [n, E], and where frames lie, blank first [1 + n, E]."""
+
+    tokens: Tensor
+    table: Tensor
+    near: Tensor
 
 
 class SpellingAdapter(ConvAdapter):
@@ -56,9 +64,24 @@ class SpellingAdapter(ConvAdapter):
         self.register_buffer("blank", torch.zeros(text_size))
         self.register_buffer("sharpness", torch.ones(()))
         self.register_buffer("spells", torch.ones(vocabulary, dtype=torch.bool))
+        self._kept: _Targets | None = None  # between utterances, while no weight can change
+
+    def train(self, mode: bool = True) -> Self:
+        """As every module; what was computed from the weights is dropped."""
+        self._kept = None
+        return super().train(mode)
+
+    def _apply(self, *arguments: Any, **named: Any) -> Self:
+        self._kept = None
+        return super()._apply(*arguments, **named)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self._kept = None
+        super()._load_from_state_dict(*arguments)
 
     def reset_parameters(self) -> None:
         """The buffers as at the start: nothing is known of the language model yet."""
+        self._kept = None
         self.blank.zero_()
         self.sharpness.fill_(1)
         self.spells.fill_(True)
@@ -78,9 +101,9 @@ class SpellingAdapter(ConvAdapter):
             embed: the language model's embeddings [n, E] of token ids [n].
         """
         frames, heard = self(encoded, lengths, legacy_batching=legacy_batching)
-        tokens = self.spells.nonzero()[:, 0]
-        table = embed(tokens).to(frames.dtype)
-        scores = self.scores(frames, table)
+        tokens, table, near = self._targets(embed)
+        table = table.to(frames.dtype)
+        scores = self._scores(frames, near)
         best = _at_least_one(scores, scores.argmax(-1), heard)
         before = nn.functional.pad(best, (1, 0))[:, :-1]
         spoken = heard & (best > 0)
@@ -95,13 +118,33 @@ class SpellingAdapter(ConvAdapter):
         shares = shares / shares.sum(1, keepdim=True).clamp(min=1)
         ids = torch.zeros_like(mask, dtype=torch.int64)
         ids[mask] = tokens[best[begins] - 1]
-        return Spelt(shares.transpose(1, 2) @ expected, mask, ids, scores)
+        return Spelt(shares.transpose(1, 2) @ expected, mask, ids)
+
+    def _targets(self, embed: Callable[[Tensor], Tensor]) -> _Targets:
+        if self._kept is not None and not torch.is_grad_enabled():
+            return self._kept
+        tokens = self.spells.nonzero()[:, 0]
+        if not len(tokens):
+            raise WeightsMissing("This checkpoint's adapter spells no token at all: convert or train it again.")
+        table = embed(tokens)
+        found = _Targets(tokens, table, self._near(table))
+        if not self.training and not torch.is_grad_enabled():
+            self._kept = found
+        return found
+
+    def _near(self, table: Tensor) -> Tensor:
+        """[1 + n, E] float32, where frames of the blank and of tokens lie, from the centre of all."""
+        centre, spread = self.norm.bias, self.norm.weight
+        tokens = self.norm((table.to(centre) - centre) / spread)
+        return (torch.cat([self.blank[None], tokens]) - centre).float()
 
     def scores(self, frames: Tensor, table: Tensor) -> Tensor:
         """[B, F, 1 + n] scores of frames [B, F, E] for the blank and tokens whose embeddings are `table` [n, E]."""
-        centre, spread = self.norm.bias, self.norm.weight
-        near = torch.cat([self.blank[None], self.norm((table - centre) / spread)]) - centre
-        return self.sharpness * (2 * ((frames - centre) @ near.T).float() - near.square().sum(1).float())
+        return self._scores(frames, self._near(table))
+
+    def _scores(self, frames: Tensor, near: Tensor) -> Tensor:
+        products = (frames - self.norm.bias).float() @ near.T
+        return self.sharpness * (2 * products.float() - near.square().sum(1))
 
 
 def _at_least_one(scores: Tensor, best: Tensor, heard: Tensor) -> Tensor:

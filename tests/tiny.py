@@ -15,6 +15,7 @@ from transformers import (
 from model.checkpoint import Checkpoint
 from model.config import SpeechLanguageConfig
 from model.speech_llm import SpeechLanguageModel
+from model.spelling import SpellingAdapter
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -70,6 +71,8 @@ def tiny_model(seed: int = 0, **config: object) -> SpeechLanguageModel:
         elif parameter.dim() > 1:
             # Wide weights spread the logits, so that greedy choices are not ties.
             torch.nn.init.normal_(parameter, std=0.12)
+    if isinstance(model.adapter, SpellingAdapter):
+        model.adapter.blank.fill_(9)  # far from every frame: they are read as tokens
     return model
 
 

@@ -123,6 +123,10 @@ class InitOptions(Options):
             raise ValueError("--kernels: at most 8 odd numbers from 1 to 99")
         if not self.kernels and (self.path == "speech" or self.emotion_source == "adapter"):
             raise ValueError("--kernels: without one there is no adapter for --path speech or --emotion-source adapter")
+        if self.adapter == "spelling" and self.adapter_weights is None:
+            raise ValueError("--adapter spelling: which frames are tokens is learnt by `warm-start`: --adapter-weights")
+        if self.adapter == "spelling" and self.emotion_source == "adapter":
+            raise ValueError("--adapter spelling: its tokens carry no voice: --emotion-source encoder or none")
         return self
 
 

@@ -103,27 +103,17 @@ def _encoded(subject: Subject, case: Case) -> Tensor:
 
 
 @torch.inference_mode()
-def _frames(subject: Subject, encoded: Tensor) -> Tensor:
-    """Adapter frames [n, E]."""
-    adapter = subject.checkpoint.model.adapter
-    assert adapter is not None
-    dtype = next(adapter.parameters()).dtype
-    lengths = torch.tensor([len(encoded)], device=encoded.device)
-    frames, mask = subject.checkpoint.model.adapt(encoded[None].to(dtype), lengths)
-    heard: Tensor = frames[0][mask[0]]
-    return heard
-
-
-@torch.inference_mode()
-def _spelt(subject: Subject, encoded: Tensor) -> str | None:
-    """What a spelling adapter reads; None of any other."""
+def _frames(subject: Subject, encoded: Tensor) -> tuple[Tensor, str | None]:
+    """Adapter frames [n, E], and what a spelling adapter reads in them; None of any other."""
     model = subject.checkpoint.model
-    if not isinstance(model.adapter, SpellingAdapter):
-        return None
+    assert model.adapter is not None
     states = encoded[None].to(next(model.adapter.parameters()).dtype)
     lengths = torch.tensor([len(encoded)], device=encoded.device)
-    ids = model.adapter.spell(states, lengths, model.get_input_embeddings()).ids
-    return str(subject.checkpoint.tokenizer.decode(ids[0].tolist()))
+    if isinstance(model.adapter, SpellingAdapter):
+        spelt = model.adapter.spell(states, lengths, model.get_input_embeddings())
+        return spelt.frames[0][spelt.mask[0]], str(subject.checkpoint.tokenizer.decode(spelt.ids[0].tolist()))
+    frames, mask = model.adapt(states, lengths)
+    return frames[0][mask[0]], None
 
 
 @torch.inference_mode()
@@ -221,8 +211,9 @@ def examine(
         own = None
         if model.adapter is not None:
             encoded.append(_encoded(subject, case))
-            frames.append(own := _frames(subject, encoded[-1]))
-            spelt.append(_spelt(subject, encoded[-1]))
+            own, words = _frames(subject, encoded[-1])
+            frames.append(own)
+            spelt.append(words)
         emotion, read = case.ids.emotion, _probabilities(subject, case, own)
         if emotion != IGNORED and read is not None:
             scores.confusion[emotion][int(read.argmax())] += 1
@@ -322,14 +313,13 @@ def _along(path: Way, subject: Subject, cases: Sequence[Case]) -> dict[str, Any]
     spelt = list[str | None]()
     for case in _tracked(cases, f"compare: {path}"):
         first.append(_first_token(subject, case, path))
-        frames = None
+        frames = read_as = None
         if subject.checkpoint.model.adapter is not None:
-            encoded = _encoded(subject, replace(case, encoded=None))
-            frames = _frames(subject, encoded)
+            frames, read_as = _frames(subject, _encoded(subject, replace(case, encoded=None)))
         if path == "speech":
             assert frames is not None
             heard.append(frames)
-            spelt.append(_spelt(subject, encoded))
+            spelt.append(read_as)
         else:
             words = subject.engine.transcript(Spoken(case.samples))
             heard.append(words.text if words is not None else "")

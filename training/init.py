@@ -165,6 +165,9 @@ def write_adapter(options: AdapterOptions) -> dict[str, Any]:
     if not found:
         raise BadInput(f"{options.checkpoint} has no adapter.")
     narrow = {name: value.half() if value.is_floating_point() else value for name, value in found.items()}
+    lost = [name for name, value in narrow.items() if not value.float().isfinite().all()]
+    if lost:
+        raise BadInput(f"{options.checkpoint} has weights in {lost[0]} that 16 bits cannot hold.")
     try:
         write_whole(options.out, save(narrow))
     except OSError as error:
@@ -239,7 +242,9 @@ def _given_parts(file: Path, new: dict[str, Tensor]) -> dict[str, Tensor]:
     named = {name if name in new else f"adapter.{name}": value for name, value in given.items()}
     for name, value in named.items():
         if name not in new:
-            raise BadInput(f"{file} has {name.removeprefix('adapter.')}, which this adapter does not: give its shape.")
+            raise BadInput(
+                f"{file} has {name.removeprefix('adapter.')}, which this adapter has not: give its --adapter and shape."
+            )
         if value.shape != new[name].shape:
             raise BadInput(
                 f"{file} has {name} of shape {list(value.shape)}, not {list(new[name].shape)}: "
@@ -273,7 +278,8 @@ def _sources(model: SpeechLanguageModel, new: dict[str, Tensor], speech: Path, t
 
 def _write_weights(writer: TensorWriter, sources: dict[str, TensorInfo], new: dict[str, Tensor], bar: Bar) -> None:
     for name, value in new.items():
-        writer.write(name, value)
+        if not writer.write(name, value):
+            raise BadInput(f"--adapter-weights has weights that are no numbers (in {name}): name another file.")
         bar.advance(value.nbytes)
     for file in sorted({info.file for info in sources.values()}):
         here = {name: info for name, info in sources.items() if info.file == file}

@@ -74,7 +74,8 @@ class Tokens(NamedTuple):
 
     Attributes:
         chat: tokenizer and system message.
-        kernels: convolutions of the adapter; None: a CFormer, which makes as many tokens as the transcript has.
+        kernels: convolutions of the adapter; None: a CFormer or one that spells, which make about as many tokens as the
+            transcript has.
     """
 
     chat: Chat

@@ -81,7 +81,7 @@ def losses_of(options: TrainOptions, config: SpeechLanguageConfig) -> tuple[str,
     return own
 
 
-def learns(name: str, options: TrainOptions, losses: tuple[str, ...]) -> bool:
+def learns(name: str, options: TrainOptions, losses: tuple[str, ...], adapter: str) -> bool:
     """Whether the weight of this name is trained: the stage wants it, and a loss reaches it."""
     if name.startswith("emotion_head."):
         return "input_er" in losses and (options.stage == 2 or options.only == "head")
@@ -91,7 +91,8 @@ def learns(name: str, options: TrainOptions, losses: tuple[str, ...]) -> bool:
         return options.stage == 2 and options.train_encoder and not name.startswith("encoder.embed_positions.")
     if ".lora_" in name:
         return options.stage == 2 and not LANGUAGE_LOSSES.isdisjoint(losses)
-    return name.startswith("adapter.")
+    # A spelling adapter's norm says where the language model's embeddings lie, which do not move.
+    return name.startswith("adapter.") and not (name.startswith("adapter.norm.") and adapter == "spelling")
 
 
 def computes_in_half(options: TrainOptions, device: str) -> bool:
@@ -121,7 +122,7 @@ def load_student(options: TrainOptions, folder: Path, device: str) -> Student:
         raise BadInput("--train-encoder: an encoder in 4 bits, or behind --features, cannot learn.")
     recipe = Recipe(model, losses)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad = learns(name, options, losses)
+        parameter.requires_grad = learns(name, options, losses, model.config.adapter_type)
     if not recipe.trained():
         raise BadInput(f"With --stage {options.stage} and the losses {', '.join(losses)} nothing would learn.")
     if half:

@@ -268,7 +268,7 @@ def judge(
     read = figures(heard, thresholds)
     neutral = [row for row in heard if row.emotion == 0][: options.judged]
     chosen = choose_replies(heard, thresholds, options.replies)
-    reads_matter = engine.model.config.path == "transcript"
+    reads_matter = engine.model.config.tells_tone
     neutral, chosen = (neutral, chosen) if reads_matter else ([], [])
     _stop_if_asked(run)
     with run.bar("judge", len(neutral) + len(chosen)) as bar:

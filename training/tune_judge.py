@@ -16,7 +16,8 @@ from torch.nn.functional import cross_entropy
 from assistant.events import EMOTIONS, UNSURE, Samples, Spoken, Typed
 from model.audio import read_audio
 from model.engine import Engine
-from model.prompt import chat_ids, encode_text
+from model.prompt import Content, chat_ids, encode_text
+from model.speech_llm import SPEECH_ID
 from training.fit_head import measure
 from training.predictions import wilson
 
@@ -142,15 +143,17 @@ def neutral_losses(
     for row in rows:
         engine, message = listener.engine, listener.spoken(row.audio)
         words = engine.transcript(message)
-        reference = encode_text(engine.tokenizer, _start(engine, words.text if words else ""))[:_REFERENCE_TOKENS]
+        reference = encode_text(engine.tokenizer, _start(engine, words.text if words else row.text))[:_REFERENCE_TOKENS]
         known: dict[str, float] = {}
         for side, (probabilities, threshold) in enumerate(zip((row.before, row.after), thresholds, strict=True)):
             listener.told(probabilities, threshold)
-            content = engine.content(message, {})
-            assert isinstance(content, str), "the path is the transcript's"
-            if content not in known:
-                known[content] = _loss(engine, content, reference)
-            sums[side] += known[content]
+            frames: dict[int, Tensor] = {}
+            content = engine.content(message, frames)
+            # The frames stay as they are.
+            tone = content if isinstance(content, str) else str([id_ for id_ in content if id_ >= 0])
+            if tone not in known:
+                known[tone] = _loss(engine, content, frames, reference)
+            sums[side] += known[tone]
         tokens += len(reference)
         told()
     if not tokens:
@@ -170,13 +173,14 @@ def _start(engine: Engine, words: str) -> str:
 
 
 @torch.inference_mode()
-def _loss(engine: Engine, content: str, reference: list[int]) -> float:
-    """The summed loss of the reference as the reply to `content`."""
+def _loss(engine: Engine, content: Content, frames: dict[int, Tensor], reference: list[int]) -> float:
+    """The summed loss of the reference as the reply to `content`, whose negative ids stand for `frames`."""
     config = engine.model.config
     examples = [(user, reply) for user, reply in config.examples]
     ids = chat_ids(engine.tokenizer, config.system_prompt + config.empathy_prompt, examples, content)
-    whole = torch.tensor([[*ids, *reference]], device=engine.model.device)
-    logits = engine.model(whole).logits[0, len(ids) - 1 : -1].float()
+    whole = torch.tensor([[max(id_, SPEECH_ID) for id_ in (*ids, *reference)]], device=engine.model.device)
+    speech = torch.stack(list(frames.values())) if frames else None
+    logits = engine.model(whole, speech=speech).logits[0, len(ids) - 1 : -1].float()
     return float(cross_entropy(logits, whole[0, len(ids) :], reduction="sum"))
 
 

@@ -120,7 +120,7 @@ def _fitting(head: EmotionHead, prosody: int, said: list[Said], options: TuneOpt
 
 def _judging(engine: Engine, said: list[Said], options: TuneOptions) -> float:
     """Seconds of the comparison, by two recordings answered and one reply weighed."""
-    if engine.model.config.path != "transcript":
+    if not engine.model.config.tells_tone:
         return 0.0
     even = torch.full((5,), 0.2)
     sad = torch.tensor([0.02, 0.02, 0.02, 0.92, 0.02])

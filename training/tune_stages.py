@@ -53,8 +53,8 @@ def stages_of(options: TuneOptions) -> tuple[int, ...]:
     """
     if checkpoint.preset_of(options.model) is not None:
         raise BadInput(
-            f"{options.model} comes with the program, and only its emotion head can be tuned "
-            "(--what head), or start from a checkpoint of `training init` or a converted BLSP-Emo."
+            f"{options.model} is, or was tuned from, a model that comes with the program: only its emotion head can be "
+            "tuned (--what head), or start from a checkpoint of `training init` or a converted BLSP-Emo."
         )
     return {"stage1": (1,), "stage2": (2,), "both": (1, 2)}[options.what]
 

@@ -129,7 +129,7 @@ class PlanPage(QWidget):
         if preset and self.what.value != "head":
             self.what.choose("head")
         self.no_adapter.setText(
-            tr("This checkpoint comes with the program; how it reads your voice is what it can learn.")
+            tr("This checkpoint, or its origin, comes with the program: it can learn how to read your voice.")
             if preset
             else ""
         )

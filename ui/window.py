@@ -7,8 +7,10 @@ import importlib
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from itertools import count
 
 from PySide6.QtCore import QEvent, QLoggingCategory, QTimer
 from PySide6.QtWidgets import QApplication, QWidget
@@ -63,35 +65,44 @@ def open_window(services: Services) -> MainWindow:
 def run(services: Services) -> int:
     """Open the window and stay until it is closed. Returns an exit code."""
     qt = application()
-    window = open_window(services)
-    before, collects = signal.signal(signal.SIGINT, lambda *_: qt.quit()), gc.isenabled()
-    gc.disable()
-    awake = QTimer()  # also lets Python see a Ctrl-C while Qt waits
-    awake.start(200)
-    awake.timeout.connect(collect_garbage)
-    try:
-        return qt.exec()
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if collects:
-            gc.enable()
-        window.app.close()
-        # Whole, and before Python takes it apart piece by piece: what is half gone would still be told of the focus.
-        for whole in (window, window.app):
-            whole.deleteLater()
-        qt.sendPostedEvents(None, QEvent.Type.DeferredDelete)
-        logging.shutdown()
+    with _garbage_in_this_thread() as awake:
+        window = open_window(services)
+        before = signal.signal(signal.SIGINT, lambda *_: qt.quit())
+        awake.start(200)  # also lets Python see a Ctrl-C while Qt waits
+        try:
+            return qt.exec()
+        finally:
+            signal.signal(signal.SIGINT, before)
+            window.app.close()
+            # Whole, before Python takes it apart piece by piece: what is half gone would still be told of the focus.
+            for whole in (window, window.app):
+                whole.deleteLater()
+            qt.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+            logging.shutdown()
 
 
-def collect_garbage() -> None:
-    """Collect what is due by Python's own thresholds; called in the window's thread, while no other one may.
+@contextmanager
+def _garbage_in_this_thread() -> Iterator[QTimer]:
+    """Python's cyclic garbage is collected by the timer that is given, in the window's thread, and nowhere else.
 
     Left to itself Python collects in whichever thread allocates next. There the end of a connection to a signal takes
     Qt's lock and then waits for the interpreter's, while the window's thread, which holds that one, waits for Qt's.
     """
-    due = [count > limit for count, limit in zip(gc.get_count(), gc.get_threshold(), strict=True)]
-    if any(due):
-        gc.collect(max(generation for generation, is_due in enumerate(due) if is_due))
+    by_itself = gc.isenabled()
+    gc.disable()
+    timer, times = QTimer(), count(1)
+    timer.timeout.connect(lambda: collect_garbage(next(times)))
+    try:
+        yield timer
+    finally:
+        timer.stop()
+        if by_itself:
+            gc.enable()
+
+
+def collect_garbage(time: int) -> None:
+    """Collect what is young, every tenth time what is older, every 150th time all."""
+    gc.collect(2 if time % 150 == 0 else 1 if time % 10 == 0 else 0)
 
 
 def _page(module: str, name: str, app: App) -> QWidget:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 import main
 from assistant.events import Spoken
 from model import answer_lines, checkpoint
 from model.answer_lines import Answerer
+from model.audio import read_audio
 from model.engine import Engine
 from model.errors import BadInput
 from model.generate import Job
@@ -148,6 +151,23 @@ def test_a_checkpoint_that_answers_from_words(tmp_path: Path, monkeypatch: pytes
     ]  # fmt: skip
     assert all("user\na<|im_end|>\n<|im_start|>assistant\nb" in text for text in texts)
     assert len(heard) == 2
+
+
+def test_a_checkpoint_that_spells_is_told_the_tone_as_in_a_conversation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = tiny_checkpoint(adapter_type="spelling", tone_template="He said, {tone}: {words}!")
+    path = GOLDENS / "audio" / "speech_1p2s.wav"
+    lines = [{"audio": str(path), "instruction": "Hear: "}]
+    assert run(loaded, options(tmp_path, lines, "--audio-field", "audio"))[0]["response"]
+    calls = capture(monkeypatch)
+    run(loaded, options(tmp_path, lines, "--audio-field", "audio", restart=True))
+    ((prompt,),) = calls
+    frames: dict[int, Any] = {}
+    Engine(loaded).content(Spoken(read_audio(path)), frames)
+    assert re.search(r"user\nHear: He said, (happy|angry|sad|surprised): $", loaded.tokenizer.decode(prompt.prefix))
+    assert loaded.tokenizer.decode(prompt.suffix).startswith("!")
+    assert torch.equal(prompt.speech, torch.stack(list(frames.values())))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from model.checkpoint import presets
 from model.engine import Engine
+from model.errors import WeightsMissing
 from model.inventory import adapter_file
 from model.spelling import SpellingAdapter
 from tests.model.test_engine import recording, replies
@@ -93,6 +95,7 @@ def test_no_other_tokens_than_it_spells() -> None:
 def test_the_reply_teaches_the_convolutions() -> None:
     model = tiny_model(adapter_type="spelling")
     frames, mask = model.adapt(torch.randn(2, 30, 32), torch.tensor([30, 17]))
+    assert (mask.sum(1) > 1).all()
     frames[mask].square().sum().backward()
     assert model.adapter is not None
     assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in model.adapter.parameters())
@@ -116,6 +119,40 @@ def test_the_voice_is_told_beside_what_is_heard() -> None:
     told = [id_ for id_ in content if isinstance(id_, int) and id_ >= 0]
     assert tokenizer.decode(told) == f"He said, {tone}: !"
     assert abs(hearing.reading.frame_seconds * len(hearing.frames) - len(said.samples) / 16_000) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"adapter_type": "spelling"}, True),
+        ({"adapter_type": "conv"}, False),  # its frames carry the voice, as in the original
+        ({"path": "transcript", "emotion_source": "encoder"}, True),
+        ({"adapter_type": "spelling", "tone_template": "{words}"}, False),
+    ],
+)
+def test_the_tone_is_told_where_nothing_else_tells_it(config: dict[str, str], told: bool) -> None:
+    checkpoint = tiny_checkpoint(**config)
+    engine, said = Engine(checkpoint), recording(2)
+    content = engine.content(said, {})
+    words = content if isinstance(content, str) else checkpoint.tokenizer.decode([id_ for id_ in content if id_ >= 0])
+    assert ("(I am " in words) is told
+    assert checkpoint.model.config.tells_tone is told
+
+
+@torch.no_grad()
+def test_targets_are_computed_anew_when_weights_change() -> None:
+    built, frame = speller(), frames_of(speller(), [3])[None]
+    one = torch.tensor([1])
+    assert built.spell(frame, one, embed).ids.item() == 3
+    built.load_state_dict(built.state_dict() | {"spells": torch.arange(TOKENS) == 9})
+    assert built.spell(frame, one, embed).ids.item() == 9
+    built.train()
+    built.spells.zero_()[5] = True
+    built.eval()
+    assert built.spell(frame, one, embed).ids.item() == 5
+    built.train().spells.zero_()
+    with pytest.raises(WeightsMissing, match="spells no token"):
+        built.spell(frame, one, embed)
 
 
 def test_the_shipped_adapter_fits_its_preset() -> None:

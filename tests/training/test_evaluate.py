@@ -26,6 +26,7 @@ from training.cases import evenly, read_cases
 from training.evaluate import REPEAT, Subject, _agreement, _encoded, _frames, calibration, compare, examine
 from training.evaluate import continuations as measure
 from training.prepare import PreparedRows
+from training.words import word_errors
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_losses_of_continuations_are_those_of_whole_rows(subject, cases):
     kept = {"speech": 0.0, "nothing": 0.0}
     tokens = 0
     for case in cases:
-        frames = _frames(subject, _encoded(subject, case))
+        frames, _ = _frames(subject, _encoded(subject, case))
         ids, logits = case.ids, {}
         for name, words, instruction in (
             ("speech", [SPEECH_ID] * len(frames), ids.speech_instruction),
@@ -236,11 +237,15 @@ def test_the_table_leaves_out_what_was_not_measured():
 def test_words_that_an_adapter_spells_are_counted(cases):
     subject = Subject.of(tiny_checkpoint(window="trimmed", adapter_type="spelling"))
     model, tokenizer = subject.checkpoint.model, subject.checkpoint.tokenizer
+    model.adapter.spells.zero_()[tokenizer.convert_tokens_to_ids(["Ġthe", "Ġa", "th", "in", "ou", "st"])] = True
     read = []
-    for case in cases[:2]:
+    for seed, spoken in enumerate(cases[:2]):
+        case = replace(spoken, encoded=torch.randn(60, 32, generator=torch.Generator().manual_seed(seed)))
         states = _encoded(subject, case)[None]
         spelt = model.adapter.spell(states, torch.tensor([states.shape[1]]), model.get_input_embeddings())
         read.append(replace(case, transcript=tokenizer.decode(spelt.ids[0])))
     assert examine(subject, read, 0)[0]["spelt_word_error"] == 0
-    other = [replace(case, transcript="one two three") for case in cases[:2]]
-    assert examine(subject, other, 0)[0]["spelt_word_error"] >= 1 / 3
+    words = sum(word_errors(case.transcript, "")[1] for case in read)
+    assert words > 2
+    more = [replace(case, transcript=f"{case.transcript} zebra") for case in read]
+    assert examine(subject, more, 0)[0]["spelt_word_error"] == pytest.approx(2 / (words + 2))

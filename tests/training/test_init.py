@@ -14,11 +14,12 @@ from transformers import WhisperForConditionalGeneration as Whisper
 from model.checkpoint import read_model
 from model.errors import BadInput, WeightsMissing
 from model.long_prompts import LongPrompts
+from model.spelling import SpellingAdapter
 from model.tensor_writer import TensorWriter
 from tests.tiny import tiny_model, tiny_tokenizer
 from training import init as module
-from training.config import InitOptions
-from training.init import init, read_chat
+from training.config import AdapterOptions, InitOptions
+from training.init import init, read_chat, write_adapter
 from training.run_folder import read_options, read_progress
 
 SIZES = {
@@ -194,6 +195,43 @@ def test_an_adapter_may_be_brought_along(parts, tmp_path):
     assert torch.equal(stored(tmp_path / "both")["emotion_head.weight"], weights["emotion_head.weight"])
 
 
+def spelling_weights(file: Path) -> dict[str, torch.Tensor]:
+    """An adapter that `warm-start` could have written."""
+    torch.manual_seed(3)
+    weights = {f"adapter.{name}": v for name, v in SpellingAdapter(32, 48, 24, [5, 3], 300).state_dict().items()}
+    save_file(weights, file)
+    return weights
+
+
+def test_an_adapter_that_spells_comes_from_a_warm_start_and_goes_into_a_file(parts, tmp_path):
+    given = spelling_weights(tmp_path / "warm.safetensors")
+    spelling = {"adapter": "spelling", "emotion_source": "none", "adapter_weights": tmp_path / "warm.safetensors"}
+    init(options(parts, tmp_path / "out", **spelling))
+    assert isinstance(loaded(tmp_path / "out").adapter, SpellingAdapter)
+    said = write_adapter(AdapterOptions.of({"checkpoint": tmp_path / "out", "out": tmp_path / "small.safetensors"}))
+    kept = load_file(tmp_path / "small.safetensors")
+    assert kept.keys() == given.keys()
+    assert said["parameters"] == sum(value.numel() for value in given.values())
+    narrow = {torch.float32: torch.float16}
+    assert all(torch.equal(kept[name], value.to(narrow.get(value.dtype, value.dtype))) for name, value in given.items())
+    with pytest.raises(BadInput, match="blank, which this adapter has not: give its --adapter"):
+        init(options(parts, tmp_path / "conv", adapter_weights=tmp_path / "warm.safetensors"))
+
+
+def test_weights_that_16_bits_cannot_hold_are_refused(parts, tmp_path):
+    save_file(spelling_weights(tmp_path / "w") | {"adapter.fc1.weight": torch.full((24, 48), 1e6)}, tmp_path / "w")
+    spelling = {"adapter": "spelling", "emotion_source": "none", "adapter_weights": tmp_path / "w"}
+    init(options(parts, tmp_path / "out", **spelling))
+    with pytest.raises(BadInput, match=r"adapter.fc1.weight that 16 bits"):
+        write_adapter(AdapterOptions.of({"checkpoint": tmp_path / "out", "out": tmp_path / "small"}))
+    save_file(
+        spelling_weights(tmp_path / "w") | {"adapter.fc1.weight": torch.full((24, 48), torch.nan)}, tmp_path / "w"
+    )
+    with pytest.raises(BadInput, match=r"no numbers \(in adapter.fc1.weight\)"):
+        init(options(parts, tmp_path / "broken", **spelling))
+    assert not (tmp_path / "broken").exists()
+
+
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
@@ -241,6 +279,8 @@ def test_what_is_no_part_is_refused(parts, tmp_path, changes, error, message):
         ({"kernels": ""}, "--kernels: without one"),
         ({"lora_rank": -1}, "--lora-rank: .*greater"),
         ({"adapter": "linear"}, "--adapter: .*'spelling' or 'cformer'"),
+        ({"adapter": "spelling", "emotion_source": "none"}, "--adapter-weights"),
+        ({"adapter": "spelling", "adapter_weights": "x"}, "--emotion-source encoder"),
     ],
 )
 def test_an_option_that_cannot_be_is_named(parts, tmp_path, changes, message):

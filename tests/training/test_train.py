@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from model.checkpoint import read_model
 from model.errors import BadInput
+from model.spelling import SpellingAdapter
+from tests.tiny import SPEECH, TEXT
 from tests.training.tiny_run import CONFIGS, losses, make_checkpoint, make_data, near, options, weights
 from training.run_folder import read_progress, request_stop
 from training.train import train
@@ -226,6 +229,19 @@ def test_a_cformer_learns_its_tokens_and_their_count(tmp_path):
     assert parts == {name for name in last if name.startswith("validation_")}
     assert last["validation"] == pytest.approx(sum(last[name] for name in parts))
     assert not any("token_head" in name for name in weights(tmp_path / "run" / "checkpoint-8"))
+
+
+def test_an_adapter_that_spells_learns_all_but_where_the_embeddings_lie(tmp_path):
+    adapter = SpellingAdapter(SPEECH["d_model"], 64, 16, [5, 5], TEXT["vocab_size"])
+    adapter.blank.fill_(9)  # frames are read as tokens
+    save_file({f"adapter.{name}": value for name, value in adapter.state_dict().items()}, tmp_path / "warm")
+    spelling = {"adapter": "spelling", "adapter_weights": tmp_path / "warm", "emotion_source": "encoder"}
+    start = make_checkpoint(tmp_path, **spelling, kernels="5,5", inner=16)
+    make_data(tmp_path, start)
+    train(options(tmp_path, "run"))
+    before, learnt = weights(start), weights(tmp_path / "run" / "checkpoint-8")
+    assert learnt.keys() == {f"adapter.{name}" for name, _ in adapter.named_parameters() if "norm" not in name}
+    assert all(not torch.equal(before[name], value) for name, value in learnt.items())
 
 
 def test_it_stops_when_validation_does_not_get_better(folder, tmp_path):

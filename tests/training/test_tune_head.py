@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from assistant.events import EMOTIONS
 from model.emotion import EmotionHead
+from model.engine import Engine
+from tests.tiny import tiny_checkpoint
 from training.tune_head import Fitting, Rows, anchor_logits, choose_penalty, divide, tune_head
-from training.tune_judge import Heard, choose_replies, figures, label_of, verdict
+from training.tune_judge import Heard, Listener, choose_replies, figures, label_of, neutral_losses, verdict
 
 SIZE, PROSODY = 12, 4
 
@@ -170,3 +175,15 @@ def test_replies_are_compared_where_the_reading_changed() -> None:
     assert choose_replies(rows, (0.5, 0.5), 3) == [1, 3, 2]
     assert len(choose_replies(rows, (0.5, 0.5), 9)) == 4
     assert label_of(rows[0].before, 0.9) == "unsure"
+
+
+def test_what_replies_lose_by_a_reading_is_measured_where_an_adapter_spells(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(20_000), 16_000)
+    calm, sad = torch.tensor([0.96, 0.01, 0.01, 0.01, 0.01]), torch.tensor([0.01, 0.01, 0.01, 0.96, 0.01])
+    listener = Listener(Engine(tiny_checkpoint(adapter_type="spelling")))
+    same, other = (
+        neutral_losses(listener, [Heard(tmp_path / "a.wav", "the sea", 0, calm, after)], (0.5, 0.5), lambda: None)
+        for after in (calm, sad)
+    )
+    assert same["before"] == same["after"] == other["before"]
+    assert other["after"] != other["before"]

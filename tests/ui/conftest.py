@@ -87,10 +87,10 @@ def app(qapp: QApplication, services: Services) -> Iterator[App]:
 
 @pytest.fixture(autouse=True)
 def garbage_in_this_thread() -> Iterator[None]:
-    """As in the program: see `window.collect_garbage`."""
+    """As in the program: see `window.run`."""
     gc.disable()
     yield
-    window.collect_garbage()
+    gc.collect(1)
     gc.enable()
 
 
