@@ -14,7 +14,7 @@ from PySide6.QtCore import QEvent
 from PySide6.QtWidgets import QApplication
 
 SLOWEST = 0.2
-"""Seconds of the main thread's own time that one text may take. A page full of such texts takes about 0.08 to paint, and
+"""Seconds of the main thread's own time that one text may take. A page full of them takes about 0.08 to paint, and
 half as much again where other work shares the processor's caches."""
 
 
