@@ -214,8 +214,10 @@ def test_the_same_dialogue_on_a_converted_checkpoint_in_nf4(
     """A tiny one of the original's kind, untrained: what it says is no language, but it hears and speaks."""
     folder = tmp_path / "converted"
     assert convert([str(ROOT / "tests" / "goldens" / "checkpoints" / "d"), str(folder)]) == 0
-    limits = json.loads((folder / "generation_config.json").read_text("utf-8")) | {"max_new_tokens": 16}
-    (folder / "generation_config.json").write_text(json.dumps(limits), "utf-8")
+    settings = folder / "generation_config.json"
+    # Its replies are drawn by lot: without an end token none is too short to be coughed at or interrupted.
+    limits = {"max_new_tokens": 16, "eos_token_id": 2**22}
+    settings.write_text(json.dumps(json.loads(settings.read_text("utf-8")) | limits), "utf-8")
     play = scene(TalkSettings(ModelChoice(str(folder), "cpu", "nf4"), sessions=tmp_path / "sessions"))
     turns = dialogue(sound_stack, play)
     assert play.of(Ready)[0].about["quantize"] == "nf4"
