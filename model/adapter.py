@@ -65,9 +65,13 @@ class ConvAdapter(nn.Module):
                 hidden = hidden * valid_mask(lengths, hidden.shape[2])[:, None, :]
             hidden = nn.functional.glu(convolution(hidden), dim=1)
             lengths = (lengths - 1) // 2 + 1
-        hidden = hidden.transpose(1, 2)
-        hidden = self.norm(hidden + self.fc2(nn.functional.gelu(self.fc1(hidden))))
-        return hidden, valid_mask(lengths, hidden.shape[1])
+        mask = valid_mask(lengths, hidden.shape[2])
+        hidden = self.among(hidden.transpose(1, 2), mask)
+        return self.norm(hidden + self.fc2(nn.functional.gelu(self.fc1(hidden)))), mask
+
+    def among(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """What stands between the convolutions and the bottleneck, [B, N, E] with `mask` [B, N]: nothing here."""
+        return hidden
 
 
 def valid_mask(lengths: Tensor, size: int) -> Tensor:

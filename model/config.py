@@ -33,6 +33,7 @@ class SpeechLanguageConfig(PreTrainedConfig):
         adapter_kernel_sizes: one entry a strided convolution (stride 2); empty: no adapter yet, and
             speech reaches the language model as the words of its transcript.
         adapter_inner_size: width of the convolutional adapter's residual bottleneck.
+        adapter_layers: self-attention layers of one that spells.
         cformer_pre_layers, cformer_post_layers: the CFormer's layers before and after the integration;
             `cformer_heads`: their attention heads, 8 in the original whatever the encoder has.
         lora_rank: 0 for none. `lora_alpha`, `lora_dropout`, `lora_targets` (names of the language
@@ -66,6 +67,7 @@ class SpeechLanguageConfig(PreTrainedConfig):
     adapter_type: Literal["conv", "spelling", "cformer"] = "conv"
     adapter_kernel_sizes: list[int] = field(default_factory=lambda: [5, 5, 5])
     adapter_inner_size: int = 512
+    adapter_layers: int = 0
     cformer_pre_layers: int = 4
     cformer_post_layers: int = 4
     cformer_heads: int = 8

@@ -103,6 +103,7 @@ def _sound_settings(config: SpeechLanguageConfig) -> dict[str, bool]:
     return {
         "adapter_kernel_sizes": len(kernels) <= 8 and all(0 < kernel < 100 and kernel % 2 for kernel in kernels),
         "adapter_inner_size": config.adapter_inner_size > 0 or not kernels,
+        "adapter_layers": config.adapter_type == "spelling" or not config.adapter_layers,
         "lora_targets": set(config.lora_targets) <= set(LINEAR_LAYERS),
         "emotion_layers": len(config.emotion_layers) <= layers + 1
         and all(-layers - 1 <= layer <= layers for layer in config.emotion_layers),
@@ -120,10 +121,12 @@ def check_fit(config: SpeechLanguageConfig, tensors: Mapping[str, TensorInfo], f
     Raises:
         WeightsMissing: tensors are missing, or have another shape.
     """
-    layers = config.speech_config.encoder_layers + config.text_config.num_hidden_layers
+    layers = config.speech_config.encoder_layers + config.adapter_layers + config.text_config.num_hidden_layers
     if layers > len(tensors):
         raise _refused(
-            folder / "config.json", f"num_hidden_layers and encoder_layers beyond {len(tensors)} tensors", layers
+            folder / "config.json",
+            f"num_hidden_layers, encoder_layers and adapter_layers beyond {len(tensors)} tensors",
+            layers,
         )
     try:
         with torch.device("meta"):

@@ -207,7 +207,7 @@ def _adapter(config: SpeechLanguageConfig, text_size: int) -> ConvAdapter | CFor
     if not config.adapter_kernel_sizes:
         return None
     if config.adapter_type == "spelling":
-        return SpellingAdapter(*sizes, config.text_config.vocab_size)
+        return SpellingAdapter(*sizes, config.text_config.vocab_size, config.adapter_layers)
     return ConvAdapter(*sizes)
 
 

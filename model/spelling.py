@@ -9,6 +9,7 @@ need, and what is in doubt stays in doubt: between two words that sound alike li
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -41,12 +42,51 @@ class _Targets(NamedTuple):
     near: Tensor
 
 
+class ContextLayer(nn.Module):
+    """Frames look at each other: self-attention, then a feed-forward, each added to what comes in (Vaswani et al.
+    2017; norms first, Xiong et al. 2020).
+
+    Where a frame stands it learns from its neighbours, by a depthwise convolution before the attention (Mohamed et
+    al. 2019), so that a clip may be of any length. A new layer changes nothing: it can be added to a trained adapter.
+
+    Args:
+        size: E. Heads have 64 of it, or the largest part of 64 that divides it.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.head = math.gcd(size, 64)
+        inner = 8 * size // 3
+        self.norm1 = nn.LayerNorm(size)
+        self.near = nn.Conv1d(size, size, 7, padding=3, groups=size)
+        self.qkv = nn.Linear(size, 3 * size, bias=False)
+        self.out = nn.Linear(size, size, bias=False)
+        self.norm2 = nn.LayerNorm(size)
+        self.fc1 = nn.Linear(size, inner, bias=False)
+        self.fc2 = nn.Linear(inner, size, bias=False)
+        for new in (self.near.weight, self.near.bias, self.out.weight, self.fc2.weight):
+            nn.init.zeros_(new)  # type: ignore[arg-type]
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """[B, N, E] of [B, N, E]; frames outside `mask`, bool [B, N], are not looked at."""
+        batch, count, size = hidden.shape
+        inner = self.norm1(hidden) * mask[..., None]
+        inner = inner + self.near(inner.transpose(1, 2)).transpose(1, 2)
+        q, k, v = self.qkv(inner).view(batch, count, 3, size // self.head, self.head).permute(2, 0, 3, 1, 4)
+        seen = mask.clone()
+        seen[:, 0] = True  # a row without frames would be a mean over nothing
+        looked = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None])
+        hidden = hidden + self.out(looked.transpose(1, 2).reshape(batch, count, size))
+        return hidden + self.fc2(nn.functional.gelu(self.fc1(self.norm2(hidden))))
+
+
 class SpellingAdapter(ConvAdapter):
     """A convolutional adapter that spells.
 
     Args:
         speech_size, text_size, inner_size, kernel_sizes: see `ConvAdapter`.
         vocabulary: V, of the language model.
+        layers: `ContextLayer`s between the convolutions and the bottleneck.
 
     Attributes:
         blank: [E], where frames between tokens lie. sharpness: s above, a scalar.
@@ -58,9 +98,16 @@ class SpellingAdapter(ConvAdapter):
     spells: Tensor
 
     def __init__(
-        self, speech_size: int, text_size: int, inner_size: int, kernel_sizes: Sequence[int], vocabulary: int
+        self,
+        speech_size: int,
+        text_size: int,
+        inner_size: int,
+        kernel_sizes: Sequence[int],
+        vocabulary: int,
+        layers: int = 0,
     ) -> None:
         super().__init__(speech_size, text_size, inner_size, kernel_sizes)
+        self.layers = nn.ModuleList(ContextLayer(text_size) for _ in range(layers))
         self.register_buffer("blank", torch.zeros(text_size))
         self.register_buffer("sharpness", torch.ones(()))
         self.register_buffer("spells", torch.ones(vocabulary, dtype=torch.bool))
@@ -85,6 +132,12 @@ class SpellingAdapter(ConvAdapter):
         self.blank.zero_()
         self.sharpness.fill_(1)
         self.spells.fill_(True)
+
+    def among(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """The context layers."""
+        for layer in self.layers:
+            hidden = layer(hidden, mask)
+        return hidden
 
     def spell(
         self,

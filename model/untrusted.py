@@ -56,7 +56,7 @@ _DANGEROUS = re.compile(
 
 # Sizes that models are built from: (names, least, most).
 _LIMITS = (
-    (r"num_(pre|post)_cif_layers|cformer_(pre|post)_layers|adapter_hidden_layers|(num_)?decoder_layers", 0, 256),
+    (r"num_(pre|post)_cif_layers|cformer_(pre|post)_layers|adapter_(hidden_)?layers|(num_)?decoder_layers", 0, 256),
     (r"(num_)?(hidden|encoder)_layers", 1, 256),
     (r"num_(attention|key_value)_heads|(encoder|decoder)_attention_heads|cformer_heads", 1, 1024),
     (r"hidden_size|d_model|head_dim|kv_channels", 1, 2**16),

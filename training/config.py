@@ -104,6 +104,7 @@ class InitOptions(Options):
     )
     kernels: Numbers = Field((5, 5, 5), description="one odd kernel a convolution of stride 2")
     inner: int = Field(512, ge=1, le=65536, description="width of the adapter's bottleneck")
+    layers: int = Field(0, ge=0, le=64, description="self-attention layers of an adapter that spells")
     cformer_pre_layers: int = Field(4, ge=0, le=64, description="layers before the integration")
     cformer_post_layers: int = Field(4, ge=0, le=64, description="layers after it")
     cformer_heads: int = Field(8, ge=1, le=64, description="their attention heads")
@@ -123,6 +124,8 @@ class InitOptions(Options):
             raise ValueError("--kernels: at most 8 odd numbers from 1 to 99")
         if not self.kernels and (self.path == "speech" or self.emotion_source == "adapter"):
             raise ValueError("--kernels: without one there is no adapter for --path speech or --emotion-source adapter")
+        if self.layers and self.adapter != "spelling":
+            raise ValueError("--layers: only an adapter that spells has them")
         if self.adapter == "spelling" and self.adapter_weights is None:
             raise ValueError("--adapter spelling: which frames are tokens is learnt by `warm-start`: --adapter-weights")
         if self.adapter == "spelling" and self.emotion_source == "adapter":

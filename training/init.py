@@ -145,6 +145,7 @@ def _config(options: InitOptions, speech: Path, text: Path) -> SpeechLanguageCon
         "adapter_type": options.adapter,
         "adapter_kernel_sizes": list(options.kernels),
         "adapter_inner_size": options.inner,
+        "adapter_layers": options.layers,
     }
     config = parts.model_config(settings, options.out)
     if options.adapter == "cformer" and config.speech_config.d_model % options.cformer_heads:
@@ -248,7 +249,7 @@ def _given_parts(file: Path, new: dict[str, Tensor]) -> dict[str, Tensor]:
         if value.shape != new[name].shape:
             raise BadInput(
                 f"{file} has {name} of shape {list(value.shape)}, not {list(new[name].shape)}: "
-                "use the --kernels, --inner and models that it was trained with."
+                "use the --kernels, --inner, --layers and models that it was trained with."
             )
     missing = [name for name in new if name.startswith("adapter.") and name not in named]
     if missing:

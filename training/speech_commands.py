@@ -38,6 +38,8 @@ def add_speech_commands(commands: Any) -> list[argparse.ArgumentParser]:
     warm.add_argument("--language-model", type=Path, required=True)
     warm.add_argument("--kernels", type=int, nargs="+", default=[5, 5])
     warm.add_argument("--inner", type=int, default=2048)
+    warm.add_argument("--layers", type=int, default=0, help="self-attention layers of the adapter")
+    warm.add_argument("--start", type=Path, help="another run, whose weights are the first; it may have fewer layers")
     warm.add_argument("--steps", type=int, default=60_000)
     warm.add_argument("--learning-rate", type=float, default=1e-3)
     warm.add_argument("--check-every", type=int, default=1000, help="steps between validations")
@@ -139,6 +141,7 @@ def _warm_start(options: argparse.Namespace) -> dict[str, Any]:
     recipe = Recipe(
         kernel_sizes=tuple(options.kernels),
         inner_size=options.inner,
+        layers=options.layers,
         steps=options.steps,
         learning_rate=options.learning_rate,
         seed=options.seed,
@@ -153,5 +156,5 @@ def _warm_start(options: argparse.Namespace) -> dict[str, Any]:
         del language_model
         blank = on_sphere(embeddings[tokenizer(" ", add_special_tokens=False).input_ids[0]], embeddings)
         checks = Corpora(options.check or options.corpus[:1], tokenizer)
-        training = WarmStart(options.run, recipe, corpora, embeddings, blank, checks)
+        training = WarmStart(options.run, recipe, corpora, embeddings, blank, checks, options.start)
         return train(training, run, check_every=options.check_every)

@@ -53,7 +53,7 @@ class Recipe:
     """What a run does; kept in its checkpoint, so that a resumed run is the same run.
 
     Attributes:
-        kernel_sizes, inner_size: the adapter's (`model.spelling.SpellingAdapter`).
+        kernel_sizes, inner_size, layers: the adapter's (`model.spelling.SpellingAdapter`).
         steps: in all; the learning rate rises over `warm_up` steps, stays, and falls to zero over the last fifth.
         batch_frames: encoder frames of a batch, padding included (50 a second).
         sharpness: s above. Tokens lie about 4.7 apart: with 0.5 and 10,000 of them no frame can be certain, and the
@@ -67,6 +67,7 @@ class Recipe:
 
     kernel_sizes: tuple[int, ...] = (5, 5)
     inner_size: int = 2048
+    layers: int = 0
     steps: int = 60_000
     batch_frames: int = 6_000
     learning_rate: float = 1e-3
@@ -108,7 +109,7 @@ class Speller(nn.Module):
     def __init__(self, recipe: Recipe, embeddings: Tensor, scale: Tensor, blank: Tensor) -> None:
         super().__init__()
         sizes = (len(scale), embeddings.shape[1], recipe.inner_size, recipe.kernel_sizes)
-        self.adapter = SpellingAdapter(*sizes, len(embeddings))
+        self.adapter = SpellingAdapter(*sizes, len(embeddings), recipe.layers)
         last = len(recipe.kernel_sizes) - 1
         self.adapter.convolutions = nn.ModuleList(
             _ProductConvolution(

@@ -7,6 +7,7 @@ running mean of the weights at the last validation.
 from __future__ import annotations
 
 import json
+import pickle
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -83,10 +84,18 @@ class WarmStart:
         folder: of the run; it exists.
         embeddings, blank: see `Speller`. A run that goes on keeps the blank it began with.
         checks: what is validated on.
+        start: folder of another run, whose weights are the first ones of this run (`_taken_from`).
     """
 
     def __init__(
-        self, folder: Path, recipe: Recipe, corpora: Corpora, embeddings: Tensor, blank: Tensor, checks: Corpora
+        self,
+        folder: Path,
+        recipe: Recipe,
+        corpora: Corpora,
+        embeddings: Tensor,
+        blank: Tensor,
+        checks: Corpora,
+        start: Path | None = None,
     ) -> None:
         self.folder, self.corpora, self.checks, self.recipe = folder, corpora, checks, recipe
         self.step, self.epoch, self.place, self.seconds = 0, 0, 0, 0.0
@@ -98,6 +107,8 @@ class WarmStart:
         torch.manual_seed(recipe.seed)
         scale = saved["averaged"]["scale"] if saved else _channel_sizes(corpora, recipe)
         self.speller = Speller(recipe, embeddings, scale, blank)
+        if start and not saved:
+            _taken_from(start, self.speller)
         self.averaged = Speller(recipe, embeddings, scale, blank).requires_grad_(False)
         self.averaged.load_state_dict(saved["averaged"] if saved else self.speller.state_dict())
         self.optimiser = torch.optim.AdamW(
@@ -164,10 +175,26 @@ class WarmStart:
         about = {
             "adapter_kernel_sizes": json.dumps(self.recipe.kernel_sizes),
             "adapter_inner_size": str(self.recipe.inner_size),
+            "adapter_layers": str(self.recipe.layers),
         }
         save_file(self.averaged.exported(vocabulary), self.folder / "adapter.tmp", about)
         (self.folder / "adapter.tmp").replace(self.folder / "adapter.safetensors")
         return words
+
+
+def _taken_from(folder: Path, speller: Speller) -> None:
+    """Begin with another run's averaged weights; layers that it lacks are new, and change nothing at first.
+
+    Raises:
+        BadInput: there is no such run, or its adapter is of another shape.
+    """
+    try:
+        saved = torch.load(folder / "checkpoint.pt", weights_only=True)["averaged"]
+        new, other = speller.load_state_dict(saved, strict=False)
+    except (OSError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+        raise BadInput(f"--start {folder}: its checkpoint.pt cannot be begun with: {error}") from error
+    if other or any(not name.startswith("adapter.layers.") for name in new):
+        raise BadInput(f"--start {folder}: its adapter has other parts than this one: {(*new, *other)[0]}")
 
 
 def _channel_sizes(corpora: Corpora, recipe: Recipe) -> Tensor:

@@ -92,8 +92,8 @@ def test_no_other_tokens_than_it_spells() -> None:
     assert set(spelt.ids.flatten().tolist()) <= {3, 9}
 
 
-def test_the_reply_teaches_the_convolutions() -> None:
-    model = tiny_model(adapter_type="spelling")
+def test_the_reply_teaches_convolutions_and_layers() -> None:
+    model = tiny_model(adapter_type="spelling", adapter_layers=2)
     frames, mask = model.adapt(torch.randn(2, 30, 32), torch.tensor([30, 17]))
     assert (mask.sum(1) > 1).all()
     frames[mask].square().sum().backward()
@@ -101,8 +101,28 @@ def test_the_reply_teaches_the_convolutions() -> None:
     assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in model.adapter.parameters())
 
 
+@torch.no_grad()
+def test_new_layers_change_nothing_and_taught_ones_see_their_own_row_alone() -> None:
+    torch.manual_seed(0)
+    plain, deep = SpellingAdapter(8, SIZE, 4, [5], TOKENS), SpellingAdapter(8, SIZE, 4, [5], TOKENS, layers=2)
+    assert not deep.load_state_dict(plain.state_dict(), strict=False).unexpected_keys
+    encoded, lengths = torch.randn(4, 21, 8), torch.tensor([21, 6, 1, 0])
+    torch.testing.assert_close(deep(encoded, lengths)[0], plain(encoded, lengths)[0])
+    for value in deep.layers.parameters():
+        torch.nn.init.normal_(value, std=0.3)
+    together, mask = deep(encoded, lengths)
+    assert together.isfinite().all()
+    assert (together - plain(encoded, lengths)[0]).abs()[mask].mean() > 0.1
+    for row, length in enumerate(lengths[:3].tolist()):
+        alone, _ = deep(encoded[row : row + 1, :length], torch.tensor([length]))
+        torch.testing.assert_close(together[row][mask[row]], alone[0], atol=1e-5, rtol=1e-4)
+    other = encoded.clone()
+    other[0, 20] += 3  # the last frame of the first row is felt by its first
+    assert (deep(other, lengths)[0] - together)[0, 0].abs().max() > 1e-3
+
+
 def test_the_engine_prefills_tokens_and_its_cache_changes_no_reply() -> None:
-    checkpoint = tiny_checkpoint(adapter_type="spelling")
+    checkpoint = tiny_checkpoint(adapter_type="spelling", adapter_layers=1)
     assert replies(Engine(checkpoint), fresh=False)[0] == replies(Engine(checkpoint), fresh=True)[0]
 
 
@@ -157,7 +177,8 @@ def test_targets_are_computed_anew_when_weights_change() -> None:
 
 def test_the_shipped_adapter_fits_its_preset() -> None:
     config = presets()["mini-speech"]["config"]
-    adapter = SpellingAdapter(512, 576, config["adapter_inner_size"], config["adapter_kernel_sizes"], 49152)
+    sizes = [config[f"adapter_{name}"] for name in ("inner_size", "kernel_sizes")]
+    adapter = SpellingAdapter(512, 576, *sizes, 49152, config.get("adapter_layers", 0))
     weights = load_file(adapter_file(presets()["mini-speech"]))
     adapter.load_state_dict({name.removeprefix("adapter."): value for name, value in weights.items()})
     assert {value.dtype for value in weights.values()} == {torch.float16, torch.bool}

@@ -195,19 +195,24 @@ def test_an_adapter_may_be_brought_along(parts, tmp_path):
     assert torch.equal(stored(tmp_path / "both")["emotion_head.weight"], weights["emotion_head.weight"])
 
 
-def spelling_weights(file: Path) -> dict[str, torch.Tensor]:
+def spelling_weights(file: Path, layers: int = 0) -> dict[str, torch.Tensor]:
     """An adapter that `warm-start` could have written."""
     torch.manual_seed(3)
-    weights = {f"adapter.{name}": v for name, v in SpellingAdapter(32, 48, 24, [5, 3], 300).state_dict().items()}
+    adapter = SpellingAdapter(32, 48, 24, [5, 3], 300, layers)
+    weights = {f"adapter.{name}": value for name, value in adapter.state_dict().items()}
     save_file(weights, file)
     return weights
 
 
 def test_an_adapter_that_spells_comes_from_a_warm_start_and_goes_into_a_file(parts, tmp_path):
-    given = spelling_weights(tmp_path / "warm.safetensors")
+    given = spelling_weights(tmp_path / "warm.safetensors", layers=2)
     spelling = {"adapter": "spelling", "emotion_source": "none", "adapter_weights": tmp_path / "warm.safetensors"}
-    init(options(parts, tmp_path / "out", **spelling))
-    assert isinstance(loaded(tmp_path / "out").adapter, SpellingAdapter)
+    with pytest.raises(BadInput, match=r"layers.*: give its --adapter and shape"):
+        init(options(parts, tmp_path / "out", **spelling))
+    init(options(parts, tmp_path / "out", **spelling, layers=2))
+    adapter = loaded(tmp_path / "out").adapter
+    assert isinstance(adapter, SpellingAdapter)
+    assert len(adapter.layers) == 2
     said = write_adapter(AdapterOptions.of({"checkpoint": tmp_path / "out", "out": tmp_path / "small.safetensors"}))
     kept = load_file(tmp_path / "small.safetensors")
     assert kept.keys() == given.keys()
@@ -280,6 +285,7 @@ def test_what_is_no_part_is_refused(parts, tmp_path, changes, error, message):
         ({"lora_rank": -1}, "--lora-rank: .*greater"),
         ({"adapter": "linear"}, "--adapter: .*'spelling' or 'cformer'"),
         ({"adapter": "spelling", "emotion_source": "none"}, "--adapter-weights"),
+        ({"layers": 2}, "--layers: only an adapter that spells"),
         ({"adapter": "spelling", "adapter_weights": "x"}, "--emotion-source encoder"),
     ],
 )

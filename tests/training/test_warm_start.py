@@ -1,6 +1,7 @@
 """Stage 0 on made-up states: every token has a sound of its own, so a working trainer must learn to spell."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,11 +79,11 @@ def corpus(tmp_path, tokenizer):
     return tmp_path
 
 
-def make_run(corpus, tokenizer, embeddings, name="run", recipe=RECIPE):
+def make_run(corpus, tokenizer, embeddings, name="run", recipe=RECIPE, start=None):
     corpora = Corpora([corpus / "corpus"], tokenizer)
     checks = Corpora([corpus / "check"], tokenizer)
     (corpus / name).mkdir(exist_ok=True)
-    return WarmStart(corpus / name, recipe, corpora, embeddings, on_sphere(BLANK, embeddings), checks)
+    return WarmStart(corpus / name, recipe, corpora, embeddings, on_sphere(BLANK, embeddings), checks, start)
 
 
 def train(training, **options):
@@ -133,6 +134,35 @@ def test_a_stopped_run_goes_on_exactly(corpus, tokenizer, embeddings, at, monkey
     saved, expected = (load_file(corpus / name / "adapter.safetensors") for name in ("parts", "whole"))
     assert all(torch.equal(saved[name], expected[name]) for name in expected)
     assert "12 of 12 steps" in (corpus / "parts" / "card.md").read_text()
+
+
+def test_another_run_is_begun_with_and_its_new_layers_learn(corpus, tokenizer, embeddings, monkeypatch):
+    monkeypatch.setattr(spelling, "augment", lambda states, *_: states)
+    first = make_run(corpus, tokenizer, embeddings, "first")
+    train(first)
+    deeper = replace(RECIPE, layers=2)
+    run = make_run(corpus, tokenizer, embeddings, "deeper", deeper, start=corpus / "first")
+    todo, vocabulary = run.round()
+    losses = [loss_of(speller, todo[0], vocabulary, deeper, 0) for speller in (first.averaged, run.speller)]
+    torch.testing.assert_close(*losses)
+    train(run)
+    assert all(value.any() for value in run.averaged.adapter.layers.parameters())
+    resumed = make_run(corpus, tokenizer, embeddings, "deeper", deeper, start=corpus / "nowhere")
+    for name, value in run.speller.state_dict().items():
+        assert torch.equal(resumed.speller.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("recipe", "start"),
+    [(RECIPE, "nowhere"), (RECIPE, "bad"), (RECIPE, "deep"), (replace(RECIPE, inner_size=8), "plain")],
+)
+def test_a_run_that_cannot_be_begun_with_is_named(corpus, tokenizer, embeddings, recipe, start):
+    for name, layers in (("plain", 0), ("deep", 1)):
+        make_run(corpus, tokenizer, embeddings, name, replace(RECIPE, layers=layers)).save()
+    (corpus / "bad").mkdir()
+    (corpus / "bad" / "checkpoint.pt").write_bytes(b"nothing of the kind")
+    with pytest.raises(BadInput, match=f"--start .*{start}"):
+        make_run(corpus, tokenizer, embeddings, recipe=recipe, start=corpus / start)
 
 
 def test_a_corpus_that_grows_is_taken_in_at_the_next_round(corpus, tokenizer, embeddings):
