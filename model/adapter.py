@@ -70,7 +70,7 @@ class ConvAdapter(nn.Module):
         return self.norm(hidden + self.fc2(nn.functional.gelu(self.fc1(hidden)))), mask
 
     def among(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """What stands between the convolutions and the bottleneck, [B, N, E] with `mask` [B, N]: nothing here."""
+        """For subclasses: what stands between the convolutions and the bottleneck, [B, N, E] with `mask` [B, N]."""
         return hidden
 
 

@@ -33,7 +33,7 @@ class SpeechLanguageConfig(PreTrainedConfig):
         adapter_kernel_sizes: one entry a strided convolution (stride 2); empty: no adapter yet, and
             speech reaches the language model as the words of its transcript.
         adapter_inner_size: width of the convolutional adapter's residual bottleneck.
-        adapter_layers: self-attention layers of one that spells.
+        adapter_layers: `model.spelling.ContextLayer`s of one that spells.
         cformer_pre_layers, cformer_post_layers: the CFormer's layers before and after the integration;
             `cformer_heads`: their attention heads, 8 in the original whatever the encoder has.
         lora_rank: 0 for none. `lora_alpha`, `lora_dropout`, `lora_targets` (names of the language

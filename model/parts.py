@@ -103,7 +103,7 @@ def _sound_settings(config: SpeechLanguageConfig) -> dict[str, bool]:
     return {
         "adapter_kernel_sizes": len(kernels) <= 8 and all(0 < kernel < 100 and kernel % 2 for kernel in kernels),
         "adapter_inner_size": config.adapter_inner_size > 0 or not kernels,
-        "adapter_layers": config.adapter_type == "spelling" or not config.adapter_layers,
+        "adapter_layers": not config.adapter_layers or (config.adapter_type == "spelling" and bool(kernels)),
         "lora_targets": set(config.lora_targets) <= set(LINEAR_LAYERS),
         "emotion_layers": len(config.emotion_layers) <= layers + 1
         and all(-layers - 1 <= layer <= layers for layer in config.emotion_layers),

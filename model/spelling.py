@@ -43,20 +43,20 @@ class _Targets(NamedTuple):
 
 
 class ContextLayer(nn.Module):
-    """Frames look at each other: self-attention, then a feed-forward, each added to what comes in (Vaswani et al.
-    2017; norms first, Xiong et al. 2020).
+    """Self-attention over a row's frames, then a feed-forward part, each added to what comes in (Vaswani et al. 2017;
+    norms first, Xiong et al. 2020).
 
-    Where a frame stands it learns from its neighbours, by a depthwise convolution before the attention (Mohamed et
-    al. 2019), so that a clip may be of any length. A new layer changes nothing: it can be added to a trained adapter.
+    The order of frames comes from a depthwise convolution before the attention (Mohamed et al. 2019), so a row may be
+    of any length. As it is built, a layer changes nothing: `warm-start --start` adds some to a trained adapter.
 
     Args:
-        size: E. Heads have 64 of it, or the largest part of 64 that divides it.
+        size: E. A head is gcd(E, 64) wide, the feed-forward part about 8/3 E, in whole 64s for a GPU's sake.
     """
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.head = math.gcd(size, 64)
-        inner = 8 * size // 3
+        inner = 64 * math.ceil(size / 24)
         self.norm1 = nn.LayerNorm(size)
         self.near = nn.Conv1d(size, size, 7, padding=3, groups=size)
         self.qkv = nn.Linear(size, 3 * size, bias=False)

@@ -244,16 +244,20 @@ def _given_parts(file: Path, new: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, value in named.items():
         if name not in new:
             raise BadInput(
-                f"{file} has {name.removeprefix('adapter.')}, which this adapter has not: give its --adapter and shape."
+                f"{file} has {name.removeprefix('adapter.')}, which this adapter has not: "
+                "give its --adapter, --kernels and --layers."
             )
         if value.shape != new[name].shape:
             raise BadInput(
                 f"{file} has {name} of shape {list(value.shape)}, not {list(new[name].shape)}: "
-                "use the --kernels, --inner, --layers and models that it was trained with."
+                "use the --kernels, --inner and models that it was trained with."
             )
     missing = [name for name in new if name.startswith("adapter.") and name not in named]
     if missing:
-        raise BadInput(f"{file} lacks {len(missing)} of the adapter's weights ({missing[0]}, ...): name another file.")
+        raise BadInput(
+            f"{file} lacks {len(missing)} of the adapter's weights ({missing[0]}, ...): name another file, "
+            "or give its --kernels and --layers."
+        )
     return {name: value.to(new[name].dtype) for name, value in named.items()}
 
 

@@ -38,7 +38,7 @@ def add_speech_commands(commands: Any) -> list[argparse.ArgumentParser]:
     warm.add_argument("--language-model", type=Path, required=True)
     warm.add_argument("--kernels", type=int, nargs="+", default=[5, 5])
     warm.add_argument("--inner", type=int, default=2048)
-    warm.add_argument("--layers", type=int, default=0, help="self-attention layers of the adapter")
+    warm.add_argument("--layers", type=int, default=0, choices=range(65), metavar="N", help="self-attention layers")
     warm.add_argument("--start", type=Path, help="another run, whose weights are the first; it may have fewer layers")
     warm.add_argument("--steps", type=int, default=60_000)
     warm.add_argument("--learning-rate", type=float, default=1e-3)
@@ -132,9 +132,9 @@ def _warm_start(options: argparse.Namespace) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from .run_folder import open_run
+    from .run_folder import OPTIONS, open_run
     from .speller import Recipe, on_sphere
-    from .warm_start import Corpora, WarmStart, train
+    from .warm_start import CHECKPOINT, Corpora, WarmStart, train
 
     if not (options.language_model / "config.json").is_file():
         raise WeightsMissing(f"{options.language_model} holds no language model: run `python -m model.fetch`")
@@ -142,12 +142,16 @@ def _warm_start(options: argparse.Namespace) -> dict[str, Any]:
         kernel_sizes=tuple(options.kernels),
         inner_size=options.inner,
         layers=options.layers,
+        start=str(options.start or ""),
         steps=options.steps,
         learning_rate=options.learning_rate,
         seed=options.seed,
         bfloat16=options.half,
     )
     settings = asdict(recipe) | {"kernel_sizes": options.kernels, "corpora": [str(path) for path in options.corpus]}
+    settings = {name: value for name, value in settings.items() if value or name not in ("layers", "start")}
+    if not (options.run / CHECKPOINT).exists():
+        (options.run / OPTIONS).unlink(missing_ok=True)  # nothing to go on with, so other options are as good
     with open_run(options.run, settings, changeable=("steps", "corpora")) as run:
         tokenizer = AutoTokenizer.from_pretrained(options.language_model)
         language_model: Any = AutoModelForCausalLM.from_pretrained(options.language_model, dtype=torch.float32)
@@ -156,5 +160,5 @@ def _warm_start(options: argparse.Namespace) -> dict[str, Any]:
         del language_model
         blank = on_sphere(embeddings[tokenizer(" ", add_special_tokens=False).input_ids[0]], embeddings)
         checks = Corpora(options.check or options.corpus[:1], tokenizer)
-        training = WarmStart(options.run, recipe, corpora, embeddings, blank, checks, options.start)
+        training = WarmStart(options.run, recipe, corpora, embeddings, blank, checks)
         return train(training, run, check_every=options.check_every)

@@ -54,6 +54,7 @@ class Recipe:
 
     Attributes:
         kernel_sizes, inner_size, layers: the adapter's (`model.spelling.SpellingAdapter`).
+        start: folder of another run, whose averaged weights are the first; layers that it lacks are new.
         steps: in all; the learning rate rises over `warm_up` steps, stays, and falls to zero over the last fifth.
         batch_frames: encoder frames of a batch, padding included (50 a second).
         sharpness: s above. Tokens lie about 4.7 apart: with 0.5 and 10,000 of them no frame can be certain, and the
@@ -68,6 +69,7 @@ class Recipe:
     kernel_sizes: tuple[int, ...] = (5, 5)
     inner_size: int = 2048
     layers: int = 0
+    start: str = ""
     steps: int = 60_000
     batch_frames: int = 6_000
     learning_rate: float = 1e-3

@@ -26,6 +26,8 @@ from .features import FeatureCache
 from .run_folder import Run, read_lines
 from .speller import Clip, Recipe, Speller, loss_of, word_error
 
+CHECKPOINT = "checkpoint.pt"
+
 
 class Corpora:
     """Corpus folders (manifest.jsonl and features/) that may still be growing.
@@ -84,31 +86,26 @@ class WarmStart:
         folder: of the run; it exists.
         embeddings, blank: see `Speller`. A run that goes on keeps the blank it began with.
         checks: what is validated on.
-        start: folder of another run, whose weights are the first ones of this run (`_taken_from`).
+
+    Raises:
+        BadInput: there are no clips, or the recipe's `start` cannot be begun with.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        recipe: Recipe,
-        corpora: Corpora,
-        embeddings: Tensor,
-        blank: Tensor,
-        checks: Corpora,
-        start: Path | None = None,
+        self, folder: Path, recipe: Recipe, corpora: Corpora, embeddings: Tensor, blank: Tensor, checks: Corpora
     ) -> None:
         self.folder, self.corpora, self.checks, self.recipe = folder, corpora, checks, recipe
         self.step, self.epoch, self.place, self.seconds = 0, 0, 0, 0.0
         self.counts: dict[str, int] = {}
-        path = folder / "checkpoint.pt"
+        path = folder / CHECKPOINT
         saved = torch.load(path, weights_only=True) if path.exists() else None
         if saved:
             recipe = self.recipe = Recipe(**{**saved["recipe"], "steps": recipe.steps})
         torch.manual_seed(recipe.seed)
         scale = saved["averaged"]["scale"] if saved else _channel_sizes(corpora, recipe)
         self.speller = Speller(recipe, embeddings, scale, blank)
-        if start and not saved:
-            _taken_from(start, self.speller)
+        if recipe.start and not saved:
+            _take_over(Path(recipe.start), self.speller)
         self.averaged = Speller(recipe, embeddings, scale, blank).requires_grad_(False)
         self.averaged.load_state_dict(saved["averaged"] if saved else self.speller.state_dict())
         self.optimiser = torch.optim.AdamW(
@@ -134,7 +131,7 @@ class WarmStart:
             "seconds": self.seconds,
         }
         torch.save(state, self.folder / "checkpoint.tmp")
-        (self.folder / "checkpoint.tmp").replace(self.folder / "checkpoint.pt")
+        (self.folder / "checkpoint.tmp").replace(self.folder / CHECKPOINT)
 
     def round(self) -> tuple[list[list[Clip]], Tensor]:
         """The batches of the present round and the tokens of its texts; corpora grow only between rounds."""
@@ -182,19 +179,34 @@ class WarmStart:
         return words
 
 
-def _taken_from(folder: Path, speller: Speller) -> None:
-    """Begin with another run's averaged weights; layers that it lacks are new, and change nothing at first.
+def _take_over(folder: Path, speller: Speller) -> None:
+    """The averaged weights of another run, with the channel sizes that they were trained on.
 
     Raises:
-        BadInput: there is no such run, or its adapter is of another shape.
+        BadInput: there is no such run, its weights are damaged or of another shape, or it learnt other embeddings.
     """
+    fixed = {name: value.clone() for name, value in speller.state_dict().items() if _is_fixed(name)}
     try:
-        saved = torch.load(folder / "checkpoint.pt", weights_only=True)["averaged"]
+        saved = torch.load(folder / CHECKPOINT, weights_only=True)["averaged"]
         new, other = speller.load_state_dict(saved, strict=False)
-    except (OSError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
-        raise BadInput(f"--start {folder}: its checkpoint.pt cannot be begun with: {error}") from error
-    if other or any(not name.startswith("adapter.layers.") for name in new):
-        raise BadInput(f"--start {folder}: its adapter has other parts than this one: {(*new, *other)[0]}")
+        finite = all(bool(value.isfinite().all()) for value in saved.values())
+    except _DAMAGED as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"--start {folder}: its {CHECKPOINT} cannot be begun with ({why}): name another run.") from error
+    unlike = [*other, *(name for name in new if not name.startswith("adapter.layers."))]
+    if unlike or not finite:
+        raise BadInput(f"--start {folder}: its adapter {f'differs in {unlike[0]}' if unlike else 'is no number'}.")
+    own = speller.state_dict()
+    if not all(torch.allclose(own[name], value) for name, value in fixed.items()):
+        raise BadInput(f"--start {folder}: it learnt other embeddings: give its --language-model, or name another run.")
+
+
+_DAMAGED = (OSError, EOFError, LookupError, TypeError, AttributeError, RuntimeError, pickle.UnpicklingError)
+
+
+def _is_fixed(name: str) -> bool:
+    """Whether this is where the language model's embeddings lie, which no run moves."""
+    return name.startswith("adapter.norm.") or name in ("adapter.blank", "adapter.sharpness")
 
 
 def _channel_sizes(corpora: Corpora, recipe: Recipe) -> Tensor:

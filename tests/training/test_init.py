@@ -207,8 +207,10 @@ def spelling_weights(file: Path, layers: int = 0) -> dict[str, torch.Tensor]:
 def test_an_adapter_that_spells_comes_from_a_warm_start_and_goes_into_a_file(parts, tmp_path):
     given = spelling_weights(tmp_path / "warm.safetensors", layers=2)
     spelling = {"adapter": "spelling", "emotion_source": "none", "adapter_weights": tmp_path / "warm.safetensors"}
-    with pytest.raises(BadInput, match=r"layers.*: give its --adapter and shape"):
+    with pytest.raises(BadInput, match=r"layers.*, which this adapter has not: .*--layers"):
         init(options(parts, tmp_path / "out", **spelling))
+    with pytest.raises(BadInput, match=r"lacks .*layers.2.*--layers"):
+        init(options(parts, tmp_path / "out", **spelling, layers=3))
     init(options(parts, tmp_path / "out", **spelling, layers=2))
     adapter = loaded(tmp_path / "out").adapter
     assert isinstance(adapter, SpellingAdapter)

@@ -1,6 +1,7 @@
 """Stage 0 on made-up states: every token has a sound of its own, so a working trainer must learn to spell."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -79,11 +80,11 @@ def corpus(tmp_path, tokenizer):
     return tmp_path
 
 
-def make_run(corpus, tokenizer, embeddings, name="run", recipe=RECIPE, start=None):
+def make_run(corpus, tokenizer, embeddings, name="run", recipe=RECIPE):
     corpora = Corpora([corpus / "corpus"], tokenizer)
     checks = Corpora([corpus / "check"], tokenizer)
     (corpus / name).mkdir(exist_ok=True)
-    return WarmStart(corpus / name, recipe, corpora, embeddings, on_sphere(BLANK, embeddings), checks, start)
+    return WarmStart(corpus / name, recipe, corpora, embeddings, on_sphere(BLANK, embeddings), checks)
 
 
 def train(training, **options):
@@ -110,11 +111,12 @@ def test_it_learns_to_spell_what_it_never_heard_together(corpus, tokenizer, embe
     assert not adapter.spells.all()
 
 
-@pytest.mark.parametrize("at", [1, 5, 7])
-def test_a_stopped_run_goes_on_exactly(corpus, tokenizer, embeddings, at, monkeypatch):
-    whole = make_run(corpus, tokenizer, embeddings, "whole")
+@pytest.mark.parametrize(("at", "layers"), [(1, 0), (5, 2), (7, 1)])
+def test_a_stopped_run_goes_on_exactly(corpus, tokenizer, embeddings, at, layers, monkeypatch):
+    recipe = replace(RECIPE, layers=layers)
+    whole = make_run(corpus, tokenizer, embeddings, "whole", recipe)
     train(whole)
-    first = make_run(corpus, tokenizer, embeddings, "parts")
+    first = make_run(corpus, tokenizer, embeddings, "parts", recipe)
     step = first.train_step
 
     def stop_at(batch, vocabulary):
@@ -127,7 +129,7 @@ def test_a_stopped_run_goes_on_exactly(corpus, tokenizer, embeddings, at, monkey
     train(first)
     assert first.step == at
     (corpus / "parts" / "stop").unlink()
-    second = make_run(corpus, tokenizer, embeddings, "parts")
+    second = make_run(corpus, tokenizer, embeddings, "parts", recipe)
     train(second)
     for name, value in whole.speller.state_dict().items():
         assert torch.equal(second.speller.state_dict()[name], value), name
@@ -140,29 +142,52 @@ def test_another_run_is_begun_with_and_its_new_layers_learn(corpus, tokenizer, e
     monkeypatch.setattr(spelling, "augment", lambda states, *_: states)
     first = make_run(corpus, tokenizer, embeddings, "first")
     train(first)
-    deeper = replace(RECIPE, layers=2)
-    run = make_run(corpus, tokenizer, embeddings, "deeper", deeper, start=corpus / "first")
+    deeper = replace(RECIPE, layers=2, start=str(corpus / "first"))
+    run = make_run(corpus, tokenizer, embeddings, "deeper", deeper)
     todo, vocabulary = run.round()
     losses = [loss_of(speller, todo[0], vocabulary, deeper, 0) for speller in (first.averaged, run.speller)]
     torch.testing.assert_close(*losses)
     train(run)
     assert all(value.any() for value in run.averaged.adapter.layers.parameters())
-    resumed = make_run(corpus, tokenizer, embeddings, "deeper", deeper, start=corpus / "nowhere")
+    assert f"start: {corpus / 'first'}" in (corpus / "deeper" / "card.md").read_text()
+    shutil.rmtree(corpus / "first")  # what has begun needs it no more
+    resumed = make_run(corpus, tokenizer, embeddings, "deeper", deeper)
     for name, value in run.speller.state_dict().items():
         assert torch.equal(resumed.speller.state_dict()[name], value), name
 
 
+def spoilt(averaged):
+    return averaged | {"adapter.fc1.weight": averaged["adapter.fc1.weight"] * torch.nan}
+
+
 @pytest.mark.parametrize(
-    ("recipe", "start"),
-    [(RECIPE, "nowhere"), (RECIPE, "bad"), (RECIPE, "deep"), (replace(RECIPE, inner_size=8), "plain")],
+    ("recipe", "damage", "message"),
+    [
+        (RECIPE, lambda path: path.unlink(), "cannot be begun with"),
+        (RECIPE, lambda path: path.write_bytes(b""), "cannot be begun with"),
+        (RECIPE, lambda path: path.write_bytes(b"nothing of the kind"), "cannot be begun with"),
+        (RECIPE, lambda path: torch.save([1], path), "cannot be begun with"),
+        (RECIPE, lambda path: torch.save({"averaged": 3}, path), "cannot be begun with"),
+        (RECIPE, lambda path: torch.save({"averaged": spoilt(torch.load(path)["averaged"])}, path), "is no number"),
+        (replace(RECIPE, inner_size=8), None, "cannot be begun with"),
+        (replace(RECIPE, sharpness=0.5), None, "learnt other embeddings"),
+    ],
 )
-def test_a_run_that_cannot_be_begun_with_is_named(corpus, tokenizer, embeddings, recipe, start):
-    for name, layers in (("plain", 0), ("deep", 1)):
-        make_run(corpus, tokenizer, embeddings, name, replace(RECIPE, layers=layers)).save()
-    (corpus / "bad").mkdir()
-    (corpus / "bad" / "checkpoint.pt").write_bytes(b"nothing of the kind")
-    with pytest.raises(BadInput, match=f"--start .*{start}"):
-        make_run(corpus, tokenizer, embeddings, recipe=recipe, start=corpus / start)
+def test_a_run_that_cannot_be_begun_with_is_named(corpus, tokenizer, embeddings, recipe, damage, message):
+    make_run(corpus, tokenizer, embeddings, "other").save()
+    if damage is not None:
+        damage(corpus / "other" / "checkpoint.pt")
+    with pytest.raises(BadInput, match=f"--start .*other.*{message}"):
+        make_run(corpus, tokenizer, embeddings, recipe=replace(recipe, start=str(corpus / "other")))
+
+
+def test_a_run_with_more_layers_or_other_embeddings_is_not_begun_with(corpus, tokenizer, embeddings):
+    make_run(corpus, tokenizer, embeddings, "other", replace(RECIPE, layers=1)).save()
+    begun = replace(RECIPE, start=str(corpus / "other"))
+    with pytest.raises(BadInput, match=r"differs in adapter\.layers\.0"):
+        make_run(corpus, tokenizer, embeddings, recipe=begun)
+    with pytest.raises(BadInput, match="learnt other embeddings"):
+        make_run(corpus, tokenizer, embeddings + 0.1, recipe=replace(begun, layers=1))
 
 
 def test_a_corpus_that_grows_is_taken_in_at_the_next_round(corpus, tokenizer, embeddings):
