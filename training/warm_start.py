@@ -84,7 +84,7 @@ class WarmStart:
 
     Args:
         folder: of the run; it exists.
-        embeddings, blank: see `Speller`. A run that goes on keeps the blank it began with.
+        embeddings, blank: see `Speller`. A run that goes on, or begins with another, keeps that one's blank.
         checks: what is validated on.
 
     Raises:
@@ -180,10 +180,10 @@ class WarmStart:
 
 
 def _take_over(folder: Path, speller: Speller) -> None:
-    """The averaged weights of another run, with the channel sizes that they were trained on.
+    """The averaged weights of another run, with the channel sizes and the blank that they were trained on.
 
     Raises:
-        BadInput: there is no such run, its weights are damaged or of another shape, or it learnt other embeddings.
+        BadInput: there is no such run, its weights are damaged or of another shape, or it learnt something else.
     """
     fixed = {name: value.clone() for name, value in speller.state_dict().items() if _is_fixed(name)}
     try:
@@ -198,15 +198,15 @@ def _take_over(folder: Path, speller: Speller) -> None:
         raise BadInput(f"--start {folder}: its adapter {f'differs in {unlike[0]}' if unlike else 'is no number'}.")
     own = speller.state_dict()
     if not all(torch.allclose(own[name], value) for name, value in fixed.items()):
-        raise BadInput(f"--start {folder}: it learnt other embeddings: give its --language-model, or name another run.")
+        raise BadInput(f"--start {folder}: it learnt other embeddings, or with another sharpness: name another run.")
 
 
 _DAMAGED = (OSError, EOFError, LookupError, TypeError, AttributeError, RuntimeError, pickle.UnpicklingError)
 
 
 def _is_fixed(name: str) -> bool:
-    """Whether this is where the language model's embeddings lie, which no run moves."""
-    return name.startswith("adapter.norm.") or name in ("adapter.blank", "adapter.sharpness")
+    """Whether this follows from the language model's embeddings and the recipe, and is not learnt."""
+    return name.startswith("adapter.norm.") or name == "adapter.sharpness"
 
 
 def _channel_sizes(corpora: Corpora, recipe: Recipe) -> Tensor:
