@@ -29,7 +29,7 @@ from model.tensor_writer import JOURNAL, Form, Layout, TensorWriter, lay_out
 from model.untrusted import TensorInfo, list_tensors, read_config, read_shard
 from model.weight_files import write_json
 from training.config import AdapterOptions, InitOptions
-from training.run_folder import OPTIONS, Bar, Run, open_run, write_whole
+from training.run_folder import Bar, Run, open_run, write_whole
 
 _HEAD_STD = 0.02
 
@@ -43,10 +43,8 @@ def init(options: InitOptions) -> dict[str, Any]:
     """
     staging = staging_of(options.out)
     folder = options.out.with_name(f"{options.out.name}.run")
-    if not staging.exists():  # nothing to go on with, so other options are as good
-        (folder / OPTIONS).unlink(missing_ok=True)
     try:
-        with open_run(folder, options.plain()) as run:
+        with open_run(folder, options.plain(), kept=staging) as run:
             return _make(options, staging, run)
     except OSError as error:
         raise WeightsMissing(

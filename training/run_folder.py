@@ -176,13 +176,16 @@ class Bar:
 
 
 @contextmanager
-def open_run(folder: Path, options: Mapping[str, Any], *, changeable: Iterable[str] = ()) -> Iterator[Run]:
+def open_run(
+    folder: Path, options: Mapping[str, Any], *, changeable: Iterable[str] = (), kept: Path | None = None
+) -> Iterator[Run]:
     """Take hold of a run folder, a new one or one to go on with; a `stop` from before is removed.
 
     Args:
         folder: made if it is not there.
         options: written to run.toml; nothing in them is None.
         changeable: options that may differ from those of the earlier start.
+        kept: what there is to go on with; while it is not there, any options are as good as the earlier ones.
 
     Raises:
         BadInput: another process works there, the run was started with other options, or the folder cannot be
@@ -191,6 +194,8 @@ def open_run(folder: Path, options: Mapping[str, Any], *, changeable: Iterable[s
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / LOCK, timeout=_LOCK_SECONDS):
+            if kept is not None and not kept.exists():
+                (folder / OPTIONS).unlink(missing_ok=True)
             _settle(folder, dict(options), frozenset(changeable))
             (folder / STOP).unlink(missing_ok=True)
             mend(folder / PROGRESS)

@@ -132,7 +132,7 @@ def _warm_start(options: argparse.Namespace) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from .run_folder import OPTIONS, open_run
+    from .run_folder import open_run
     from .speller import Recipe, on_sphere
     from .warm_start import CHECKPOINT, Corpora, WarmStart, train
 
@@ -150,9 +150,7 @@ def _warm_start(options: argparse.Namespace) -> dict[str, Any]:
     )
     settings = asdict(recipe) | {"kernel_sizes": options.kernels, "corpora": [str(path) for path in options.corpus]}
     settings = {name: value for name, value in settings.items() if value or name not in ("layers", "start")}
-    if not (options.run / CHECKPOINT).exists():
-        (options.run / OPTIONS).unlink(missing_ok=True)  # nothing to go on with, so other options are as good
-    with open_run(options.run, settings, changeable=("steps", "corpora")) as run:
+    with open_run(options.run, settings, changeable=("steps", "corpora"), kept=options.run / CHECKPOINT) as run:
         tokenizer = AutoTokenizer.from_pretrained(options.language_model)
         language_model: Any = AutoModelForCausalLM.from_pretrained(options.language_model, dtype=torch.float32)
         corpora = Corpora(options.corpus, tokenizer)

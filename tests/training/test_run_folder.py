@@ -96,6 +96,19 @@ def test_going_on_needs_the_same_options(tmp_path):
         assert read_options(tmp_path)["threads"] == 3
 
 
+def test_other_options_are_as_good_while_nothing_is_kept_and_nobody_works(tmp_path, monkeypatch):
+    kept = tmp_path / "checkpoint.pt"
+    with open_run(tmp_path, {"seed": 1}, kept=kept):
+        monkeypatch.setattr(run_folder, "_LOCK_SECONDS", 0.0)
+        with pytest.raises(BadInput, match="in use"), open_run(tmp_path, {"seed": 2}, kept=kept):
+            pass
+        assert read_options(tmp_path) == {"seed": 1}
+    with open_run(tmp_path, {"seed": 2}, kept=kept):
+        kept.touch()
+    with pytest.raises(BadInput, match="seed = 2, not 3"), open_run(tmp_path, {"seed": 3}, kept=kept):
+        pass
+
+
 def test_stop_is_seen_and_a_start_takes_it_away(tmp_path):
     with open_run(tmp_path, {}) as run:
         assert not run.stop_requested
