@@ -28,15 +28,15 @@ Samples = NDArray[np.float32]
 class EmotionReading:
     """How one utterance sounded. It describes the expression of the voice, not the inner state.
 
-    logits = contributions.sum(0) + offset, exactly: the head is linear in the mean frame (its
-    calibration temperature is folded into both terms), and probabilities = softmax(logits).
+    logits = contributions.sum(0) + offset, exactly: around the utterance's mean frame the head is linear
+    (its calibration temperature is folded into both terms), and probabilities = softmax(logits).
 
     Attributes:
         probabilities: float32 [5] in the order of `EMOTIONS`, summing to 1.
         label: one of `EMOTIONS`, or `UNSURE`.
         frame_seconds: the time one row of `contributions` covers.
         contributions: float32 [frames, 5], each frame's share of the logits.
-        offset: float32 [5], the constant term of the logits.
+        offset: float32 [5], the term of the logits that is no frame's.
     """
 
     probabilities: NDArray[np.float32]

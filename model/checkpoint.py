@@ -208,6 +208,7 @@ def _reading_settings(head: Path) -> dict[str, Any]:
     reading = json.loads((head / "reading.json").read_text("utf-8"))
     return {
         "emotion_layers": reading["layers"],
+        "emotion_hidden": reading.get("hidden", 0),
         "emotion_threshold": reading["threshold"],
         "emotion_frame_group": reading["frame_group"],
     }

@@ -43,6 +43,7 @@ class SpeechLanguageConfig(PreTrainedConfig):
         emotion_source: what the emotion head averages: "adapter" frames, "encoder" frames with
             prosody features beside them, or "none".
         emotion_layers: encoder layers whose mean feeds the head (0: the embeddings, -1: the output).
+        emotion_hidden: hidden units of the emotion head, 0 for a linear one.
         emotion_threshold: confidence below which a reading is labelled "unsure".
         emotion_frame_group: encoder frames summed into one row of contributions.
         path: how replies are conditioned: on the "speech" frames or on the "transcript".
@@ -78,6 +79,7 @@ class SpeechLanguageConfig(PreTrainedConfig):
     lora_scope: Literal["audio", "text", "global"] = "audio"
     emotion_source: Literal["adapter", "encoder", "none"] = "adapter"
     emotion_layers: list[int] = field(default_factory=lambda: [-1])
+    emotion_hidden: int = 0
     emotion_threshold: float = 0.0
     emotion_frame_group: int = 1
     path: Literal["speech", "transcript"] = "speech"

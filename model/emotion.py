@@ -1,8 +1,9 @@
-"""The emotion head: a linear layer over the mean frame, whose logits split exactly over the frames.
+"""The emotion head: the mean frame's logits, which split exactly over the frames.
 
-As in the original (BLSP-Emo, arXiv 2406.03872: `hidden2emotion`, bias-free, over the mean of the valid frames),
-plus what a fitted head needs, as buffers: the frames are centred, an offset holds the classes' constant, and a
-temperature calibrates (Guo et al. 2017). The buffers' defaults are the original's head.
+As in the original (BLSP-Emo, arXiv 2406.03872: `hidden2emotion`, a bias-free linear layer over the mean of the valid
+frames), plus what a fitted head needs, as buffers: the frames are centred, an offset is added, and a temperature
+calibrates (Guo et al. 2017); without hidden units the buffers' defaults are the original's head. Hidden units are
+rectified, so around any mean frame the head is linear, and the split stays exact.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from assistant.events import EMOTIONS, UNSURE, EmotionReading
 
 
 class EmotionHead(nn.Module):
-    """Logits = (weight (mean frame - centre) + offset) / temperature.
+    """Logits = (weight m + outer relu(inner m) + offset) / temperature, m = mean frame - centre.
 
     Attributes:
-        weight: [5, D], trainable; rows in the order of `EMOTIONS`. Standardisation is folded into it.
+        weight: [5, D], trainable; rows in the order of `EMOTIONS`. Standardisation is folded into it, and into inner.
+        inner, outer: D -> H with a bias and H -> 5 without, trainable; None without hidden units.
         centre: [D], the frame that says nothing.
-        offset: [5], the logits of the centre frame before the temperature.
+        offset: [5], added to the logits before the temperature.
         temperature: scalar.
         threshold: confidence below which a reading is labelled "unsure".
         frame_seconds: duration of one frame.
@@ -31,9 +33,13 @@ class EmotionHead(nn.Module):
     offset: Tensor
     temperature: Tensor
 
-    def __init__(self, size: int, *, threshold: float = 0.0, frame_seconds: float = 0.02, group: int = 1) -> None:
+    def __init__(
+        self, size: int, *, hidden: int = 0, threshold: float = 0.0, frame_seconds: float = 0.02, group: int = 1
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(len(EMOTIONS), size))
+        self.inner = nn.Linear(size, hidden) if hidden else None
+        self.outer = nn.Linear(hidden, len(EMOTIONS), bias=False) if hidden else None
         self.register_buffer("centre", torch.zeros(size))
         self.register_buffer("offset", torch.zeros(len(EMOTIONS)))
         self.register_buffer("temperature", torch.ones(()))
@@ -47,7 +53,18 @@ class EmotionHead(nn.Module):
         # where, not a product: what stands behind a row's end may be anything, NaN included
         kept = torch.where(valid, frames.to(self.weight.dtype) - self.centre, 0)
         mean = kept.sum(1) / valid.sum(1)
-        return (mean @ self.weight.T + self.offset) / self.temperature
+        return self._logits(mean)
+
+    @torch.no_grad()
+    def of_means(self, means: Tensor) -> Tensor:
+        """Logits [n, 5] of mean frames [n, D], without a gradient."""
+        return self._logits(means - self.centre)
+
+    def _logits(self, centred: Tensor) -> Tensor:
+        logits = centred @ self.weight.T + self.offset
+        if self.inner is not None and self.outer is not None:
+            logits = logits + self.outer(torch.relu(self.inner(centred)))
+        return logits / self.temperature
 
     @torch.inference_mode()
     def read(self, frames: Tensor, *, frame_seconds: float | None = None) -> EmotionReading:
@@ -56,8 +73,9 @@ class EmotionHead(nn.Module):
         Its contributions have ceil(N / group) rows; with its offset they sum to the logits of `forward`.
         """
         centred = frames.to(self.weight.dtype) - self.centre
-        shares = (centred @ self.weight.T / (len(frames) * self.temperature)).float().cpu().numpy()
-        offset = (self.offset / self.temperature).float().cpu().numpy()
+        weight, constant = self._linear_at(centred.mean(0))
+        shares = (centred @ weight.T / (len(frames) * self.temperature)).float().cpu().numpy()
+        offset = (constant / self.temperature).float().cpu().numpy()
         contributions = np.add.reduceat(shares, np.arange(0, len(shares), self.group), axis=0)
         logits = torch.from_numpy(contributions.sum(0) + offset)
         probabilities = torch.softmax(logits, 0).numpy()
@@ -69,3 +87,10 @@ class EmotionHead(nn.Module):
             contributions=contributions,
             offset=offset,
         )
+
+    def _linear_at(self, centred: Tensor) -> tuple[Tensor, Tensor]:
+        """The weight [5, D] and offset [5] of the linear head that this one is around a centred mean frame [D]."""
+        if self.inner is None or self.outer is None:
+            return self.weight, self.offset
+        outer = self.outer.weight * (self.inner(centred) > 0)
+        return self.weight + outer @ self.inner.weight, self.offset + outer @ self.inner.bias

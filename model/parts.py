@@ -138,6 +138,10 @@ def check_fit(config: SpeechLanguageConfig, tensors: Mapping[str, TensorInfo], f
     missing = sorted(asked.keys() - tensors.keys())
     if missing:
         raise WeightsMissing(f"{folder} lacks {len(missing)} weights ({missing[0]}, ...): save or convert it again.")
+    if unread := sorted(name for name in tensors if name.startswith("emotion_head.") and name not in asked):
+        raise _refused(
+            folder / "config.json", f"an emotion_hidden that leaves {unread[0]} unread", config.emotion_hidden
+        )
     for name, shape in asked.items():
         # Of a matrix in 4 bits the file has another shape; `nf4.settle` compares it.
         if tensors[name].shape != shape and f"{name}.absmax" not in tensors:

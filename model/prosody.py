@@ -2,7 +2,7 @@
 
 One row per encoder frame (20 ms). A feature that is only defined on some frames (pitch: the voiced ones) takes
 its mean over those on all others, so that the mean over all rows is the mean where it is defined, silence around
-the speech changes nothing, and a reading that is linear in the mean row stays exact. No feature depends on the
+the speech changes nothing, and a reading of the mean row splits over all rows. No feature depends on the
 recording's gain. Directions: Eyben et al. 2016 (eGeMAPS); pitch: Boersma 1993, with its path finder.
 """
 

@@ -73,6 +73,7 @@ class SpeechLanguageModel(PreTrainedModel):
             size = text_size if config.emotion_source == "adapter" else speech_size + len(PROSODY_FEATURES)
             self.emotion_head = EmotionHead(
                 size,
+                hidden=config.emotion_hidden,
                 threshold=config.emotion_threshold,
                 frame_seconds=config.frame_seconds,
                 group=config.emotion_frame_group,

@@ -1,8 +1,8 @@
-"""Tuned checkpoints: a preset with an emotion head of one's own, in a folder of some 20 kB.
+"""Tuned checkpoints: a preset with an emotion head of one's own, in a folder of its own.
 
     config.json       {"model_type": "blsp_emo", "preset": ..., "parts": {"speech": {"name", "sha256"}, "text": ...}}
-    head.safetensors  the head's weight, centre, offset and temperature
-    reading.json      encoder layers, threshold and frame group, as in resources/mini
+    head.safetensors  the head's weight, centre, offset and temperature, and its hidden units
+    reading.json      encoder layers, hidden units, threshold and frame group, as in resources/mini
 
 The preset's parts stay where they were fetched to. Their hashes, taken from the stamps of the fetched folders, are
 kept, because a head that was fitted to one encoder reads nonsense from another.
@@ -29,7 +29,8 @@ from model.weight_files import write_json
 
 CONFIG, HEAD, READING = "config.json", "head.safetensors", "reading.json"
 _PARTS = ("speech", "text")
-_LARGEST_HEAD = 1 << 24  # bytes: some 800,000 features
+_LARGEST_HEAD = 1 << 26  # bytes
+_MOST_HIDDEN = 1 << 14
 
 
 def part_sums(preset: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -62,7 +63,7 @@ def save(
     Args:
         name: of the preset, `preset` its settings.
         head: as `EmotionHead.state_dict`.
-        reading: layers, features, temperature, threshold and frame_group.
+        reading: layers, features, hidden, temperature, threshold and frame_group.
 
     Raises:
         WeightsMissing: the preset's parts are not here. OSError: it cannot be written.
@@ -97,6 +98,8 @@ def preset_of(folder: Path, known: Mapping[str, Mapping[str, Any]]) -> dict[str,
     layers, threshold, group = (reading.get(key) for key in ("layers", "threshold", "frame_group"))
     sound = isinstance(layers, list) and 0 < len(layers) < 64 and all(isinstance(one, int) for one in layers)
     sound = sound and isinstance(threshold, float) and 0 <= threshold <= 1
+    hidden = reading.get("hidden", 0)  # heads of before had none
+    sound = sound and type(hidden) is int and 0 <= hidden <= _MOST_HIDDEN
     if not sound or not isinstance(group, int) or not 0 < group < 1000:
         raise WeightsMissing(f"{folder / READING} has settings that cannot be: tune it again.")
     head = folder / HEAD

@@ -60,7 +60,7 @@ _LIMITS = (
     (r"(num_)?(hidden|encoder)_layers", 1, 256),
     (r"num_(attention|key_value)_heads|(encoder|decoder)_attention_heads|cformer_heads", 1, 1024),
     (r"hidden_size|d_model|head_dim|kv_channels", 1, 2**16),
-    (r"adapter_inner_(size|dim)|lora_rank|r", 0, 2**14),
+    (r"adapter_inner_(size|dim)|emotion_hidden|lora_rank|r", 0, 2**14),
     (r"intermediate_size|(encoder|decoder)_ffn_dim", 1, 2**20),
     (r"vocab_size", 1, 2**22),
     (r"max_position_embeddings|seq_length|max_(source|target)_positions|trained_length", 1, 2**24),

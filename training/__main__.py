@@ -21,6 +21,12 @@ def _parser() -> argparse.ArgumentParser:
     corpus = commands.add_parser("corpus", help="build the corpus of synthetic prosody (resumable)")
     corpus.add_argument("out", type=Path)
     corpus.add_argument("--clips", type=int, default=600, help="synthetic sentences, each in 6 renditions")
+    corpus.add_argument(
+        "--training-clips",
+        type=int,
+        default=0,
+        help="give the voices that are trained on as many as a corpus of this many sentences would, if that is more",
+    )
     corpus.add_argument("--prompts", type=int, default=60, help="human Asterisk prompts, if installed")
     corpus.add_argument("--seed", type=int, default=0)
     corpus.add_argument("--engines", default="kokoro,espeak,flite,human")
@@ -59,6 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
             summary = build_corpus(
                 options.out,
                 clips=options.clips,
+                training_clips=options.training_clips,
                 prompts=options.prompts,
                 seed=options.seed,
                 kokoro=options.kokoro,

@@ -75,20 +75,20 @@ def write_card(path: Path, figures: dict[str, Any], scores: dict[str, float], ro
 licence was at hand.** It tells how a voice sounds by pitch, tempo, loudness and timbre; it does not know what
 anyone feels, and its accuracy on real emotional speech has not been measured. "Unsure" is a normal answer.
 
-A linear layer over the mean of Whisper base's encoder frames (mean of layers {figures["layers"]}) and the prosody
-features of `model/prosody.py`; 5 classes, chance 20 %. Fitted on {trained} synthetic voices by
-`python -m training fit-head`.
+The logits of a logistic regression and of {figures["networks"]} networks of {figures["hidden_each"]} hidden units,
+averaged, over the prosody features of `model/prosody.py` and the mean of Whisper base's encoder frames (mean of layers
+{figures["layers"]}); 5 classes, chance 20 %. Fitted on {trained} synthetic voices by `python -m training fit-head`.
 Clips: {splits}.
 The rules, voices and licences stand in the card that `python -m training corpus` writes.
-Layers and L2 ({figures["l2"]}) were chosen by cross-validation within the training voices; temperature
+The layers were chosen by cross-validation of regressions within the training voices; temperature
 ({figures["temperature"]:.2f}) and threshold ({figures["threshold"]:.2f}) were set on voices apart from both.
 
 ## Held out
 
 One clip an emotion and sentence. These clips follow the same rules of expression as the fitted ones, so the figures
-say how well the rules are recognised in other voices, not how well people are understood; and the rules' sizes and
-the list of features were settled with such figures in view. "Coverage" is the share of clips whose confidence
-reaches the threshold.
+say how well the rules are recognised in other voices, not how well people are understood; and the rules' sizes, the
+list of features and the networks' form were settled with such figures in view. "Coverage" is the share of clips
+whose confidence reaches the threshold.
 
 {_held_out(figures)}
 
@@ -106,9 +106,9 @@ People reading without acting, levelled and trimmed but otherwise as recorded: w
 
 {_confusion(figures)}
 
-## Cross-validation (training clips: mean of voices left out and engines left out)
+## Cross-validation (logistic regression on training clips: mean of voices left out and engines left out)
 
-| features | accuracy |
+| layers | accuracy |
 |---|---|
 {table}
 """

@@ -116,7 +116,7 @@ class InitOptions(Options):
     path: Literal["speech", "transcript"] = Field("speech", description="what replies are conditioned on")
     window: Literal["full", "trimmed"] = Field("full", description="30 s, or the utterance plus 2 s of silence")
     seed: int = Field(0, ge=0, description="of the new weights")
-    adapter_weights: Path | None = Field(None, description="safetensors file whose adapter.* (and head) are taken")
+    adapter_weights: Path | None = Field(None, description="safetensors file: its adapter.* (and linear head)")
 
     @model_validator(mode="after")
     def _kernels_fit(self) -> Self:

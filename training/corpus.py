@@ -79,7 +79,15 @@ def _append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def build_corpus(
-    out: Path, *, clips: int, prompts: int, seed: int, kokoro: Path, engines: frozenset[str], workers: int
+    out: Path,
+    *,
+    clips: int,
+    training_clips: int = 0,
+    prompts: int,
+    seed: int,
+    kokoro: Path,
+    engines: frozenset[str],
+    workers: int,
 ) -> dict[str, Any]:
     """Build or complete the corpus in `out`; counts of clips by split and of drops by reason.
 
@@ -88,7 +96,9 @@ def build_corpus(
     """
     (out / "audio").mkdir(parents=True, exist_ok=True)
     manifest, dropped = out / "manifest.jsonl", out / "dropped.jsonl"
-    sources = [s for s in synthetic_sources(clips, seed) + human_sources(prompts) if s.engine in engines]
+    sources = [
+        s for s in synthetic_sources(clips, seed, training_clips) + human_sources(prompts) if s.engine in engines
+    ]
     rows = _read_lines(manifest)
     counts = Counter(row["source"] for row in rows)
     whole = {s.id for s in sources if counts[s.id] == len(EMOTIONS) + 1}

@@ -35,7 +35,7 @@ from training.run_folder import Run, open_run, read_progress, write_whole
 from training.student import write_checkpoint
 from training.tune_card import tuning_card
 from training.tune_features import mean_frame
-from training.tune_head import Rows, Tuned, anchor_logits, divide, tune_head
+from training.tune_head import Rows, Tuned, divide, tune_head
 from training.tune_judge import Heard, Listener, choose_replies, figures, neutral_losses, replies_beside, verdict
 from training.tune_options import TuneOptions
 
@@ -146,7 +146,7 @@ def _tune_head(options: TuneOptions, run: Run, clock: Clock) -> dict[str, Any]:
     rows = Rows(frames, torch.tensor([one.label for one in said]), np.array(folds))
     result = fit(head, prosody_of(loaded), rows, options, run, clock)
     thresholds = (head.threshold, result.threshold)
-    before = torch.softmax(anchor_logits(head, frames), 1)
+    before = torch.softmax(head.of_means(frames), 1)
     heard = [
         Heard(one.audio, text, one.label, *pair)
         for one, text, *pair in zip(said, texts, before, result.held_out, strict=True)
@@ -246,6 +246,7 @@ def write_tuned(source: str, loaded: Checkpoint, result: Tuned, out: Path) -> No
         reading = {
             "layers": list(config.emotion_layers),
             "features": list(PROSODY_FEATURES),
+            "hidden": config.emotion_hidden,
             "temperature": float(result.head["temperature"]),
             "threshold": result.threshold,
             "frame_group": config.emotion_frame_group,
@@ -253,7 +254,8 @@ def write_tuned(source: str, loaded: Checkpoint, result: Tuned, out: Path) -> No
         name = preset.get("preset", source)
         tuned.save(out, name, checkpoint.presets()[name], result.head, reading)
         return
-    write_checkpoint(Path(source), {f"emotion_head.{name}": value for name, value in result.head.items()}, out)
+    learnt = ("weight", "centre", "offset", "temperature")  # hidden units keep their bytes
+    write_checkpoint(Path(source), {f"emotion_head.{name}": result.head[name] for name in learnt}, out)
     settings = json.loads((out / "config.json").read_text("utf-8"))
     write_whole(out / "config.json", json.dumps(settings | {"emotion_threshold": result.threshold}, indent=2) + "\n")
 

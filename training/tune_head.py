@@ -1,10 +1,10 @@
 """The emotion head learns a speaker from a few dozen recordings, without forgetting what it knew.
 
 The head in use is the starting point and the anchor: its logits get an addition that is linear in the standardised
-mean frame, under a penalty that says how far it may go. The penalty is chosen by cross-validation, "do not learn"
-among the choices; every recording is judged by a head that learnt neither from it nor from its speaker's (or its
-sentence's) other recordings, with a penalty chosen without it as well. Temperature and threshold are set on those
-held-out readings.
+mean frame, under a penalty that says how far it may go; its hidden units stay as they are. The penalty is chosen by
+cross-validation, "do not learn" among the choices; every recording is judged by a head that learnt neither from it nor
+from its speaker's (or its sentence's) other recordings, with a penalty chosen without it as well. Temperature and
+threshold are set on those held-out readings.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Fitting:
         self._offset = torch.zeros(len(EMOTIONS), requires_grad=True)
         self.addition = Addition(self._weight.detach(), self._offset.detach(), centre, spread.clamp_min(1e-3))
         self._inputs = (rows.frames - centre) / self.addition.scale
-        # Encoder features are many and say little each: as in `fit_head`, they are held shorter than the prosody.
+        # Encoder features are many and say little each: they are held shorter than the prosody.
         self._strength = torch.ones(size)
         self._strength[: size - prosody] = 3.0
         counts = torch.bincount(rows.labels, minlength=len(EMOTIONS)).float()
@@ -138,13 +138,6 @@ class Fitting:
                 break
             before = now
         return self.addition
-
-
-def anchor_logits(head: EmotionHead, frames: Tensor) -> Tensor:
-    """The head's calibrated logits [n, 5] of mean frames [n, D]."""
-    with torch.no_grad():
-        logits: Tensor = head(frames[:, None], torch.ones(len(frames), 1, dtype=torch.bool))
-    return logits
 
 
 def held_out_logits(rows: Rows, anchor: Tensor, penalty: float | None, prosody: int, steps: int) -> Tensor:
@@ -201,7 +194,7 @@ def tune_head(
     head: EmotionHead, threshold: float, rows: Rows, prosody: int, steps: int, watch: Watch = lambda *_: None
 ) -> Tuned:
     """Let the head learn from the rows; `prosody` is the number of prosody features at the end of a frame."""
-    anchor = anchor_logits(head, rows.frames)
+    anchor = head.of_means(rows.frames)
     held_out = anchor.clone()
     for fold in np.unique(rows.folds):  # each part with a penalty that was chosen without it
         out = rows.folds == fold
@@ -253,7 +246,7 @@ def _joined(head: EmotionHead, addition: Addition, temperature: float) -> dict[s
         added = addition.weight / addition.scale
         weight = head.weight.detach().float() / own + added
         offset = head.offset / own + addition.offset + (head.centre - addition.centre) @ added.T
-    return {
+    return head.state_dict() | {
         "weight": weight * own,
         "centre": head.centre.clone(),
         "offset": offset * own,

@@ -98,7 +98,8 @@ class Listener:
         head = self.engine.model.emotion_head
         assert head is not None
         with torch.no_grad():
-            head.weight.zero_()
+            for parameter in head.parameters():
+                parameter.zero_()
             head.offset.copy_(probabilities.clamp_min(1e-9).log())
             head.temperature.fill_(1.0)
         head.threshold = threshold

@@ -119,19 +119,25 @@ def _split_of(engine: str, voice: str) -> str:
     return "calibrate" if voice in CALIBRATION_VOICES else "test" if voice in TEST_VOICES else "train"
 
 
-def synthetic_sources(clips: int, seed: int) -> list[Source]:
-    """`clips` sentences dealt over the engines: 52 % Kokoro, 28 % espeak-ng, 20 % flite (tested only)."""
+def synthetic_sources(clips: int, seed: int, training_clips: int = 0) -> list[Source]:
+    """`clips` sentences dealt over the engines: 52 % Kokoro, 28 % espeak-ng, 20 % flite (tested only).
+
+    The voices that are trained on get as many as of `training_clips` sentences, if that is more.
+    """
     shares = (("kokoro", KOKORO, 0.52), ("espeak", ESPEAK, 0.28), ("flite", FLITE, 0.20))
     return [
         Source(
             id=f"{engine}-{voice}-{i:04d}",
             engine=engine,
             voice=voice,
-            split=_split_of(engine, voice),
+            split=split,
             text=sentence(np.random.default_rng([seed, number, i])),
         )
         for number, (engine, voices, share) in enumerate(shares)
-        for i, voice in ((i, voices[i % len(voices)]) for i in range(round(clips * share)))
+        for i in range(round(max(clips, training_clips) * share))
+        for voice in (voices[i % len(voices)],)
+        for split in (_split_of(engine, voice),)
+        if i < round(clips * share) or split == "train"
     ]
 
 

@@ -72,6 +72,7 @@ def test_a_preset_of_this_project_has_nothing_to_compare() -> None:
         ("reading.json", {"threshold": "high"}, "cannot be"),
         ("reading.json", {"frame_group": None}, "cannot be"),
         ("reading.json", {"frame_group": 0}, "cannot be"),
+        *(("reading.json", {"hidden": hidden}, "cannot be") for hidden in (-1, True, 8.0, None, "8", [], 1 << 20)),
     ],
 )
 def test_what_cannot_be_is_refused(folder: Path, file: str, values: dict[str, Any], words: str) -> None:
@@ -126,6 +127,12 @@ def test_mini_with_its_own_head_is_mini(tmp_path: Path) -> None:
     about = manager.describe(str(tmp_path / "same"))
     assert (about["kind"], about["state"], about["reads_emotion"]) == ("checkpoint", "ready", True)
     assert "fitted on these parts" in manager.verify(str(tmp_path / "same"), lambda _: None)["checked"][-1]
+    linear = EmotionHead(head.weight.shape[1])  # as those that were tuned before heads had hidden units
+    before = {name: value for name, value in reading.items() if name != "hidden"}
+    tuned.save(tmp_path / "before", "mini", checkpoint.presets()["mini"], linear.state_dict(), before)
+    old = Engine(checkpoint.load(str(tmp_path / "before"))).hear(recording).reading
+    assert old is not None
+    assert old.probabilities.tolist() == pytest.approx([0.2] * 5)
     shutil.copyfile(tmp_path / "same" / "config.json", tmp_path / "same" / "head.safetensors")
     with pytest.raises(WeightsMissing, match="same"):
         checkpoint.load(str(tmp_path / "same"))

@@ -18,7 +18,15 @@ from training import fit_head as fitting
 from training.__main__ import main
 from training.corpus import build_corpus
 from training.expression import CUES, draw_cues, record
-from training.fit_head import coverage_curve, fit_head, fit_logistic, measure, temperature_of, threshold_of
+from training.fit_head import (
+    coverage_curve,
+    fit_head,
+    fit_logistic,
+    fit_together,
+    measure,
+    temperature_of,
+    threshold_of,
+)
 from training.voices import CALIBRATION_VOICES, ESPEAK, KOKORO, TEST_VOICES, synthetic_sources
 
 RATE = 16_000
@@ -55,15 +63,38 @@ def test_splits_share_no_voice_and_sentences_follow_the_seed():
     assert {s.engine for s in sources if s.split == "engine"} == {"flite"}
 
 
+def test_more_sentences_for_training_change_nothing_else():
+    few, more = synthetic_sources(300, 7), synthetic_sources(300, 7, 500)
+    assert [source for source in more if source in set(few)] == few
+    added = [source for source in more if source not in set(few)]
+    assert {source.split for source in added} == {"train"}
+    assert set(added) <= set(synthetic_sources(500, 7))
+    assert len(added) == sum(source.split == "train" for source in synthetic_sources(500, 7)) - sum(
+        source.split == "train" for source in few
+    )
+
+
 def test_logistic_regression_finds_the_classes_and_the_temperature_undoes_a_scale():
     torch.manual_seed(0)
     labels = torch.arange(5).repeat(80)
     features = torch.eye(5)[labels] * 2 + torch.randn(400, 5) + 7
-    fit = fit_logistic(features, labels, torch.full((5,), 0.001))
+    fit = fit_logistic(features, labels, torch.full((5,), 0.001), steps=60)
     logits = fit(features)
     assert float((logits.argmax(1) == labels).float().mean()) > 0.7
     scaled = temperature_of(3 * logits, labels) / temperature_of(logits, labels)
     assert scaled == pytest.approx(3, rel=0.02)
+
+
+def test_the_head_learns_what_no_linear_one_can():
+    random = torch.Generator().manual_seed(0)
+    features = 3 * torch.randn(2400, 3, generator=random) + torch.tensor([40.0, 0.0, -2.0])
+    labels = torch.where((features[:, 0] - 40).abs() > 2, 1, 4)
+    head = fit_together(features, labels, torch.zeros(3))
+    linear = fit_logistic(features, labels, torch.zeros(3), steps=60)
+    scores = [(logits.argmax(1) == labels).float().mean() for logits in (head.of_means(features), linear(features))]
+    assert scores[0] > 0.85, scores
+    assert scores[1] < 0.7, scores
+    assert all(torch.equal(value, value.half().float()) for value in head.state_dict().values())
 
 
 @given(seed=st.integers(0, 2**16), count=st.integers(20, 300))
@@ -83,7 +114,6 @@ def test_the_threshold_keeps_its_promise(seed, count):
 @pytest.fixture(autouse=True)
 def few_choices(monkeypatch):
     monkeypatch.setattr(fitting, "LAYER_CHOICES", ((1,), (2, 3)))
-    monkeypatch.setattr(fitting, "L2_CHOICES", (0.03,))
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +157,7 @@ def test_fit_head_learns_calibrates_and_writes_what_the_model_loads(tiny_corpus,
     assert figures["test"]["accuracy"] > 0.7
     assert figures["test"]["n"] == 20
     reading = json.loads((tmp_path / "reading.json").read_text())
-    head = EmotionHead(16 + len(reading["features"]))
+    head = EmotionHead(16 + len(reading["features"]), hidden=reading["hidden"])
     head.load_state_dict(load_file(tmp_path / "head.safetensors"))
     assert float(head.temperature) == pytest.approx(figures["temperature"])
     card = (tmp_path / "CARD.md").read_text()
@@ -139,7 +169,8 @@ def test_a_second_fit_reads_the_kept_frames_and_gives_the_same_head(tiny_corpus,
     fit_head(tiny_corpus, tmp_path / "a", whisper=tiny_whisper)
     fit_head(tiny_corpus, tmp_path / "b", whisper=tmp_path / "no whisper is needed now")
     first, second = (load_file(tmp_path / n / "head.safetensors") for n in "ab")
-    torch.testing.assert_close(first["weight"], second["weight"])
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name])
 
 
 def test_what_is_missing_is_named_in_one_line(tmp_path, capsys):

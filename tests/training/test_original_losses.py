@@ -20,7 +20,7 @@ from training.config import TrainOptions
 from training.losses import RecipeLosses
 from training.student import Recipe
 from training.train import plan_steps, training_arguments
-from training.trainer import RecipeTrainer, Reporter
+from training.trainer import RecipeTrainer, Reporter, move
 
 VALUES = [(variant, key, value) for variant in "abcd" for key, value in NUMBERS[variant]["values"].items()]
 GRADIENTS = [(variant, key) for variant in "abcd" for key in NUMBERS[variant] if key.startswith("grad_")]
@@ -173,7 +173,7 @@ def test_five_steps_of_the_original(variant: str, key: str, original, heard, tmp
     trainer.add_callback(recorder := Recorder())
     trainer.train()
     lines = [line for line in recorder.lines if "loss" in line]
-    losses = [line["loss"] for line in lines] + [recipe(collate(rows))["loss"].item()]
+    losses = [line["loss"] for line in lines] + [recipe(move(collate(rows), arguments.device))["loss"].item()]
     assert losses == pytest.approx(golden["losses"], rel=1e-4)
     assert [line["grad_norm"] for line in lines] == pytest.approx(golden["grad_norms_before_clip"], rel=1e-3)
     final = {name: float(value.norm()) for name, value in under_original_names(model, gradients=False).items()}

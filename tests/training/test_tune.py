@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file, save_file
 
 from assistant.events import EMOTIONS
 from assistant.settings import load
@@ -89,6 +90,26 @@ def test_a_head_is_tuned_and_judged(tmp_path: Path, manifest: Path, start: Path)
     }
     assert names <= {f"emotion_head.{name}" for name in ("weight", "offset", "centre", "temperature")}
     assert tune(options(tmp_path / "run", manifest, start)) == summary  # a finished run is not done again
+
+
+def test_hidden_units_keep_their_bytes(tmp_path: Path, manifest: Path, start: Path) -> None:
+    shutil.copytree(start, tmp_path / "start")
+    (file,) = (tmp_path / "start").glob("*.safetensors")
+    torch.manual_seed(0)
+    tensors = load_file(file)
+    size = tensors["emotion_head.weight"].shape[1]
+    units = {"inner.weight": torch.randn(4, size), "inner.bias": torch.randn(4), "outer.weight": torch.randn(5, 4)}
+    units = {f"emotion_head.{name}": value.half() for name, value in units.items()}
+    save_file(tensors | units, file, {"format": "pt"})
+    with pytest.raises(WeightsMissing, match=r"emotion_hidden that leaves emotion_head\.inner\.bias unread"):
+        checkpoint.load(str(tmp_path / "start"))
+    settings = json.loads((tmp_path / "start" / "config.json").read_text())
+    (tmp_path / "start" / "config.json").write_text(json.dumps(settings | {"emotion_hidden": 4}))
+    tune(options(tmp_path / "run", manifest, tmp_path / "start"))
+    written = load_file(tmp_path / "run" / "model" / file.name)
+    assert written.keys() == (tensors | units).keys()
+    assert all(written[name].dtype == torch.float16 and torch.equal(written[name], units[name]) for name in units)
+    assert len(head_of(tmp_path / "run")) == 5 * size + size + 5 + 1 + 4 * size + 4 + 5 * 4
 
 
 def test_stopped_and_resumed_it_is_as_if_it_had_not_been(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +14,29 @@ from assistant.events import EMOTIONS
 from model.emotion import EmotionHead
 from model.engine import Engine
 from tests.tiny import tiny_checkpoint
-from training.tune_head import Fitting, Rows, anchor_logits, choose_penalty, divide, tune_head
+from training.tune_head import Fitting, Rows, Tuned, choose_penalty, divide, tune_head
 from training.tune_judge import Heard, Listener, choose_replies, figures, label_of, neutral_losses, verdict
 
 SIZE, PROSODY = 12, 4
 
 
-@pytest.fixture
-def head() -> EmotionHead:
-    """Reads the first five features."""
-    made = EmotionHead(SIZE, threshold=0.5)
+@pytest.fixture(params=[0, 6], ids=["linear", "hidden"])
+def head(request: pytest.FixtureRequest) -> EmotionHead:
+    """Reads the first five features, with hidden units a little otherwise."""
+    torch.manual_seed(0)
+    made = EmotionHead(SIZE, hidden=request.param, threshold=0.5)
     with torch.no_grad():
         made.weight[:, :5] = 2 * torch.eye(5)
         made.centre.fill_(0.3)
         made.offset.copy_(torch.tensor([0.2, 0.0, -0.1, 0.0, 0.1]))
         made.temperature.fill_(1.4)
     return made
+
+
+def joined(head: EmotionHead, tuned: Tuned) -> EmotionHead:
+    new = copy.deepcopy(head)
+    new.load_state_dict(tuned.head)
+    return new
 
 
 def speaker(count: int, seed: int, shift: float = 0.0) -> Rows:
@@ -51,9 +59,8 @@ def test_it_learns_a_speaker_and_the_held_out_figure_tells_the_truth(head: Emoti
     rows, others = speaker(40, 1, shift=0.8), speaker(400, 2, shift=0.8)
     told: list[tuple[int, float, float, float]] = []
     tuned = tune_head(head, 0.5, rows, PROSODY, 60, lambda *line: told.append(line))
-    new = EmotionHead(SIZE)
-    new.load_state_dict(tuned.head)
-    before, after = (accuracy(anchor_logits(one, others.frames), others.labels) for one in (head, new))
+    new = joined(head, tuned)
+    before, after = (accuracy(one.of_means(others.frames), others.labels) for one in (head, new))
     assert before < 0.4
     assert after > 0.7
     held_out = accuracy(tuned.held_out, rows.labels)
@@ -71,16 +78,15 @@ def test_from_chance_it_learns_next_to_nothing(head: EmotionHead) -> None:
     # Labels that mean nothing cannot be read in what was held out.
     assert accuracy(tuned.held_out, shuffled.labels) < 0.45
     known = speaker(200, 4)
-    new = EmotionHead(SIZE)
-    new.load_state_dict(tuned.head)
-    assert accuracy(anchor_logits(new, known.frames), known.labels) > 0.6  # and what it knew, it knows
+    new = joined(head, tuned)
+    assert accuracy(new.of_means(known.frames), known.labels) > 0.6  # and what it knew, it knows
 
 
 def test_who_is_read_well_already_stays(head: EmotionHead) -> None:
     rows = speaker(40, 5)
     with torch.no_grad():
         head.weight.mul_(4)
-    penalty, losses = choose_penalty(rows, anchor_logits(head, rows.frames), PROSODY, 30)
+    penalty, losses = choose_penalty(rows, head.of_means(rows.frames), PROSODY, 30)
     assert next(iter(losses)) == "not at all"
     assert penalty is None or penalty >= 0.1
 
@@ -88,17 +94,16 @@ def test_who_is_read_well_already_stays(head: EmotionHead) -> None:
 def test_the_joined_head_is_the_old_one_plus_what_was_learnt(head: EmotionHead) -> None:
     rows = speaker(40, 6, shift=0.5)
     tuned = tune_head(head, 0.5, rows, PROSODY, 40)
-    anchor = anchor_logits(head, rows.frames)
+    anchor = head.of_means(rows.frames)
     addition = Fitting(rows, anchor, tuned.penalty, PROSODY).run(40)
-    new = EmotionHead(SIZE)
-    new.load_state_dict(tuned.head)
+    new = joined(head, tuned)
     ratio = tuned.head["temperature"] / head.temperature
-    torch.testing.assert_close(
-        anchor_logits(new, rows.frames) * ratio, anchor + addition(rows.frames), atol=2e-3, rtol=1e-2
-    )
+    torch.testing.assert_close(new.of_means(rows.frames) * ratio, anchor + addition(rows.frames), atol=2e-3, rtol=1e-2)
     reading = new.read(rows.frames[:1].repeat(7, 1))
     logits = torch.from_numpy(reading.contributions.sum(0) + reading.offset)
-    torch.testing.assert_close(logits, anchor_logits(new, rows.frames[:1])[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits, new.of_means(rows.frames[:1])[0], atol=1e-4, rtol=1e-4)
+    for name, value in head.named_parameters():
+        assert (name == "weight") != torch.equal(tuned.head[name], value)
 
 
 def test_the_same_recordings_give_the_same_head(head: EmotionHead) -> None:
@@ -175,6 +180,23 @@ def test_replies_are_compared_where_the_reading_changed() -> None:
     assert choose_replies(rows, (0.5, 0.5), 3) == [1, 3, 2]
     assert len(choose_replies(rows, (0.5, 0.5), 9)) == 4
     assert label_of(rows[0].before, 0.9) == "unsure"
+
+
+@pytest.mark.parametrize("hidden", [0, 8])
+def test_a_listener_reads_what_it_is_told(tmp_path: Path, hidden: int) -> None:
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(20_000), 16_000)
+    engine = Engine(tiny_checkpoint(emotion_hidden=hidden))
+    head = engine.model.emotion_head
+    assert head is not None
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.normal_()
+    listener = Listener(engine)
+    told = torch.tensor([0.02, 0.02, 0.02, 0.92, 0.02])
+    for probabilities in (told, told.flip(0)):
+        listener.told(probabilities, 0.5)
+        reading = engine.hear(listener.spoken(tmp_path / "a.wav")).reading
+        np.testing.assert_allclose(reading.probabilities, probabilities, atol=1e-6)
 
 
 def test_what_replies_lose_by_a_reading_is_measured_where_an_adapter_spells(tmp_path: Path) -> None:

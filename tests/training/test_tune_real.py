@@ -18,7 +18,6 @@ from model.engine import Engine
 from tests.training.unseen_voices import JUDGED, LEARNT, VOICES
 from training.tune import head_of, tune
 from training.tune_features import mean_frame
-from training.tune_head import anchor_logits
 from training.tune_judge import WORSE_LOSS, Heard, Listener, interval, neutral_losses
 from training.tune_options import TuneOptions
 
@@ -36,7 +35,7 @@ def test_a_speaker_that_mini_has_not_heard(tmp_path: Path) -> None:
         rows = [json.loads(line) for line in (folder / "judge.jsonl").read_text().splitlines()]
         before, after = (checkpoint.load(source) for source in ("mini", str(folder / "run" / "model")))
         frames = torch.stack([mean_frame(after, read_audio(folder / row["audio"])) for row in rows])
-        pairs = zip(*(torch.softmax(anchor_logits(head_of(one), frames), 1) for one in (before, after)), strict=True)
+        pairs = zip(*(torch.softmax(head_of(one).of_means(frames), 1) for one in (before, after)), strict=True)
         heard = [
             Heard(folder / row["audio"], row["text"], EMOTIONS.index(row["emotion"]), *pair)
             for row, pair in zip(rows, pairs, strict=True)
