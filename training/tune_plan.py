@@ -82,7 +82,7 @@ def outcome(options: TuneOptions, seconds: dict[str, float], peak: int, free: in
 
 def _tuned_bytes(source: str) -> int:
     if checkpoint.preset_of(source) is not None:
-        return 1 << 21
+        return 1 << 22
     return sum(path.stat().st_size for path in Path(source).iterdir() if path.is_file())
 
 
