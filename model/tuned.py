@@ -1,4 +1,4 @@
-"""Tuned checkpoints: a preset with an emotion head of one's own, in a folder of its own.
+"""Tuned checkpoints: a preset with an emotion head of one's own, in a small folder.
 
     config.json       {"model_type": "blsp_emo", "preset": ..., "parts": {"speech": {"name", "sha256"}, "text": ...}}
     head.safetensors  the head's weight, centre, offset and temperature, and its hidden units
