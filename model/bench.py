@@ -139,7 +139,8 @@ def decode_figures(loaded: Checkpoint) -> dict[str, float]:
             "decode_ratio_to_generate": ours / generate,
             "nats_per_token": nats,
         }
-    read = [p for name, p in model.named_parameters() if "embed_tokens" not in name or model.config.tie_word_embeddings]
+    unread = (".lora_",) if model.config.tie_word_embeddings else (".lora_", "embed_tokens")
+    read = [p for name, p in model.named_parameters() if not any(part in name for part in unread)]
     weights = sum(parameter.numel() for parameter in read)
     speed = bandwidth()
     quantize_int8(model)

@@ -171,7 +171,7 @@ def _compose(
     tuned.check(preset)
     transcriber = Transcriber.load(speech, int8=device == "cpu")
     language_model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(text, dtype=_dtype(device))
-    head = RESOURCES / preset["head"]
+    head = inventory.head_folder(preset)
     config = SpeechLanguageConfig(
         speech_config=transcriber.encoder.config.to_dict(),
         text_config=language_model.config.to_dict(),
@@ -183,7 +183,11 @@ def _compose(
         model.emotion_head.load_state_dict(load_file(head / "head.safetensors"))
     if model.adapter is not None:
         weights = load_file(inventory.adapter_file(preset))
-        model.adapter.load_state_dict({name.removeprefix("adapter."): value for name, value in weights.items()})
+        wanted = {key: value.shape for key, value in model.state_dict().items() if inventory.is_adapter(key)}
+        if {key: value.shape for key, value in weights.items()} != wanted:
+            preset_name = preset.get("preset", name)
+            raise WeightsMissing(f"The adapter of {preset_name} is of another version: install this program again.")
+        model.load_state_dict(weights, strict=False)
     modules: list[torch.nn.Module | None] = [model.encoder, model.adapter, model.emotion_head, model.language_model]
     for module in modules:
         if module is not None:

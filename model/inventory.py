@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig
 
 from model.config import SpeechLanguageConfig
 from model.nf4 import nf4_bytes, stored_mode
 from model.original import canonical, is_plain, understand
 from model.parts import language_config, model_config
-from model.untrusted import TensorInfo, list_tensors, read_config
+from model.untrusted import TensorInfo, list_file, list_tensors, read_config
 
 CONTEXT = 4096
 """Positions kept of a conversation, where the language model and the memory allow as many."""
 
+_RESOURCES = Path(str(files("resources")))
 _FOUR_BIT = {"nf4": {"language_model"}, "nf4-all": {"language_model", "encoder"}}
 _EIGHT_BIT = {"language_model", "encoder", "recogniser"}
 
@@ -90,9 +90,19 @@ class Source:
         return max(sizes, default=0)
 
 
+def head_folder(preset: Mapping[str, Any]) -> Path:
+    """Where a preset's emotion head lies, or that which was tuned in its place."""
+    return _RESOURCES / preset["head"]
+
+
 def adapter_file(preset: Mapping[str, Any]) -> Path:
-    """The shipped weights of a preset's adapter; it has one if its config has kernels."""
-    return Path(str(files("resources"))) / preset["adapter"] / "adapter.safetensors"
+    """The shipped weights of a preset's adapter and partial LoRA; it has them if its config has kernels."""
+    return _RESOURCES / preset["adapter"] / "adapter.safetensors"
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a tensor of this name belongs to the adapter, or to the partial LoRA that was trained with it."""
+    return _part(name) in ("adapter", "lora")
 
 
 def inspect_preset(name: str, preset: Mapping[str, Any], speech: Path, text: Path) -> Source:
@@ -101,9 +111,11 @@ def inspect_preset(name: str, preset: Mapping[str, Any], speech: Path, text: Pat
     named = {key if key.startswith("encoder.") else f"recogniser.{key}": shape for key, shape in shapes.items()}
     texts = list_tensors(text)
     named |= {f"language_model.{key}": info.shape for key, info in texts.items()}
+    # Resolved, since installers may link the files of a package.
+    head = list_file((head_folder(preset) / "head.safetensors").resolve())
+    named |= {f"emotion_head.{key}": info.shape for key, info in head.items()}
     if preset["config"]["adapter_kernel_sizes"]:
-        with safe_open(adapter_file(preset), "pt") as weights:
-            named |= {key: tuple(weights.get_slice(key).get_shape()) for key in weights.keys()}  # noqa: SIM118
+        named |= {key: info.shape for key, info in list_file(adapter_file(preset).resolve()).items()}
     configs = [AutoConfig.from_pretrained(folder) for folder in (speech, text)]
     return Source(name, tuple(_weights(named)), speech=configs[0], text=configs[1], mapped=_narrow(texts), preset=True)
 

@@ -17,14 +17,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from model import fetch, parts
 from model.config import SpeechLanguageConfig
 from model.errors import WeightsMissing
 from model.store import STAMP
-from model.untrusted import read_json, shown
+from model.untrusted import read_json, read_shard, shown
 from model.weight_files import write_json
 
 CONFIG, HEAD, READING = "config.json", "head.safetensors", "reading.json"
@@ -119,7 +119,7 @@ def check(preset: Mapping[str, Any]) -> None:
     folder = Path(preset["head"])
     if preset["parts"] != part_sums(preset):
         raise WeightsMissing(f"{folder} was tuned on other weights of {preset['preset']} than are here: tune it again.")
-    parts.refuse_nonfinite(load_file(folder / HEAD).items(), folder)
+    parts.refuse_nonfinite(read_shard(folder / HEAD).items(), folder)
     states = read_json(fetch.home() / "models" / preset["speech"] / CONFIG)["encoder_layers"] + 1
     if not all(-states <= layer < states for layer in read_json(folder / READING)["layers"]):
         raise WeightsMissing(f"{folder / READING} names layers that the encoder does not have: tune it again.")

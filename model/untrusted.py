@@ -136,11 +136,22 @@ def list_tensors(folder: Path) -> dict[str, TensorInfo]:
     """
     for single in ("model.safetensors", "pytorch_model.bin"):
         if (folder / single).exists():
-            return _header(folder / single)
+            return list_file(folder / single)
         index = folder / f"{single}.index.json"
         if index.exists():
             return _indexed(index)
     raise WeightsMissing(f"{folder} holds no model.safetensors and no pytorch_model.bin: get the folder again.")
+
+
+def list_file(file: Path) -> dict[str, TensorInfo]:
+    """The tensors of one weight file, by name, read from its header alone.
+
+    Raises:
+        WeightsMissing: as `list_tensors`.
+    """
+    if file.suffix == ".safetensors":
+        return _safetensors_header(file)
+    return {name: TensorInfo(name, tuple(t.shape), t.dtype, file) for name, t in _unpickled(file).items()}
 
 
 def read_shard(file: Path) -> dict[str, torch.Tensor]:
@@ -268,7 +279,7 @@ def _indexed(index: Path) -> dict[str, TensorInfo]:
             raise WeightsMissing(f"{index} names {shown(shard)!r}, no file of its folder: get the folder again.")
     found: dict[str, TensorInfo] = {}
     for shard in sorted(set(weight_map.values())):
-        for name, info in _header(index.with_name(shard)).items():
+        for name, info in list_file(index.with_name(shard)).items():
             if name in found:
                 raise WeightsMissing(f"{shown(name)} is in {found[name].file} and {info.file}: get the folder again.")
             found[name] = info
@@ -276,12 +287,6 @@ def _indexed(index: Path) -> dict[str, TensorInfo]:
         if name not in found or found[name].file.name != shard:
             raise WeightsMissing(f"{index} says that {shown(name)} is in {shard}, and it is not: get the folder again.")
     return found
-
-
-def _header(file: Path) -> dict[str, TensorInfo]:
-    if file.suffix == ".safetensors":
-        return _safetensors_header(file)
-    return {name: TensorInfo(name, tuple(t.shape), t.dtype, file) for name, t in _unpickled(file).items()}
 
 
 def _damaged(file: Path, reason: object) -> WeightsMissing:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file, save_file
 
 import main
 from assistant.events import EMOTIONS, UNSURE, Exchange, Spoken, Typed
@@ -22,8 +23,10 @@ from model.bench import likelihood
 from model.checkpoint import RESOURCES, Checkpoint
 from model.decode import Decoder, KeyValueCache
 from model.engine import Engine
+from model.errors import WeightsMissing
 from model.features import encoder_frames
 from model.int8 import quantize_int8
+from model.inventory import adapter_file
 from model.prompt import chat_ids
 from model.spelling import SpellingAdapter
 from training.words import word_errors
@@ -63,6 +66,8 @@ def test_the_words_of_human_speech(engine: Engine) -> None:
 def test_what_the_adapter_spells_of_human_speech() -> None:
     """`mini-speech` as it ships; its card says how far this is from the transcript's words."""
     shipped = checkpoint.load("mini-speech", device="cpu")
+    held, file = shipped.model.state_dict(), load_file(adapter_file(checkpoint.presets()["mini-speech"]))
+    assert all(torch.equal(held[name], value.to(held[name].dtype)) for name, value in file.items())
     engine, adapter, embed = Engine(shipped), shipped.model.adapter, shipped.model.get_input_embeddings()
     assert isinstance(adapter, SpellingAdapter)
     errors = total = 0
@@ -78,6 +83,17 @@ def test_what_the_adapter_spells_of_human_speech() -> None:
         errors, total = errors + wrong, total + count
     assert total > 90
     assert errors / total <= 0.5, f"{errors} of {total} words wrong"
+
+
+def test_an_adapter_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shipped, other = load_file(adapter_file(checkpoint.presets()["mini-speech"])), tmp_path / "adapter.safetensors"
+    without = {name: value for name, value in shipped.items() if ".lora_" not in name}
+    narrow = {name: value[:4].clone() if name.endswith("lora_a") else value for name, value in shipped.items()}
+    monkeypatch.setattr("model.inventory.adapter_file", lambda _: other)
+    for wrong in (without, narrow):
+        save_file(wrong, other)
+        with pytest.raises(WeightsMissing, match="adapter of mini-speech is of another version"):
+            checkpoint.load("mini-speech", device="cpu")
 
 
 def test_mini_speech_answers_without_writing_words_first() -> None:

@@ -116,7 +116,7 @@ class InitOptions(Options):
     path: Literal["speech", "transcript"] = Field("speech", description="what replies are conditioned on")
     window: Literal["full", "trimmed"] = Field("full", description="30 s, or the utterance plus 2 s of silence")
     seed: int = Field(0, ge=0, description="of the new weights")
-    adapter_weights: Path | None = Field(None, description="safetensors file: its adapter.* (and linear head)")
+    adapter_weights: Path | None = Field(None, description="safetensors file: its adapter.* (LoRA and linear head too)")
 
     @model_validator(mode="after")
     def _kernels_fit(self) -> Self:
@@ -149,7 +149,7 @@ class _Emotions(Options):
 
 
 class AdapterOptions(Options):
-    """`adapter`: a checkpoint's adapter alone, in 16 bits: for `init --adapter-weights`, or to ship."""
+    """`adapter`: a checkpoint's adapter and partial LoRA, in 16 bits: for `init --adapter-weights`, or to ship."""
 
     checkpoint: Path = Field(description="the checkpoint folder", json_schema_extra=POSITIONAL)
     out: Path = Field(description="the safetensors file", json_schema_extra=POSITIONAL)

@@ -13,7 +13,7 @@ from training.manifest import Dropped
 
 _COMMANDS: dict[str, tuple[type[Options], str]] = {
     "init": (InitOptions, "a fresh checkpoint from a Whisper and a language model"),
-    "adapter": (AdapterOptions, "a checkpoint's adapter alone, in 16 bits"),
+    "adapter": (AdapterOptions, "a checkpoint's adapter and partial LoRA alone, in 16 bits"),
     "label": (
         LabelOptions,
         "continuations by the language model itself (resumable; accelerate launch shares the work)",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -23,6 +23,7 @@ from model import fetch, parts
 from model.config import SpeechLanguageConfig
 from model.convert import staging_of
 from model.errors import BadInput, WeightsMissing
+from model.inventory import is_adapter
 from model.packages import load_manifest
 from model.speech_llm import SpeechLanguageModel
 from model.tensor_writer import JOURNAL, Form, Layout, TensorWriter, lay_out
@@ -32,6 +33,7 @@ from training.config import AdapterOptions, InitOptions
 from training.run_folder import Bar, Run, open_run, write_whole
 
 _HEAD_STD = 0.02
+_LORA_ACTS = ("lora_alpha", "lora_scope")  # what LoRA's tensors do not tell
 
 
 def init(options: InitOptions) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def _make(options: InitOptions, staging: Path, run: Run) -> dict[str, Any]:
         model = SpeechLanguageModel(config)
     new = fresh_parts(model, options.seed)
     if options.adapter_weights is not None:
-        new |= _given_parts(options.adapter_weights, new)
+        new |= _given_parts(options.adapter_weights, new, {name: str(getattr(config, name)) for name in _LORA_ACTS})
     sources = _sources(model, new, speech, text)
     forms = {name: Form(info.shape, info.dtype) for name, info in sources.items()}
     forms |= {name: Form(tuple(value.shape), value.dtype) for name, value in new.items()}
@@ -153,22 +155,28 @@ def _config(options: InitOptions, speech: Path, text: Path) -> SpeechLanguageCon
 
 
 def write_adapter(options: AdapterOptions) -> dict[str, Any]:
-    """Write the adapter of a checkpoint as one safetensors file in float16; its size.
+    """Write the adapter of a checkpoint and its partial LoRA as one safetensors file in float16; its size.
+
+    LoRA that has learnt nothing yet is left out. What else tells how strongly and where LoRA acts is in the metadata.
 
     Raises:
         BadInput: there is no adapter, or the file cannot be written.
         WeightsMissing: no checkpoint, or damaged.
     """
-    files = {info.file for name, info in list_tensors(options.checkpoint).items() if name.startswith("adapter.")}
-    found = {name: value for file in files for name, value in read_shard(file).items() if name.startswith("adapter.")}
-    if not found:
+    files = {info.file for name, info in list_tensors(options.checkpoint).items() if is_adapter(name)}
+    found = {name: value for file in files for name, value in read_shard(file).items() if is_adapter(name)}
+    if not any(name.startswith("adapter.") for name in found):
         raise BadInput(f"{options.checkpoint} has no adapter.")
+    if not any(value.any() for name, value in found.items() if name.endswith(".lora_b")):
+        found = {name: value for name, value in found.items() if ".lora_" not in name}
+    stated = read_config(options.checkpoint)
+    how = {name: str(stated[name]) for name in _LORA_ACTS if name in stated}
     narrow = {name: value.half() if value.is_floating_point() else value for name, value in found.items()}
     lost = [name for name, value in narrow.items() if not value.float().isfinite().all()]
     if lost:
         raise BadInput(f"{options.checkpoint} has weights in {lost[0]} that 16 bits cannot hold.")
     try:
-        write_whole(options.out, save(narrow))
+        write_whole(options.out, save(narrow, how))
     except OSError as error:
         raise BadInput(f"{options.out} cannot be written ({error.strerror}): name another place.") from error
     numbers = sum(value.numel() for value in narrow.values())
@@ -232,30 +240,41 @@ def fresh_parts(model: SpeechLanguageModel, seed: int) -> dict[str, Tensor]:
     return new
 
 
-def _given_parts(file: Path, new: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a safetensors file that stand for new ones; names without "adapter." are the adapter's."""
+def _given_parts(file: Path, new: dict[str, Tensor], how: dict[str, str]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file that stand for new ones; names without "adapter." are the adapter's.
+
+    Args:
+        how: in which way LoRA acts in the new checkpoint.
+    """
     try:
         given = load_file(file)
+        with safe_open(file, "pt") as opened:
+            stated = opened.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise BadInput(f"{file} is no safetensors file ({error}): name the adapter's weights.") from error
     named = {name if name in new else f"adapter.{name}": value for name, value in given.items()}
     for name, value in named.items():
         if name not in new:
             raise BadInput(
-                f"{file} has {name.removeprefix('adapter.')}, which this adapter has not: "
-                "give its --adapter, --kernels and --layers."
+                f"{file} has {name.removeprefix('adapter.')}, which the new checkpoint has not: "
+                "give its --adapter, --kernels, --layers and --lora-rank."
             )
         if value.shape != new[name].shape:
             raise BadInput(
                 f"{file} has {name} of shape {list(value.shape)}, not {list(new[name].shape)}: "
-                "use the --kernels, --inner and models that it was trained with."
+                "use the --kernels, --inner, --lora-rank and models that it was trained with."
             )
-    missing = [name for name in new if name.startswith("adapter.") and name not in named]
+    lora = any(".lora_" in name for name in named)
+    missing = [name for name in new if is_adapter(name) and (lora or ".lora_" not in name) and name not in named]
     if missing:
         raise BadInput(
             f"{file} lacks {len(missing)} of the adapter's weights ({missing[0]}, ...): name another file, "
             "or give its --kernels and --layers."
         )
+    for option, wanted in how.items():
+        if lora and stated.get(option, wanted) != wanted:
+            flag = option.replace("_", "-")
+            raise BadInput(f"{file} has LoRA of {option} {stated[option]}, not {wanted}: give --{flag}.")
     return {name: value.to(new[name].dtype) for name, value in named.items()}
 
 

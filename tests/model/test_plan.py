@@ -22,6 +22,7 @@ from model.errors import BadInput, WeightsMissing
 from model.inventory import CONTEXT
 from model.memory import Memory, group_available
 from model.nf4 import MODES
+from model.speech_llm import SpeechLanguageModel
 from tests.tiny import tiny_checkpoint
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -152,12 +153,8 @@ def test_swap_is_a_reason_not_to_refuse(folder: Path, monkeypatch: pytest.Monkey
     assert plan.fitting_context(checkpoint.inspect(str(folder)), "cpu", "int8") == plan.LEAST_CONTEXT
 
 
-@pytest.mark.usefixtures("without_recogniser")
-@pytest.mark.parametrize("mode", ["none", "int8", *MODES])
-def test_the_parts_are_what_a_loaded_model_holds(folder: Path, mode: str) -> None:
-    about = checkpoint.inspect(str(folder))
-    expected = plan.estimate(about, "cpu", mode, 1024, CARD).parts
-    model = checkpoint.load(str(folder), device="cpu", quantize=mode).model
+def held_by(model: SpeechLanguageModel) -> dict[str, int]:
+    """Bytes of a loaded model's parts."""
     held = Counter[str]()
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, tensor in tensors.items():
@@ -167,7 +164,26 @@ def test_the_parts_are_what_a_loaded_model_holds(folder: Path, mode: str) -> Non
         if isinstance(layer, Linear4bit):
             state = layer.weight.quant_state
             held[name.split(".")[0]] += state.absmax.numel() + 4 * state.state2.absmax.numel()
-    assert {part: size for part, size in expected.items() if part != "recogniser"} == dict(held)
+    return dict(held)
+
+
+@pytest.mark.usefixtures("without_recogniser")
+@pytest.mark.parametrize("mode", ["none", "int8", *MODES])
+def test_the_parts_are_what_a_loaded_model_holds(folder: Path, mode: str) -> None:
+    about = checkpoint.inspect(str(folder))
+    expected = plan.estimate(about, "cpu", mode, 1024, CARD).parts
+    model = checkpoint.load(str(folder), device="cpu", quantize=mode).model
+    assert {part: size for part, size in expected.items() if part != "recogniser"} == held_by(model)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("mode", ["int8", "nf4"])
+def test_the_parts_of_a_preset_are_what_it_holds(mode: str) -> None:
+    loaded = checkpoint.load("mini-speech", device="cpu", quantize=mode)
+    expected = plan.estimate(checkpoint.inspect("mini-speech"), "cpu", mode, loaded.context, CARD).parts
+    held = held_by(loaded.model)
+    assert set(held) == {"encoder", "adapter", "language_model", "lora", "emotion_head"}
+    assert {part: expected[part] for part in held} == pytest.approx(held, rel=0.01)
 
 
 @pytest.mark.usefixtures("without_recogniser")

@@ -6,13 +6,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from model.checkpoint import presets
+from model.config import SpeechLanguageConfig
 from model.engine import Engine
 from model.errors import WeightsMissing
-from model.inventory import adapter_file
+from model.inventory import adapter_file, is_adapter
+from model.speech_llm import SpeechLanguageModel
 from model.spelling import SpellingAdapter
 from tests.model.test_engine import recording, replies
 from tests.tiny import tiny_checkpoint, tiny_model
@@ -175,12 +178,22 @@ def test_targets_are_computed_anew_when_weights_change() -> None:
         built.spell(frame, one, embed)
 
 
-def test_the_shipped_adapter_fits_its_preset() -> None:
-    config = presets()["mini-speech"]["config"]
-    sizes = [config[f"adapter_{name}"] for name in ("inner_size", "kernel_sizes")]
-    adapter = SpellingAdapter(512, 576, *sizes, 49152, config.get("adapter_layers", 0))
+def test_the_shipped_adapter_and_lora_fit_their_preset() -> None:
+    text = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
+    text |= {"model_type": "llama", "num_key_value_heads": 3, "vocab_size": 49152}
+    speech = {"d_model": 512, "encoder_layers": 6, "encoder_attention_heads": 8, "encoder_ffn_dim": 2048}
+    config = SpeechLanguageConfig(speech_config=speech, text_config=text, **presets()["mini-speech"]["config"])
+    with torch.device("meta"):
+        model = SpeechLanguageModel(config)
     weights = load_file(adapter_file(presets()["mini-speech"]))
-    adapter.load_state_dict({name.removeprefix("adapter."): value for name, value in weights.items()})
+    wanted = {name: value.shape for name, value in model.state_dict().items() if is_adapter(name)}
+    assert {name: value.shape for name, value in weights.items()} == wanted
     assert {value.dtype for value in weights.values()} == {torch.float16, torch.bool}
     assert all(value.isfinite().all() for value in weights.values())
-    assert 10_000 < int(adapter.spells.sum()) < 49152
+    assert 10_000 < int(weights["adapter.spells"].sum()) < 49152
+    learnt = [name for name, value in weights.items() if name.endswith("lora_b") and value.any()]
+    assert len(learnt) == 29 * 7 + 2  # of the last layer only keys and values reach a reply
+    with safe_open(adapter_file(presets()["mini-speech"]), "pt") as opened:
+        assert opened.metadata() == {"lora_alpha": str(config.lora_alpha), "lora_scope": config.lora_scope}
+    shipped = adapter_file(presets()["mini-speech"]).parent.glob("*.safetensors")
+    assert sum(file.stat().st_size for file in shipped) <= 40e6

@@ -195,6 +195,37 @@ def test_an_adapter_may_be_brought_along(parts, tmp_path):
     assert torch.equal(stored(tmp_path / "both")["emotion_head.weight"], weights["emotion_head.weight"])
 
 
+def test_lora_goes_with_its_adapter_into_a_file_and_out_of_it(parts, tmp_path):
+    init(options(parts, tmp_path / "first", seed=5))
+    weights = stored(tmp_path / "first")
+    learnt = {name: torch.randn(value.shape) for name, value in weights.items() if name.endswith("lora_b")}
+    save_file(weights | learnt, next((tmp_path / "first").glob("*.safetensors")), {"format": "pt"})
+    first = {"checkpoint": tmp_path / "first", "out": tmp_path / "small"}
+    said = write_adapter(AdapterOptions.of(first))
+    kept = load_file(tmp_path / "small")
+    assert {name.split(".")[0] for name in kept} == {"adapter", "language_model"}
+    assert sum(".lora_" in name for name in kept) == 2 * len(learnt)
+    assert said["parameters"] == sum(value.numel() for value in kept.values())
+    init(options(parts, tmp_path / "out", adapter_weights=tmp_path / "small"))
+    again = stored(tmp_path / "out")
+    assert all(torch.equal(again[name], value.float()) for name, value in kept.items())
+    assert all(torch.equal(again[name], value.half().float()) for name, value in learnt.items())
+    with pytest.raises(BadInput, match=r"lora_., which the new checkpoint has not: .*--lora-rank"):
+        init(options(parts, tmp_path / "none", adapter_weights=tmp_path / "small", lora_rank=0))
+    with pytest.raises(BadInput, match=r"lora_a of shape \[4, \d+\], not \[2, .*--lora-rank"):
+        init(options(parts, tmp_path / "two", adapter_weights=tmp_path / "small", lora_rank=2))
+    with pytest.raises(BadInput, match=r"LoRA of lora_alpha 16.0, not 64.0: give --lora-alpha"):
+        init(options(parts, tmp_path / "strong", adapter_weights=tmp_path / "small", lora_alpha=64))
+    with pytest.raises(BadInput, match=r"LoRA of lora_scope audio, not global: give --lora-scope"):
+        init(options(parts, tmp_path / "all", adapter_weights=tmp_path / "small", lora_scope="global"))
+    save_file({name: value for name, value in kept.items() if not name.endswith("q_proj.lora_b")}, tmp_path / "part")
+    with pytest.raises(BadInput, match=r"lacks \d+ .*q_proj.lora_b"):
+        init(options(parts, tmp_path / "half", adapter_weights=tmp_path / "part"))
+    save_file(weights, next((tmp_path / "first").glob("*.safetensors")), {"format": "pt"})  # B is zero
+    write_adapter(AdapterOptions.of(first))
+    assert {name.split(".")[0] for name in load_file(tmp_path / "small")} == {"adapter"}
+
+
 def spelling_weights(file: Path, layers: int = 0) -> dict[str, torch.Tensor]:
     """An adapter that `warm-start` could have written."""
     torch.manual_seed(3)
@@ -207,7 +238,7 @@ def spelling_weights(file: Path, layers: int = 0) -> dict[str, torch.Tensor]:
 def test_an_adapter_that_spells_comes_from_a_warm_start_and_goes_into_a_file(parts, tmp_path):
     given = spelling_weights(tmp_path / "warm.safetensors", layers=2)
     spelling = {"adapter": "spelling", "emotion_source": "none", "adapter_weights": tmp_path / "warm.safetensors"}
-    with pytest.raises(BadInput, match=r"layers.*, which this adapter has not: .*--layers"):
+    with pytest.raises(BadInput, match=r"layers.*, which the new checkpoint has not: .*--layers"):
         init(options(parts, tmp_path / "out", **spelling))
     with pytest.raises(BadInput, match=r"lacks .*layers.2.*--layers"):
         init(options(parts, tmp_path / "out", **spelling, layers=3))
@@ -221,7 +252,7 @@ def test_an_adapter_that_spells_comes_from_a_warm_start_and_goes_into_a_file(par
     assert said["parameters"] == sum(value.numel() for value in given.values())
     narrow = {torch.float32: torch.float16}
     assert all(torch.equal(kept[name], value.to(narrow.get(value.dtype, value.dtype))) for name, value in given.items())
-    with pytest.raises(BadInput, match="blank, which this adapter has not: give its --adapter"):
+    with pytest.raises(BadInput, match="blank, which the new checkpoint has not: give its --adapter"):
         init(options(parts, tmp_path / "conv", adapter_weights=tmp_path / "warm.safetensors"))
 
 
