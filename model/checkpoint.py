@@ -167,8 +167,8 @@ def _compose(
 ) -> Checkpoint:
     speech = fetch.ensure(preset["speech"], progress=progress)
     text = fetch.ensure(preset["text"], progress=progress)
-    context = plan.fitting_context(inventory.inspect_preset(name, preset, speech, text), device, quantize)
     tuned.check(preset)
+    context = plan.fitting_context(inventory.inspect_preset(name, preset, speech, text), device, quantize)
     transcriber = Transcriber.load(speech, int8=device == "cpu")
     language_model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(text, dtype=_dtype(device))
     head = inventory.head_folder(preset)

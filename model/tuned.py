@@ -119,7 +119,11 @@ def check(preset: Mapping[str, Any]) -> None:
     folder = Path(preset["head"])
     if preset["parts"] != part_sums(preset):
         raise WeightsMissing(f"{folder} was tuned on other weights of {preset['preset']} than are here: tune it again.")
-    parts.refuse_nonfinite(read_shard(folder / HEAD).items(), folder)
+    try:
+        head = read_shard(folder / HEAD)
+    except WeightsMissing as error:
+        raise WeightsMissing(f"{folder / HEAD} is damaged: tune it again.") from error
+    parts.refuse_nonfinite(head.items(), folder)
     states = read_json(fetch.home() / "models" / preset["speech"] / CONFIG)["encoder_layers"] + 1
     if not all(-states <= layer < states for layer in read_json(folder / READING)["layers"]):
         raise WeightsMissing(f"{folder / READING} names layers that the encoder does not have: tune it again.")

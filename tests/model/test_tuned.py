@@ -105,6 +105,13 @@ def test_a_head_of_no_numbers_or_layers_that_are_not_there(tmp_path: Path, parts
         tuned.check(tuned.preset_of(tmp_path / "deep", {"x": PRESET}) or {})
 
 
+def test_a_damaged_head_is_named(folder: Path) -> None:
+    found = tuned.preset_of(folder, {"x": PRESET})
+    (folder / "head.safetensors").write_bytes(b"no weights at all")
+    with pytest.raises(WeightsMissing, match=r"head.safetensors is damaged: tune it again"):
+        tuned.check(found or {})
+
+
 def test_a_head_that_is_missing(folder: Path) -> None:
     (folder / "head.safetensors").unlink()
     with pytest.raises(WeightsMissing, match="no emotion head"):
@@ -134,5 +141,5 @@ def test_mini_with_its_own_head_is_mini(tmp_path: Path) -> None:
     assert old is not None
     assert old.probabilities.tolist() == pytest.approx([0.2] * 5)
     shutil.copyfile(tmp_path / "same" / "config.json", tmp_path / "same" / "head.safetensors")
-    with pytest.raises(WeightsMissing, match="same"):
+    with pytest.raises(WeightsMissing, match=r"same.*tune it again"):
         checkpoint.load(str(tmp_path / "same"))
