@@ -111,13 +111,17 @@ def inspect_preset(name: str, preset: Mapping[str, Any], speech: Path, text: Pat
     named = {key if key.startswith("encoder.") else f"recogniser.{key}": shape for key, shape in shapes.items()}
     texts = list_tensors(text)
     named |= {f"language_model.{key}": info.shape for key, info in texts.items()}
-    # Resolved, since installers may link the files of a package.
-    head = list_file((head_folder(preset) / "head.safetensors").resolve())
-    named |= {f"emotion_head.{key}": info.shape for key, info in head.items()}
+    head = _shapes(head_folder(preset) / "head.safetensors")
+    named |= {f"emotion_head.{key}": shape for key, shape in head.items()}
     if preset["config"]["adapter_kernel_sizes"]:
-        named |= {key: info.shape for key, info in list_file(adapter_file(preset).resolve()).items()}
+        named |= _shapes(adapter_file(preset))
     configs = [AutoConfig.from_pretrained(folder) for folder in (speech, text)]
     return Source(name, tuple(_weights(named)), speech=configs[0], text=configs[1], mapped=_narrow(texts), preset=True)
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    # Resolved, since installers may link the files of a package.
+    return {name: info.shape for name, info in list_file(file.resolve()).items()}
 
 
 def inspect_folder(folder: Path) -> Source:
