@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from assistant.speech import KokoroSynthesizer, Pyttsx3Synthesizer, Synthesizer
+    from assistant.speech.synthesizer import KokoroSynthesizer, Pyttsx3Synthesizer, Synthesizer
 
 EXAMPLES = """\
 examples:
@@ -37,7 +37,7 @@ examples:
 
 def parser() -> argparse.ArgumentParser:
     """The command line; each command's options are beside the command."""
-    from assistant.session_commands import add_commands as add_sessions
+    from assistant.cli.session_commands import add_commands as add_sessions
 
     top = argparse.ArgumentParser(
         prog="undertone",
@@ -66,9 +66,9 @@ def window(options: argparse.Namespace) -> int:
     """Open the window and stay until it is closed."""
     from functools import partial
 
-    from assistant.places import user_folder
+    from assistant.paths import user_folder
     from assistant.talk import Talk
-    from ui.app import Services
+    from ui.core.app import Services
     from ui.window import run
 
     home = user_folder()
@@ -92,9 +92,9 @@ def fetched_synthesiser(engine: str) -> Synthesizer:
         AssistantError: the neural voice is not here yet.
     """
     from assistant.errors import AssistantError
-    from assistant.speech import KokoroSynthesizer, Pyttsx3Synthesizer
+    from assistant.speech.synthesizer import KokoroSynthesizer, Pyttsx3Synthesizer
     from model.errors import WeightsMissing
-    from model.fetch import ensure
+    from model.weights.fetch import ensure
 
     if engine != "kokoro":
         return Pyttsx3Synthesizer()
@@ -112,8 +112,8 @@ VALUED = ("--speak", "--voice", "--rate", "--pitch", "--volume", "--model", "--d
 
 def add_ask(commands: Any) -> None:
     """The options of `ask`."""
-    from assistant.command_line import add_voice
-    from model.command_line import add_model
+    from assistant.cli.options import add_voice
+    from model.commands.options import add_model
 
     command = commands.add_parser(
         "ask",
@@ -150,12 +150,12 @@ def inputs_in_order(arguments: Sequence[str], files: Sequence[str]) -> list[str 
 
 def ask(options: argparse.Namespace) -> int:
     """Answer each of `options.inputs` as one turn of a conversation. Returns 2 when any of them failed."""
-    from assistant.command_line import speak, voice_settings
-    from model import checkpoint
-    from model.ask import answers
-    from model.command_line import downloads, quiet_libraries
-    from model.engine import Engine
+    from assistant.cli.options import speak, voice_settings
+    from model.checkpoints import loader
+    from model.commands.ask import answers
+    from model.commands.options import downloads, quiet_libraries
     from model.errors import BadInput
+    from model.inference.engine import Engine
 
     if not options.inputs:
         raise BadInput("Nothing to answer: name a recording, or give a message with --text.")
@@ -165,7 +165,7 @@ def ask(options: argparse.Namespace) -> int:
     show = (lambda *_, **__: None) if options.json else print
     started = time.perf_counter()
     with downloads() as progress:
-        loaded = checkpoint.load(options.model, device=options.device, quantize=options.quantize, progress=progress)
+        loaded = loader.load(options.model, device=options.device, quantize=options.quantize, progress=progress)
     engine = Engine(loaded)
     load_ms = (time.perf_counter() - started) * 1e3
     worst, replies = 0, []
@@ -186,9 +186,9 @@ def ask(options: argparse.Namespace) -> int:
 
 def synthesiser(options: argparse.Namespace) -> KokoroSynthesizer | Pyttsx3Synthesizer:
     """The system's voices, or the neural one, fetched when it is first asked for."""
-    from assistant.speech import KokoroSynthesizer, Pyttsx3Synthesizer
-    from model.command_line import downloads
-    from model.fetch import ensure
+    from assistant.speech.synthesizer import KokoroSynthesizer, Pyttsx3Synthesizer
+    from model.commands.options import downloads
+    from model.weights.fetch import ensure
 
     if (options.voice or "").partition(":")[0] != "kokoro":
         return Pyttsx3Synthesizer()
@@ -201,8 +201,8 @@ def synthesiser(options: argparse.Namespace) -> KokoroSynthesizer | Pyttsx3Synth
 
 def add_talk(commands: Any) -> None:
     """The options of `talk`."""
-    from assistant.command_line import add_conversation
-    from model.command_line import add_model
+    from assistant.cli.options import add_conversation
+    from model.commands.options import add_model
 
     command = commands.add_parser("talk", allow_abbrev=False, help="a whole conversation, spoken or typed")
     add_model(command)
@@ -211,8 +211,8 @@ def add_talk(commands: Any) -> None:
 
 def talk(options: argparse.Namespace) -> int:
     """Hold a conversation until the user ends it."""
-    from assistant.command_line import converse
-    from assistant.places import user_folder
+    from assistant.cli.options import converse
+    from assistant.paths import user_folder
 
     with synthesiser(options) as voice:
         converse(options, voice, user_folder())
@@ -223,8 +223,8 @@ def recorded(options: argparse.Namespace) -> int:
     """Look after the recorded sessions, or play one back."""
     from functools import partial
 
-    from assistant.places import user_folder
-    from assistant.session_commands import run
+    from assistant.cli.session_commands import run
+    from assistant.paths import user_folder
 
     run(options, user_folder() / "sessions", partial(print, flush=True))
     return 0
@@ -235,7 +235,7 @@ def recorded(options: argparse.Namespace) -> int:
 
 def add_generate(commands: Any) -> None:
     """The options of `generate`."""
-    from model.generate import DESCRIPTION, Options
+    from model.commands.generate import DESCRIPTION, Options
 
     Options.add_to(
         commands.add_parser(
@@ -246,8 +246,8 @@ def add_generate(commands: Any) -> None:
 
 def generate(options: argparse.Namespace) -> int:
     """Answer the lines of a file. Returns 2 when any of them failed."""
-    from model.generate import Options
-    from model.generate_command import run
+    from model.commands.generate import Options
+    from model.commands.generate_command import run
 
     return run(Options.chosen(options))
 
@@ -257,7 +257,7 @@ def generate(options: argparse.Namespace) -> int:
 
 def add_plan(commands: Any) -> None:
     """The options of `plan`."""
-    from model.command_line import DEVICES, QUANTIZE
+    from model.commands.options import DEVICES, QUANTIZE
 
     command = commands.add_parser(
         "plan", help="what a checkpoint needs of the memory that is free, before it is loaded"
@@ -271,12 +271,12 @@ def add_plan(commands: Any) -> None:
 
 def plan(options: argparse.Namespace) -> int:
     """Print what each way to load a checkpoint needs and which fits. Returns 3 when none does."""
-    from model import checkpoint
-    from model.command_line import quiet_libraries
-    from model.plan import plan as make_plan
+    from model.checkpoints import loader
+    from model.checkpoints.memory_plan import plan as make_plan
+    from model.commands.options import quiet_libraries
 
     quiet_libraries()
-    about = checkpoint.inspect(options.model)
+    about = loader.inspect(options.model)
     made = make_plan(about, device=options.device, quantize=options.quantize, context=options.context)
     print(json.dumps(made.as_dict()) if options.json else "\n".join(made.table()))
     return 3 if made.recommended is None else 0
@@ -291,8 +291,8 @@ def add_doctor(commands: Any) -> None:
 
 def doctor(options: argparse.Namespace) -> int:
     """Print what this machine has, what is missing and how to get it. Returns 3 when the model cannot run."""
-    from assistant.command_line import sound_found, voices_found
-    from model.doctor import Finding, about, as_dict, findings, lines
+    from assistant.cli.options import sound_found, voices_found
+    from model.commands.doctor import Finding, about, as_dict, findings, lines
 
     report = findings() + (about(options.model) if options.model else [])
     report += [Finding("voices", *voices_found()), Finding("sound", *sound_found())]
@@ -316,9 +316,9 @@ def fetch(options: argparse.Namespace) -> int:
     """Fetch the parts of a preset, or one artifact."""
     from dataclasses import asdict
 
-    from model.checkpoint import presets
-    from model.command_line import downloads
-    from model.fetch import ensure
+    from model.checkpoints.loader import presets
+    from model.commands.options import downloads
+    from model.weights.fetch import ensure
 
     preset = presets().get(options.what)
     names = [preset["speech"], preset["text"]] if preset else [options.what]
@@ -342,7 +342,7 @@ def report_bug() -> int:
     """Write the current exception to the log file; one line tells where. Returns exit code 1."""
     import traceback
 
-    from assistant.places import user_folder
+    from assistant.paths import user_folder
 
     folder = user_folder() / "logs"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)

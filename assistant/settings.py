@@ -12,10 +12,10 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from assistant.audio.echo import Duplex
 from assistant.errors import AssistantError
-from assistant.line import Duplex
-from assistant.signals import BargeIn, ModelChoice, TurnSettings
-from assistant.speech import VoiceSettings
+from assistant.messages import BargeIn, ModelChoice, TurnSettings
+from assistant.speech.synthesizer import VoiceSettings
 
 MOST_DAYS = 3650
 """For which sessions can be kept, short of for good."""

@@ -13,10 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from assistant.assistant import Assistant
-from assistant.audio_check import AudioCheck, CheckResult
-from assistant.clips import ClipPlayer
-from assistant.ears import PATIENCE, Ears, EarSettings, SpeechJudge
+from assistant.audio.audio_check import AudioCheck, CheckResult
+from assistant.audio.clips import ClipPlayer
+from assistant.audio.devices import SoundSystem
+from assistant.audio.echo import Canceller, Duplex, MicrophoneLine, Reference
+from assistant.audio.endpointing import PATIENCE, Ears, EarSettings, SpeechJudge
+from assistant.audio.file_devices import FileSound
+from assistant.backend.model_process import ModelProcess
 from assistant.errors import AssistantError
 from assistant.events import (
     Event,
@@ -28,22 +31,11 @@ from assistant.events import (
     StateChanged,
     UtteranceEnded,
 )
-from assistant.inference import ModelProcess
-from assistant.line import Canceller, Duplex, MicrophoneLine, Reference
-from assistant.scribe import Scribe, Tape
-from assistant.signals import (
-    AgainPressed,
-    ModelChoice,
-    NewPressed,
-    Ready,
-    TurnSettings,
-    TypedIn,
-    UndoPressed,
-)
-from assistant.sound import SoundSystem
-from assistant.speech import Synthesizer, VoiceSettings
-from assistant.voice import ReplyVoice, Speaker
-from assistant.wav import FileSound
+from assistant.messages import AgainPressed, ModelChoice, NewPressed, Ready, TurnSettings, TypedIn, UndoPressed
+from assistant.sessions.writer import Scribe, Tape
+from assistant.speech.playback import ReplyVoice, Speaker
+from assistant.speech.synthesizer import Synthesizer, VoiceSettings
+from assistant.turns.loop import Assistant
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +61,7 @@ class TalkSettings:
     sessions: Path | None = None
     keep_days: int | None = None
     corrections: Path | None = None
-    server: str = "model.server"
+    server: str = "model.commands.server"
 
 
 Listener = Callable[[Event | Ready], None]

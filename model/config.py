@@ -28,12 +28,12 @@ class SpeechLanguageConfig(PreTrainedConfig):
     Attributes:
         speech_config: the Whisper whose encoder listens.
         text_config: any causal language model of transformers.
-        adapter_type: "conv", strided convolutions; "spelling", the same read as tokens (`model.spelling`); or
+        adapter_type: "conv", strided convolutions; "spelling", the same read as tokens (`model.nn.ctc_adapter`); or
             "cformer", integrate-and-fire.
         adapter_kernel_sizes: one entry a strided convolution (stride 2); empty: no adapter yet, and
             speech reaches the language model as the words of its transcript.
         adapter_inner_size: width of the convolutional adapter's residual bottleneck.
-        adapter_layers: `model.spelling.ContextLayer`s of one that spells.
+        adapter_layers: `model.nn.ctc_adapter.ContextLayer`s of one that spells.
         cformer_pre_layers, cformer_post_layers: the CFormer's layers before and after the integration;
             `cformer_heads`: their attention heads, 8 in the original whatever the encoder has.
         lora_rank: 0 for none. `lora_alpha`, `lora_dropout`, `lora_targets` (names of the language

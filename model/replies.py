@@ -1,81 +1,8 @@
-"""`python -m model.replies [--model mini] [--json]`: how good a checkpoint's replies are, on fixed cases.
+"""`python -m model.replies`: see `model.commands.replies`."""
 
-Facts and memory are checked by the word that has to appear; feelings by what must not be said to them. A
-small ruler, meant for choosing between language models and prompts, not for praise.
-"""
-
-from __future__ import annotations
-
-import argparse
-import json
 import sys
-import tomllib
-from collections import Counter
-from collections.abc import Sequence
-from typing import Any
 
-from assistant.events import Exchange, Typed
-from model import checkpoint
-from model.checkpoint import RESOURCES
-from model.command_line import quiet_libraries
-from model.engine import Engine
-from model.errors import ModelError
-
-
-def judge(engine: Engine, cases: dict[str, Any]) -> list[tuple[str, bool, str, str]]:
-    """Answer every case; returns (kind, whether it passes, what was said, the reply)."""
-
-    def answer(said: str, history: Sequence[Exchange] = ()) -> str:
-        return "".join(engine.reply(history, Typed(said))).strip()
-
-    def holds(reply: str, words: Sequence[str]) -> bool:
-        return any(word in reply.lower() for word in words)
-
-    judged = []
-    for case in cases["fact"]:
-        reply = answer(case["ask"])
-        judged.append(("fact", holds(reply, case["expect"]), case["ask"], reply))
-    for case in cases["memory"]:
-        history = [Exchange(Typed(case["first"]), answer(case["first"]))]
-        reply = answer(case["ask"], history)
-        judged.append(("memory", holds(reply, case["expect"]), case["ask"], reply))
-    wrong = cases["refusals"] + cases["condolences"]
-    for case in cases["feeling"]:
-        said = engine.model.config.tone_template.format(tone=case["tone"], words=case["say"])
-        reply = answer(said)
-        judged.append(("feeling", bool(reply) and not holds(reply, wrong + case["never"]), said, reply))
-    return judged
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print every reply with its verdict, then the shares; with --json only the figures."""
-    parser = argparse.ArgumentParser(prog="python -m model.replies", description=__doc__)
-    parser.add_argument("--model", default="mini")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(arguments)
-    quiet_libraries()
-    cases = tomllib.loads((RESOURCES / "reply_cases.toml").read_text("utf-8"))
-    try:
-        judged = judge(Engine(checkpoint.load(options.model)), cases)
-    except ModelError as error:
-        print(error, file=sys.stderr)
-        return 3
-    passed = Counter(kind for kind, good, *_ in judged if good)
-    total = Counter(kind for kind, *_ in judged)
-    figures: dict[str, Any] = {"model": options.model}
-    figures |= {f"{kind}_share": passed[kind] / total[kind] for kind in total}
-    figures["mean_words"] = sum(len(reply.split()) for *_, reply in judged) / len(judged)
-    heads = Counter(" ".join(reply.lower().split()[:4]) for *_, reply in judged)
-    figures["most_common_opening_share"] = heads.most_common(1)[0][1] / len(judged)
-    if options.json:
-        print(json.dumps(figures))
-        return 0
-    for kind, good, said, reply in judged:
-        print(f"{'+' if good else '-'} {kind:8} {said}\n             {reply}")
-    for name, value in figures.items():
-        print(f"{name:28} {value if isinstance(value, str) else f'{value:.2f}'}")
-    return 0
-
+from model.commands.replies import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,8 +11,9 @@ import soundfile
 
 import main
 from assistant.events import EMOTIONS
-from model import ask, checkpoint
-from tests.tiny import tiny_checkpoint
+from model.checkpoints import loader
+from model.commands import ask
+from tests.support.tiny import tiny_checkpoint
 
 KEYS = {
     "file", "duration_seconds", "transcript", "reading", "reply", "path", "model", "device", "quantize",
@@ -24,7 +25,7 @@ KEYS = {
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A tiny checkpoint instead of the downloaded one, and a home of its own."""
     monkeypatch.setenv("BLSP_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(checkpoint, "load", lambda *_args, **_kwargs: tiny_checkpoint())
+    monkeypatch.setattr(loader, "load", lambda *_args, **_kwargs: tiny_checkpoint())
     return tmp_path
 
 

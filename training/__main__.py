@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 
 from model.errors import BadInput, ModelError, WeightsMissing
-
-from .data_commands import add_data_commands, run_data_command
-from .speech_commands import add_speech_commands, run_speech_command
-from .train_commands import add_train_commands, run_train_command
-from .tune_commands import add_tune_commands, run_tune_command
+from training.commands.data_commands import add_data_commands, run_data_command
+from training.commands.speech_commands import add_speech_commands, run_speech_command
+from training.commands.train_commands import add_train_commands, run_train_command
+from training.commands.tune_commands import add_tune_commands, run_tune_command
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif (tuned := run_tune_command(options)) is not None:
             summary = tuned
         elif options.command == "corpus":
-            from .corpus import build_corpus
+            from training.synthesis.corpus import build_corpus
 
             summary = build_corpus(
                 options.out,
@@ -73,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
                 workers=options.workers,
             )
         else:
-            from .fit_head import fit_head
+            from training.emotion.fit_head import fit_head
 
             summary = fit_head(options.corpus, options.out, whisper=options.whisper)
     except ModelError as error:
@@ -90,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _evaluate(predictions: Path, picture: Path | None, *, as_json: bool) -> int:
-    from .predictions import as_svg, as_text, problems, score
+    from training.evaluation.predictions import as_svg, as_text, problems, score
 
     scores = score(predictions)
     picture = picture or predictions.with_suffix(".confusion.svg")

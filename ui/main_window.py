@@ -21,13 +21,13 @@ from PySide6.QtWidgets import (
 )
 
 from assistant.events import Failed, ModelStatus
-from assistant.signals import Ready
-from ui import icons
-from ui.app import App, Message
-from ui.compact import quit_program
-from ui.plain import one_line, tip
-from ui.translations import tr
-from ui.widgets import IconButton, Notice, Picture, button, column, label, line, restyle, row
+from assistant.messages import Ready
+from ui.core import icons
+from ui.core.app import App, Message
+from ui.core.translations import tr
+from ui.core.untrusted_text import one_line, tip
+from ui.talk.compact import quit_program
+from ui.widgets.common import IconButton, Notice, Picture, button, column, label, line, restyle, row
 
 PAGES = ("talk", "sessions", "finetune", "settings")
 _LONGEST_STATUS = 60  # characters

@@ -15,16 +15,16 @@ from itertools import count
 from PySide6.QtCore import QEvent, QLoggingCategory, QTimer
 from PySide6.QtWidgets import QApplication, QWidget
 
-from ui import icons, theme, translations
-from ui.app import App, Services
+from ui.core import icons, theme, translations
+from ui.core.app import App, Services
 from ui.main_window import MainWindow
 
 _PAGES = {
-    "talk": ("ui.talk_page", "TalkPage"),
-    "sessions": ("ui.session_browser", "SessionsPage"),
-    "finetune": ("ui.finetune_wizard", "FineTunePage"),
-    "settings": ("ui.settings_page", "SettingsPage"),
-    "first": ("ui.first_start", "FirstStart"),
+    "talk": ("ui.talk.page", "TalkPage"),
+    "sessions": ("ui.sessions.browser", "SessionsPage"),
+    "finetune": ("ui.finetune.wizard", "FineTunePage"),
+    "settings": ("ui.settings.page", "SettingsPage"),
+    "first": ("ui.first_run.pages", "FirstStart"),
 }
 
 

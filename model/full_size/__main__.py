@@ -25,8 +25,8 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
-from model.checkpoint import RESOURCES
-from model.command_line import quiet_libraries
+from model.checkpoints.loader import RESOURCES
+from model.commands.options import quiet_libraries
 from model.errors import ModelError, WeightsMissing
 from model.full_size.decoding import attention, decode, memory, profile, prompt_times
 from model.full_size.run import SIZES, Figures, Run, bandwidth

@@ -12,13 +12,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import GenerationConfig
 
-from model.checkpoint import inspect
+from model.checkpoints.loader import inspect
+from model.checkpoints.memory_plan import plan
 from model.config import head_size
 from model.full_size.run import FRAMES, Figures, Run
-from model.graph_decode import StaticDecoder, uncaptured
-from model.plan import plan
-from model.speech_llm import SPEECH_ID
-from model.static_step import FixedCache
+from model.inference.cuda_graphs import StaticDecoder, uncaptured
+from model.inference.static_step import FixedCache
+from model.nn.speech_llm import SPEECH_ID
 
 _REPEATS = 3
 _CALLS = 100

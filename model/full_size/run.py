@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import Qwen2Config, WhisperConfig
 
 from model.config import SpeechLanguageConfig
-from model.speech_llm import SpeechLanguageModel
+from model.nn.speech_llm import SpeechLanguageModel
 
 Figures = dict[str, float | int | str | bool | None]
 """A section's results, with units in the names."""

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from model.adapter import ConvAdapter
 from model.full_size.run import FRAMES, Figures, Run
-from model.speech_llm import SPEECH_ID, SpeechLanguageModel
+from model.nn.adapter import ConvAdapter
+from model.nn.speech_llm import SPEECH_ID, SpeechLanguageModel
 
 _IGNORED = -100
 

@@ -13,10 +13,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerFast, WhisperFeatureExtractor
 
-from model.checkpoint import read_model
+from model.checkpoints.loader import read_model
 from model.errors import WeightsMissing
 from model.full_size.run import Figures, Run
-from model.speech_llm import SpeechLanguageModel
+from model.nn.speech_llm import SpeechLanguageModel
 
 _SHARD_BYTES = 2 << 30
 _ENDS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

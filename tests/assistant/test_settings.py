@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from assistant.errors import AssistantError
+from assistant.messages import BargeIn
 from assistant.settings import Settings, load, save
-from assistant.signals import BargeIn
 
 
 def test_only_what_differs_is_written(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from transformers.utils import logging as transformers_logging
 
-from model import checkpoint
-from tests.tiny import tiny_checkpoint
+from model.checkpoints import loader
+from tests.support.tiny import tiny_checkpoint
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def without_recogniser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Folders are loaded without the recogniser, which would be downloaded."""
-    monkeypatch.setattr(checkpoint.fetch, "ensure", lambda *_args, **_kwargs: tmp_path)
-    monkeypatch.setattr(checkpoint.Transcriber, "load", lambda *_args, **_kwargs: None)
+    monkeypatch.setattr(loader.fetch, "ensure", lambda *_args, **_kwargs: tmp_path)
+    monkeypatch.setattr(loader.Transcriber, "load", lambda *_args, **_kwargs: None)
 
 
 @pytest.fixture

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-SETUP = Path(__file__).parents[2] / "resources" / "setup.sh"
+from tests import ROOT
+
+SETUP = ROOT / "resources" / "setup.sh"
 LIBRARIES = ["libportaudio.so.2", "libGL.so.1", "libEGL.so.1", "libxkbcommon.so.0", "libdbus-1.so.3"]
 LIBRARIES += ["libfontconfig.so.1", "libglib-2.0.so.0", "libxcb-cursor.so.0", "libxkbcommon-x11.so.0"]
 LIBRARIES += ["libxcb-icccm.so.4", "libxcb-keysyms.so.1", "libxcb-shape.so.0", "libX11-xcb.so.1"]

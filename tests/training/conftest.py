@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.training.tiny_run import make_checkpoint, make_data, options
-from training.train import train
+from tests.training.support.tiny_run import make_checkpoint, make_data, options
+from training.stages.train import train
 
 
 @pytest.fixture(scope="session")

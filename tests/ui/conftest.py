@@ -14,12 +14,13 @@ from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
 from assistant.events import Event
-from assistant.signals import Ready
-from assistant.speech import Synthesizer
+from assistant.messages import Ready
+from assistant.speech.synthesizer import Synthesizer
 from assistant.talk import TalkSettings
-from tests.fakes import ToneSynthesizer
-from ui import theme, window
-from ui.app import App, Services
+from tests.support.fakes import ToneSynthesizer
+from ui import window
+from ui.core import theme
+from ui.core.app import App, Services
 
 
 class ScriptedTalk:

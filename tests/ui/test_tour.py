@@ -15,14 +15,14 @@ from PySide6.QtGui import QAccessible
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication, QWidget
 
-from assistant.signals import Ready
-from tests.fakes import ToneSynthesizer
+from assistant.messages import Ready
+from tests.support.fakes import ToneSynthesizer
 from tests.ui.conftest import ScriptedTalk
-from tests.ui.recorded import record
-from tests.ui.script import Wait, play
+from tests.ui.support.recorded import record
+from tests.ui.support.script import Wait, play
 from tests.ui.tour import ABOUT, SETTINGS, TURNS, turn_events, walk
 from ui import window as program
-from ui.app import Services
+from ui.core.app import Services
 from ui.main_window import MainWindow
 
 STALL = 0.2

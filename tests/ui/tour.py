@@ -38,13 +38,13 @@ from assistant.events import (
     Typed,
     UtteranceEnded,
 )
-from assistant.signals import Ready
-from tests.fakes import ToneSynthesizer
+from assistant.messages import Ready
+from tests.support.fakes import ToneSynthesizer
 from tests.ui.conftest import ScriptedTalk
-from tests.ui.recorded import reading, record, spoken, words
-from tests.ui.script import PICTURE, Played, Wait, play
+from tests.ui.support.recorded import reading, record, spoken, words
+from tests.ui.support.script import PICTURE, Played, Wait, play
 from ui import window as program
-from ui.app import Services
+from ui.core.app import Services
 from ui.main_window import MainWindow
 
 SIZES = {"900x600": (900, 600), "1100x760": (1100, 760), "1600x1000": (1600, 1000)}
@@ -131,7 +131,7 @@ class Tour:
 
 def all_text(parent: QWidget) -> str:
     """What is drawn by labels and lists."""
-    from tests.ui.script import texts
+    from tests.ui.support.script import texts
 
     return texts(parent)
 

@@ -1,0 +1,265 @@
+"""What fine-tuning needs beside the training itself: the run folders as their watcher sees them, and taking a tuned
+checkpoint into use and back.
+
+Training is `python -m training` in a child process; its run folder is the whole contract. Knows no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from assistant.finetune.tuning_data import write_file
+from assistant.settings import Settings
+
+MANIFEST, OPTIONS, PROGRESS, SUMMARY, STOP, LOCK, PLAN, FAILED, ADOPTED, MODEL = (
+    "manifest.jsonl", "run.toml", "progress.jsonl", "summary.json", "stop", ".lock", "plan.json", "failed.txt",
+    "adopted.json", "model",
+)  # fmt: skip
+"""What a run folder holds; the last but one where its checkpoint is in use, with what was in use before."""
+
+
+# ---- runs
+
+
+def write_plan(path: Path, plan: Mapping[str, Any]) -> None:
+    """Keep what a run is expected to take, beside it. Raises: OSError."""
+    write_file(path, json.dumps(dict(plan)) + "\n")
+
+
+class Stage(StrEnum):
+    """Where a run stands. A run that was stopped, killed or failed goes on where it was."""
+
+    PLANNED = "planned"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True)
+class TuningRun:
+    """A run folder as its watcher sees it; `refresh` reads what is new.
+
+    Attributes:
+        progress: all reports so far. `summary`: what came of it, once it is finished. `why`: of a failure.
+    """
+
+    folder: Path
+    options: dict[str, Any] = field(default_factory=dict)
+    progress: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] | None = None
+    why: str = ""
+    _read: int = 0
+
+    @classmethod
+    def open(cls, folder: Path) -> TuningRun:
+        """The run in a folder, of this machine or another.
+
+        Raises:
+            ValueError: it holds none.
+        """
+        run = cls(folder)
+        run.refresh()
+        if not run.options and not (folder / MANIFEST).is_file():
+            raise ValueError(f"{folder} holds no tuning run: choose the folder with the {OPTIONS} of one.")
+        return run
+
+    def refresh(self) -> list[dict[str, Any]]:
+        """Read what was written since; the new reports."""
+        if not self.options:
+            with contextlib.suppress(OSError, ValueError):
+                self.options = tomllib.loads((self.folder / OPTIONS).read_text("utf-8"))
+        new = self._new_reports()
+        self.progress += new
+        self.summary = read_object(self.folder / SUMMARY)
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            self.why = ""
+            self.why = (self.folder / FAILED).read_text("utf-8").strip()
+        return new
+
+    def _new_reports(self) -> list[dict[str, Any]]:
+        try:
+            with (self.folder / PROGRESS).open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self._read:
+                    self._read = 0
+                    self.progress.clear()
+                file.seek(self._read)
+                content = file.read()
+        except OSError:
+            return []
+        whole = content[: content.rfind(b"\n") + 1]  # a line that is being written is left for later
+        self._read += len(whole)
+        return [row for line in whole.splitlines() if (row := _object(line)) is not None]
+
+    @property
+    def name(self) -> str:
+        """What it is called: its data's name and when it was planned, or the folder's name."""
+        parts = re.fullmatch(r"(\d{4})-(\d\d)-(\d\d)-(\d\d)(\d\d)\d\d-(.+)", self.folder.name)
+        if parts is None:
+            return self.folder.name
+        year, month, day, hour, minute, name = parts.groups()
+        return f"{name} · {year}-{month}-{day} {hour}:{minute}"
+
+    @property
+    def stage(self) -> Stage:
+        """Where it stands."""
+        if self.summary is not None:
+            return Stage.FINISHED
+        if self.at_work:
+            return Stage.RUNNING
+        if self.why:
+            return Stage.FAILED
+        return Stage.STOPPED if self.options else Stage.PLANNED
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a process works in the folder now."""
+        lock = self.folder / LOCK
+        if not lock.exists():
+            return False
+        try:
+            with FileLock(lock, timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # a folder that cannot be written is nobody's workplace
+            return False
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where its tuned checkpoint is, once it is finished."""
+        return self.folder / MODEL
+
+    def ask_to_stop(self) -> None:
+        """Let it end at the next safe place. Raises: OSError."""
+        (self.folder / STOP).touch()
+
+    def free_bytes(self) -> int:
+        """Room on its disk."""
+        return shutil.disk_usage(self.folder).free
+
+    def note_end(self, code: int, said: str) -> None:
+        """Keep why the process ended, for who opens the folder later; code 0: it did as it was told."""
+        with contextlib.suppress(OSError):  # a full disk is what it may be about
+            if code == 0:
+                (self.folder / FAILED).unlink(missing_ok=True)
+            else:
+                write_file(self.folder / FAILED, (said or end_of(code)) + "\n")
+        self.why = "" if code == 0 else said or end_of(code)
+
+
+def end_of(code: int) -> str:
+    """What an exit code without words means."""
+    if code in (-1, 137):
+        return "The training was ended from outside, maybe because memory ran out: it can go on where it was."
+    return f"The training ended unexpectedly (exit {code}): it can go on where it was."
+
+
+def command_of(run: TuningRun) -> list[str]:
+    """The words behind `python -m training tune` that go on with a run, in whatever folder it lies now.
+
+    Raises:
+        ValueError: the run was never begun.
+    """
+    if not run.options:
+        raise ValueError(f"{run.folder} was planned and never begun: begin it anew.")
+    words, own = [str(run.folder)], run.folder / MANIFEST
+    options = run.options | ({"manifest": str(own)} if own.is_file() else {})
+    for name, value in options.items():
+        if name != "run":
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
+def runs(folder: Path) -> list[TuningRun]:
+    """The runs below a folder, the latest first."""
+    found = []
+    for path in sorted(folder.iterdir(), reverse=True) if folder.is_dir() else []:
+        with contextlib.suppress(ValueError, OSError):
+            if path.is_dir() and not path.name.startswith("."):
+                found.append(TuningRun.open(path))
+    return found
+
+
+_DISCARDED = ".discarded-"
+
+
+def discard(run: TuningRun) -> Path:
+    """Put a run out of sight; where it is kept until `sweep`. Raises: OSError."""
+    kept = run.folder.with_name(f"{_DISCARDED}{run.folder.name}")
+    shutil.rmtree(kept, ignore_errors=True)
+    return run.folder.rename(kept)
+
+
+def restore(kept: Path) -> None:
+    """Bring a discarded run back. Raises: OSError."""
+    kept.rename(kept.with_name(kept.name.removeprefix(_DISCARDED)))
+
+
+def sweep(folder: Path) -> None:
+    """Delete what was discarded, and what probes left."""
+    for path in folder.glob(".*"):
+        if path.name.startswith(_DISCARDED) or path.name.endswith(".probe"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file, or None where there is no readable one."""
+    try:
+        return _object(path.read_bytes())
+    except OSError:
+        return None
+
+
+def _object(text: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+# ---- into use, and back
+
+
+def adopt(run: TuningRun, settings: Settings) -> dict[str, Any]:
+    """Note that the run's checkpoint comes into use; the values of the settings' section "model" that do it.
+
+    Raises:
+        ValueError: the run has no checkpoint. OSError: it cannot be noted.
+    """
+    if not (run.checkpoint / "config.json").is_file():
+        raise ValueError(f"{run.folder} has no checkpoint to use: let the run finish first.")
+    source, now = str(run.checkpoint.absolute()), settings.model
+    if now.source != source:
+        before = {"source": now.source, "device": now.device, "quantize": now.quantize}
+        write_file(run.folder / ADOPTED, json.dumps(before) + "\n")
+    folders = now.folders if source in now.folders else (*now.folders, source)
+    return {"source": source, "folders": folders}
+
+
+def in_use(run: TuningRun, settings: Settings) -> bool:
+    """Whether the run's checkpoint is the one that answers."""
+    return settings.model.source == str(run.checkpoint.absolute())
+
+
+def roll_back(run: TuningRun, settings: Settings) -> dict[str, Any]:
+    """The values of the settings' section "model" that were in force before `adopt`. Raises: ValueError, OSError."""
+    before = read_object(run.folder / ADOPTED)
+    if before is None:
+        raise ValueError(f"{run.folder} does not say what was in use before: choose a model in the settings.")
+    source = str(run.checkpoint.absolute())
+    (run.folder / ADOPTED).unlink()
+    return before | {"folders": tuple(one for one in settings.model.folders if one != source)}

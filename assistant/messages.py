@@ -1,0 +1,319 @@
+"""What the conversation takes and what it returns: happenings in, commands out.
+
+`ask` is the number under which the model and the voice were asked; an answer under an older number is stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from assistant.events import EmotionReading, Exchange, Message, Utterance
+
+
+class BargeIn(StrEnum):
+    """What may interrupt a reply: the user's voice, a key alone, or nothing but the stop command."""
+
+    VOICE = "voice"
+    KEY = "key"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class TurnSettings:
+    """Ceilings in seconds, and who may interrupt.
+
+    Attributes:
+        reply_seconds: a reply must show its first text within it.
+        stall_seconds: a reply that plays must progress within it.
+        pause_seconds: how long playback waits for a suspicion of speech to be confirmed.
+    """
+
+    barge_in: BargeIn = BargeIn.VOICE
+    empathy: bool = True
+    reply_seconds: float = 120.0
+    stall_seconds: float = 20.0
+    pause_seconds: float = 1.5
+
+
+# ---- what happened: from the ears ...
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechSuspected:
+    """It sounds as if the user began to speak; too short yet to be sure."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechConfirmed:
+    """The user is speaking, by voice or by holding the key; `at` is where it began."""
+
+    at: float
+    by_key: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SpeechPaused:
+    """The soft end: a short silence, after which the user may or may not go on."""
+
+    utterance: Utterance
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechResumed:
+    """The user went on after the soft end."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SpeechEnded:
+    """The hard end. Without a resumption the utterance equals that of the soft end, sample for sample."""
+
+    utterance: Utterance
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechDropped:
+    """What had begun was no speech: a cough, a click, a breath."""
+
+
+# ---- ... from the model and the voice, each under the number of its ask ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelRead:
+    """The emotion was read."""
+
+    ask: int
+    reading: EmotionReading | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWords:
+    """The transcript was written. It may come after the turn is over."""
+
+    ask: int
+    text: str
+    language: str = "en"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelText:
+    """A piece of the reply."""
+
+    ask: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDone:
+    """The reply is complete; `figures` are the model's own: milliseconds and counts of its stages."""
+
+    ask: int
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelBroke:
+    """The model could not answer; the message says what to do."""
+
+    ask: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceReached:
+    """How far the voice is with the reply: "first_sentence" is cut, "first_speech" is made of it."""
+
+    ask: int
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceStarted:
+    """The reply's first sample is being played."""
+
+    ask: int
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceProgressed:
+    """What has been heard so far, to the last whole word."""
+
+    ask: int
+    heard: str
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceEnded:
+    """Everything was played, or the voice fell silent as it was told; `heard` is final."""
+
+    ask: int
+    heard: str
+
+
+# ---- ... and from the user's hands
+
+
+@dataclass(frozen=True, slots=True)
+class TypedIn:
+    """The user typed a message."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopPressed:
+    """Stop whatever is going on."""
+
+
+@dataclass(frozen=True, slots=True)
+class UndoPressed:
+    """Forget the last turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgainPressed:
+    """Answer the last message once more; with `text`, that text instead of the message."""
+
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewPressed:
+    """Begin a new conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsChanged:
+    """Other settings from now on."""
+
+    settings: TurnSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+Happening = (
+    SpeechSuspected | SpeechConfirmed | SpeechPaused | SpeechResumed | SpeechEnded | SpeechDropped
+    | ModelRead | ModelWords | ModelText | ModelDone | ModelBroke
+    | VoiceReached | VoiceStarted | VoiceProgressed | VoiceEnded
+    | TypedIn | StopPressed | UndoPressed | AgainPressed | NewPressed | SettingsChanged | Tick
+)  # fmt: skip
+
+
+# ---- what is to be done
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ask:
+    """Let the model hear and answer `message`."""
+
+    ask: int
+    history: tuple[Exchange, ...]
+    message: Message
+    empathy: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepare:
+    """Let the model take in the history ahead of the next message."""
+
+    history: tuple[Exchange, ...]
+    empathy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsk:
+    """The model need not go on."""
+
+    ask: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Say:
+    """Make speech of this text, after what was said before under this ask; hold it until `Play`."""
+
+    ask: int
+    text: str
+    reading: EmotionReading | None
+
+
+@dataclass(frozen=True, slots=True)
+class SayEnds:
+    """There is no more text; `VoiceEnded` follows when all is played."""
+
+    ask: int
+
+
+@dataclass(frozen=True, slots=True)
+class Play:
+    """From now on what is ready may be heard."""
+
+    ask: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Pause playback where it is."""
+
+    ask: int
+
+
+@dataclass(frozen=True, slots=True)
+class GoOn:
+    """Go on with playback where it was paused."""
+
+    ask: int
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Fall silent at once and drop what is left; `VoiceEnded` tells what was heard, unless `Play` never came."""
+
+    ask: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropUtterance:
+    """Throw away what the user is just saying."""
+
+
+Command = Ask | Prepare | CancelAsk | Say | SayEnds | Play | Hold | GoOn | Silence | DropUtterance
+
+
+# ---- between the assistant and its model process
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """What to load: the arguments of `model.checkpoints.loader.load`."""
+
+    source: str = "mini"
+    device: str = "auto"
+    quantize: str = "auto"
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """From the child: how the loading goes, in words."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """From the child: the model stands; `about` says name, device, quantize, path, frame_seconds, head, load_ms."""
+
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """From the child: the model cannot be loaded; the message says what to do."""
+
+    message: str

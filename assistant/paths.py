@@ -1,0 +1,26 @@
+"""Where the user's own things are kept; what is merely fetched lies in the cache (see `model.weights.store.home`)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+from assistant.errors import AssistantError
+
+
+def user_folder() -> Path:
+    """The folder of settings, sessions, corrections, training runs and logs: BLSP_HOME if set. Mode 0700.
+
+    Raises:
+        AssistantError: it cannot be made.
+    """
+    chosen = os.environ.get("BLSP_HOME")
+    folder = Path(chosen).expanduser().absolute() if chosen else platformdirs.user_data_path("undertone")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"{folder} cannot be made ({error.strerror}): set BLSP_HOME to a folder that is yours."
+        raise AssistantError(message) from error
+    return folder

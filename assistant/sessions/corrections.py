@@ -1,0 +1,109 @@
+"""Corrections: how an utterance really sounded, by the user's own word, kept with consent for fine-tuning.
+
+One JSON line each, with the fields `audio`, `text`, `emotion`, `read_as`, `session`, `turn` and `consent`. `audio` is
+a path relative to the file's folder where it lies below it: an utterance of a recorded session stays in its
+session and goes with it; one of a conversation that is not recorded is kept beside the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from assistant.events import EMOTIONS, Spoken, Turn
+from assistant.sessions.recorder import RATE, write_flac
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """One line. `audio` is absolute once read."""
+
+    audio: str
+    text: str
+    emotion: str
+    read_as: str | None
+    session: str
+    turn: int
+    consent: bool = True
+
+
+def corrections(path: Path) -> list[Correction]:
+    """The corrections whose recordings are still there, oldest first; lines that are none are left out.
+
+    Raises:
+        OSError: the file is there and cannot be read.
+    """
+    found = [_correction(line) for line in _lines(path)]
+    whole = [Correction(**{**asdict(one), "audio": str(path.parent / one.audio)}) for one in found if one]
+    return [one for one in whole if Path(one.audio).is_file()]
+
+
+def keep(path: Path, turn: Turn, emotion: str | None, session: str, audio: Path | None = None) -> None:
+    """Let `emotion` be the one correction of that turn, or none (None): the user takes it back.
+
+    Args:
+        path: the file of all corrections.
+        audio: where the session keeps the utterance; None: it is written beside the file.
+
+    Raises:
+        OSError: it cannot be written; the file stays as it was.
+    """
+    own = path.parent / "corrections" / f"{session}-{turn.number:04d}.flac"
+    lines = [line for line in _lines(path) if (line.get("session"), line.get("turn")) != (session, turn.number)]
+    if emotion is not None:
+        if audio is None:
+            assert isinstance(turn.message, Spoken), "what was typed has no sound"
+            own.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_flac(own, turn.message.samples, RATE)
+        whole = (audio or own).absolute()
+        base = path.parent.absolute()
+        name = whole.relative_to(base).as_posix() if whole.is_relative_to(base) else str(whole)
+        read_as = turn.reading.label if turn.reading else None
+        lines.append(asdict(Correction(name, turn.transcript or "", emotion, read_as, session, turn.number)))
+    if lines or path.exists():
+        _write(path, lines)
+    if emotion is None:
+        own.unlink(missing_ok=True)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        raw = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    lines = []
+    for one in raw:
+        try:
+            line = json.loads(one)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(line, dict):
+            lines.append(line)
+    return lines
+
+
+def _correction(line: dict[str, Any]) -> Correction | None:
+    try:
+        one = Correction(**line)
+    except TypeError:
+        return None
+    sound = isinstance(one.audio, str) and isinstance(one.turn, int) and one.consent is True
+    return one if sound and one.emotion in EMOTIONS else None
+
+
+def _write(path: Path, lines: list[dict[str, Any]]) -> None:
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

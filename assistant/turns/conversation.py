@@ -1,0 +1,398 @@
+"""The conversation's turns as a pure state machine: no clock, no thread, no input or output.
+
+`handle` takes what happened and when, and returns what is to be done and what is to be told, in order. Every
+request to the model and the voice carries the number of its ask; what comes back under an older number is
+stale and is dropped by that one comparison. A reply may be begun at the soft end of speech; nothing of it is
+told, played or remembered before the hard end has come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from assistant import messages as s
+from assistant.events import (
+    EmotionRead,
+    Event,
+    Exchange,
+    Failed,
+    Message,
+    Outcome,
+    PlaybackFinished,
+    PlaybackProgressed,
+    PlaybackStarted,
+    ReplyFinished,
+    ReplyText,
+    SpeechStarted,
+    Spoken,
+    State,
+    StateChanged,
+    Transcribed,
+    Turn,
+    TurnEnded,
+    Typed,
+    UtteranceEnded,
+)
+from assistant.turns.history import LiveTurn, Past, joined, same
+
+
+class Conversation:
+    """One conversation. The owner feeds `handle` and carries out what it returns, in order.
+
+    Attributes:
+        state: see `State`.
+    """
+
+    def __init__(self, settings: s.TurnSettings | None = None) -> None:
+        self.settings = settings or s.TurnSettings()
+        self.state = State.IDLE
+        self.user_speaking = False
+        self._past = Past()
+        self._live: LiveTurn | None = None
+        self._asks = 0
+        self._numbers = 0
+        self._ignoring = False  # speech that may not interrupt is going on
+        self._carried: Message | None = None  # of a superseded turn: belongs to the next message
+        self._held_since: float | None = None  # playback is paused on a suspicion
+        self._moved = 0.0  # when the live turn last progressed
+        self._now = 0.0
+
+    # ---- the only way in
+
+    def handle(self, happened: s.Happening, now: float) -> list[s.Command | Event]:
+        """What to do and tell after `happened` at `now` seconds."""
+        self._now = now
+        before = (self.state, self.user_speaking)
+        outcome = list(_HANDLERS[type(happened)](self, happened))
+        if (self.state, self.user_speaking) != before:
+            outcome.append(StateChanged(self.state, self.user_speaking))
+        return outcome
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The turns that are over, oldest first."""
+        return self._past.turns
+
+    @property
+    def history(self) -> tuple[Exchange, ...]:
+        """What the model is to remember. Turns without a heard reply are left out, or carried over."""
+        told = (turn for turn in self.turns if turn.outcome is not Outcome.SUPERSEDED and turn.heard.strip())
+        return tuple(Exchange(turn.message, turn.heard) for turn in told)
+
+    @property
+    def number(self) -> int:
+        """The number of the last turn that has begun for certain; 0 before the first."""
+        return self._numbers
+
+    # ---- the user speaks
+
+    def _suspected(self, _: s.SpeechSuspected) -> Iterator[s.Command | Event]:
+        live = self._live
+        if live and live.sounding and self.settings.barge_in is s.BargeIn.VOICE and self._held_since is None:
+            self._held_since = self._now
+            yield s.Hold(live.ask)
+
+    def _confirmed(self, speech: s.SpeechConfirmed) -> Iterator[s.Command | Event]:
+        live = self._live
+        allowed = {s.BargeIn.VOICE: True, s.BargeIn.KEY: speech.by_key, s.BargeIn.OFF: False}[self.settings.barge_in]
+        if live and live.sounding and not allowed:
+            self._ignoring = True
+            return
+        self._ignoring = False
+        if self.user_speaking:  # and takes the key as well
+            return
+        if live:
+            yield from self._break_off()
+        self.user_speaking = True
+        self.state = State.LISTENING
+        yield SpeechStarted(self._numbers + 1, speech.at)
+
+    def _break_off(self) -> Iterator[s.Command | Event]:
+        """The user goes on speaking: end the live turn by what became of it."""
+        live = self._live
+        assert live is not None, "callers look first"
+        if not live.certain:
+            yield from self._discard()
+        elif live.heard.strip():
+            yield from self._close(Outcome.INTERRUPTED)
+        else:
+            self._carried = live.message
+            yield from self._close(Outcome.SUPERSEDED)
+
+    def _paused(self, speech: s.SpeechPaused) -> Iterator[s.Command | Event]:
+        if self._ignoring or not self.user_speaking:
+            return
+        yield from self._discard()
+        yield self._begin(self._whole(Spoken(speech.utterance.samples)))
+
+    def _resumed(self, _: s.SpeechResumed) -> Iterator[s.Command | Event]:
+        yield from self._discard()
+
+    def _ended(self, speech: s.SpeechEnded) -> Iterator[s.Command | Event]:
+        if self._ignoring or not self.user_speaking:
+            self._ignoring = False
+            return
+        self.user_speaking = False
+        message = self._whole(Spoken(speech.utterance.samples))
+        if self._live is None or not same(self._live.message, message):
+            yield from self._discard()
+            yield self._begin(message)
+        yield from self._make_certain()
+
+    def _dropped(self, _: s.SpeechDropped) -> Iterator[s.Command | Event]:
+        self._ignoring = False
+        yield from self._go_on()
+        if not self.user_speaking:
+            return
+        self.user_speaking = False
+        yield from self._discard()
+        self.state = State.IDLE
+        if self._carried is not None:
+            # The turn that made way for this noise gets its answer after all.
+            yield self._begin(self._whole(None))
+            yield from self._make_certain()
+
+    # ---- asking
+
+    def _whole(self, message: Message | None) -> Message:
+        """The message with what a superseded turn carried over."""
+        if message is None:
+            assert self._carried is not None, "one of the two is there"
+            return self._carried
+        return message if self._carried is None else joined(self._carried, message)
+
+    def _begin(self, message: Message) -> s.Ask:
+        self._asks += 1
+        self._live = LiveTurn(self._asks, self._numbers + 1, message)
+        self._live.marks["asked"] = self._moved = self._now
+        return s.Ask(self._asks, self.history, message, self.settings.empathy)
+
+    def _make_certain(self) -> Iterator[s.Command | Event]:
+        """The turn is the user's no more: tell what was held back, and let it be heard."""
+        live = self._live
+        assert live is not None, "a turn was begun"
+        live.certain = True
+        live.marks["ended"] = self._moved = self._now
+        self._numbers = live.number
+        self._carried = None
+        self.state = State.THINKING
+        yield UtteranceEnded(live.number, live.message)
+        yield from live.held
+        live.held.clear()
+        if live.broke is not None:
+            yield from self._fail(live.broke)
+        else:
+            yield s.Play(live.ask)
+            if live.done:
+                yield from self._prepare(live)
+
+    def _discard(self) -> Iterator[s.Command | Event]:
+        """Throw an uncertain turn away without a trace."""
+        live = self._live
+        if live is not None and not live.certain:
+            self._live = None
+            yield s.CancelAsk(live.ask)
+            yield s.Silence(live.ask)
+
+    def _tell(self, event: Event) -> Iterator[Event]:
+        assert self._live is not None, "callers look first"
+        if self._live.certain:
+            yield event
+        else:
+            self._live.held.append(event)
+
+    # ---- the model answers
+
+    def _current(self, ask: int) -> LiveTurn | None:
+        return self._live if self._live is not None and self._live.ask == ask else None
+
+    def _read(self, answer: s.ModelRead) -> Iterator[s.Command | Event]:
+        if live := self._current(answer.ask):
+            live.reading = answer.reading
+            live.marks["read"] = self._moved = self._now
+            yield from self._tell(EmotionRead(live.number, answer.reading))
+
+    def _words(self, answer: s.ModelWords) -> Iterator[s.Command | Event]:
+        if live := self._current(answer.ask):
+            live.transcript = answer.text
+            yield from self._tell(Transcribed(live.number, answer.text, answer.language))
+        elif turn := self._past.revise(answer.ask, transcript=answer.text):
+            yield Transcribed(turn.number, answer.text, answer.language)
+
+    def _text(self, answer: s.ModelText) -> Iterator[s.Command | Event]:
+        if live := self._current(answer.ask):
+            live.marks.setdefault("first_text", self._now)
+            self._moved = self._now
+            live.reply += answer.text
+            yield s.Say(live.ask, answer.text, live.reading)
+            yield from self._tell(ReplyText(live.number, answer.text))
+
+    def _done(self, answer: s.ModelDone) -> Iterator[s.Command | Event]:
+        if live := self._current(answer.ask):
+            live.done = True
+            live.figures = answer.figures
+            live.marks["reply_finished"] = self._moved = self._now
+            yield s.SayEnds(live.ask)
+            yield from self._tell(ReplyFinished(live.number, live.reply.strip()))
+            if live.certain:
+                yield from self._prepare(live)
+
+    def _prepare(self, live: LiveTurn) -> Iterator[s.Command]:
+        """Let the model take in its own reply while it is being spoken."""
+        if live.reply.strip():
+            told = (*self.history, Exchange(live.message, live.reply.strip()))
+            yield s.Prepare(told, self.settings.empathy)
+
+    def _broke(self, answer: s.ModelBroke) -> Iterator[s.Command | Event]:
+        if live := self._current(answer.ask):
+            if live.certain:
+                yield from self._fail(answer.message)
+            else:
+                live.broke = answer.message
+
+    def _fail(self, message: str) -> Iterator[s.Command | Event]:
+        assert self._live is not None, "callers look first"
+        yield Failed(self._live.number, message)
+        yield from self._close(Outcome.FAILED)
+
+    # ---- the voice speaks
+
+    def _reached(self, voice: s.VoiceReached) -> Iterator[s.Command | Event]:
+        if live := self._current(voice.ask):
+            live.marks.setdefault(voice.stage, self._now)
+        yield from ()
+
+    def _started(self, voice: s.VoiceStarted) -> Iterator[s.Command | Event]:
+        if (live := self._current(voice.ask)) and live.certain:
+            live.sounding = True
+            live.marks["first_sound"] = self._moved = self._now
+            self.state = State.SPEAKING
+            yield PlaybackStarted(live.number)
+
+    def _progressed(self, voice: s.VoiceProgressed) -> Iterator[s.Command | Event]:
+        if (live := self._current(voice.ask)) and live.certain:
+            live.heard = voice.heard
+            self._moved = self._now
+            yield PlaybackProgressed(live.number, voice.heard)
+
+    def _silent(self, voice: s.VoiceEnded) -> Iterator[s.Command | Event]:
+        if self._past.closing(voice.ask):
+            yield from self._past.settle(voice.ask, voice.heard)
+        elif (live := self._current(voice.ask)) and live.certain and live.done:
+            live.heard = voice.heard
+            live.marks["finished"] = self._now
+            turn = self._append(Outcome.ANSWERED, closing=False)
+            yield PlaybackFinished(turn.number, turn.heard)
+            yield TurnEnded(turn)
+
+    def _close(self, outcome: Outcome) -> Iterator[s.Command | Event]:
+        """End the live turn before its time. What was heard is final once the voice has confirmed it."""
+        live = self._live
+        assert live is not None, "callers look first"
+        turn = self._append(outcome, closing=live.sounding)
+        yield s.CancelAsk(live.ask)
+        yield s.Silence(live.ask)
+        if not live.sounding:
+            yield TurnEnded(turn)
+
+    def _append(self, outcome: Outcome, *, closing: bool) -> Turn:
+        live = self._live
+        assert live is not None, "callers look first"
+        live.marks["finished"] = self._now
+        self._live, self._held_since = None, None
+        self.state = State.IDLE
+        turn = live.turn(outcome)
+        self._past.add(live.ask, turn, closing=closing)
+        return turn
+
+    def _go_on(self) -> Iterator[s.Command | Event]:
+        if self._held_since is not None and self._live is not None:
+            self._held_since = None
+            self._moved = self._now
+            yield s.GoOn(self._live.ask)
+
+    # ---- the user's hands
+
+    def _typed(self, typed: s.TypedIn) -> Iterator[s.Command | Event]:
+        if not typed.text.strip():
+            return
+        if self.user_speaking:
+            self.user_speaking = False
+            yield s.DropUtterance()
+        if self._live:
+            yield from self._break_off()
+        yield self._begin(self._whole(Typed(typed.text.strip())))
+        yield from self._make_certain()
+
+    def _stop(self, _: s.StopPressed) -> Iterator[s.Command | Event]:
+        self._carried = None
+        if self.user_speaking:
+            self.user_speaking = False
+            yield s.DropUtterance()
+        yield from self._discard()
+        if self._live:
+            yield from self._close(Outcome.STOPPED)
+        self.state = State.IDLE
+
+    def _undo(self, _: s.UndoPressed) -> Iterator[s.Command | Event]:
+        if self._live and self._live.certain:
+            yield from self._stop(s.StopPressed())
+        yield from self._past.undo()
+
+    def _again(self, again: s.AgainPressed) -> Iterator[s.Command | Event]:
+        yield from self._stop(s.StopPressed())
+        if not self.turns:
+            return
+        last = self.turns[-1]
+        yield from self._past.undo()
+        yield self._begin(Typed(again.text.strip()) if again.text and again.text.strip() else last.message)
+        yield from self._make_certain()
+
+    def _new(self, _: s.NewPressed) -> Iterator[s.Command | Event]:
+        yield from self._stop(s.StopPressed())
+        self.turns.clear()
+
+    def _changed(self, changed: s.SettingsChanged) -> Iterator[s.Command | Event]:
+        self.settings = changed.settings
+        yield from ()
+
+    # ---- time
+
+    def _tick(self, _: s.Tick) -> Iterator[s.Command | Event]:
+        if self._held_since is not None and self._now - self._held_since > self.settings.pause_seconds:
+            yield from self._go_on()
+        live = self._live
+        if live is None or not live.certain or self._held_since is not None:
+            return
+        waited = self._now - self._moved
+        if live.sounding and waited > self.settings.stall_seconds:
+            yield from self._fail("The speaker stopped: choose another one, or read the reply.")
+        elif not live.sounding and waited > self.settings.reply_seconds:
+            yield from self._fail("The model took too long: ask again, or choose a smaller model.")
+
+
+_HANDLERS: dict[type, Callable[[Conversation, Any], Iterator[s.Command | Event]]] = {
+    s.SpeechSuspected: Conversation._suspected,
+    s.SpeechConfirmed: Conversation._confirmed,
+    s.SpeechPaused: Conversation._paused,
+    s.SpeechResumed: Conversation._resumed,
+    s.SpeechEnded: Conversation._ended,
+    s.SpeechDropped: Conversation._dropped,
+    s.ModelRead: Conversation._read,
+    s.ModelWords: Conversation._words,
+    s.ModelText: Conversation._text,
+    s.ModelDone: Conversation._done,
+    s.ModelBroke: Conversation._broke,
+    s.VoiceReached: Conversation._reached,
+    s.VoiceStarted: Conversation._started,
+    s.VoiceProgressed: Conversation._progressed,
+    s.VoiceEnded: Conversation._silent,
+    s.TypedIn: Conversation._typed,
+    s.StopPressed: Conversation._stop,
+    s.UndoPressed: Conversation._undo,
+    s.AgainPressed: Conversation._again,
+    s.NewPressed: Conversation._new,
+    s.SettingsChanged: Conversation._changed,
+    s.Tick: Conversation._tick,
+}

@@ -1,0 +1,243 @@
+"""The assistant: ears, conversation, model and voice joined by one inbox.
+
+Everything that happens (a chunk of sound, an answer of the model, a key) is put into the inbox and taken out by
+one thread, which owns all state; what results is carried out there and told to the listener. The thread is a
+loop around `take` and `beat`, which a test or a script may call itself, with a clock of its own.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import numpy as np
+
+from assistant.audio.clips import ClipPlayer
+from assistant.audio.endpointing import Ears
+from assistant.backend.model_process import Model
+from assistant.events import (
+    AudioChunk,
+    Event,
+    Failed,
+    InputLevel,
+    ModelStatus,
+    Samples,
+    State,
+)
+from assistant.messages import (
+    Ask,
+    BargeIn,
+    CancelAsk,
+    Command,
+    DropUtterance,
+    Happening,
+    Prepare,
+    Ready,
+    SettingsChanged,
+    SpeechDropped,
+    StopPressed,
+    Tick,
+    TurnSettings,
+)
+from assistant.speech.playback import ReplyVoice
+from assistant.turns.conversation import Conversation
+
+_BEAT_SECONDS = 0.02
+_LEVEL_SECONDS = 0.05
+
+Heard = Happening | AudioChunk | ModelStatus | Ready | Failed
+
+
+class Listener(Protocol):
+    """Told of every event, in order, on the assistant's thread; it must not block."""
+
+    def __call__(self, event: Event | Ready) -> None: ...
+
+
+class Line(Protocol):
+    """Between the device and the ears: mono 16 kHz, and the same with the assistant's own voice taken out."""
+
+    def take(self, chunk: AudioChunk, *, speaking: bool) -> tuple[Samples, Samples]:
+        """The chunk as it came and as it is to be judged, equally long."""
+
+
+class Assistant:
+    """Owns a conversation and what serves it.
+
+    Args:
+        ears: hear utterances out of sound.
+        line: from the device's sound to the ears'.
+        clock: seconds; the turns' marks are in them.
+        listener: told of every event.
+    """
+
+    def __init__(
+        self,
+        ears: Ears,
+        line: Line,
+        listener: Listener,
+        *,
+        settings: TurnSettings | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.conversation = Conversation(settings)
+        self.ears = ears
+        self.muted = False
+        """Whether the microphone is ignored."""
+        self.deaf = False
+        """Whether the ears are closed, for a check of the microphone."""
+        self._line = line
+        self._listener = listener
+        self._clock = clock
+        self._started = clock()
+        self._inbox: queue.SimpleQueue[Heard | Callable[[], None] | None] = queue.SimpleQueue()
+        self._level_at = 0.0
+        self._model: Model | None = None
+        self._voice: ReplyVoice | None = None
+        self._clips: ClipPlayer | None = None
+        self._thread: threading.Thread | None = None
+
+    def attach(self, model: Model, voice: ReplyVoice, clips: ClipPlayer | None = None) -> None:
+        """Name the model, the voice, both of which report to `put`, and the player of recordings."""
+        self._model, self._voice, self._clips = model, voice, clips
+
+    # ---- from any thread
+
+    def put(self, happened: Heard | Callable[[], None]) -> None:
+        """Something happened, or is to be done on the assistant's thread."""
+        self._inbox.put(happened)
+
+    def press(self) -> None:
+        """The talk key goes down."""
+        self._inbox.put(lambda: self._hear(self.ears.press()))
+
+    def release(self) -> None:
+        """The talk key goes up."""
+        self._inbox.put(self.ears.release)
+
+    def stop(self) -> None:
+        """Stop listening, thinking, speaking."""
+        self._inbox.put(StopPressed())
+
+    def set_hands_free(self, on: bool) -> None:
+        """Whether the ears open by themselves."""
+        self._inbox.put(lambda: setattr(self.ears, "hands_free", on))
+
+    def set_muted(self, on: bool) -> None:
+        """Whether the microphone is ignored; what was being said is thrown away."""
+
+        def change() -> None:
+            self.muted = on
+            if on:
+                self.ears.drop()
+                self._handle(SpeechDropped())
+
+        self._inbox.put(change)
+
+    def configure(self, settings: TurnSettings) -> None:
+        """Other turn settings from now on."""
+        self._inbox.put(SettingsChanged(settings))
+
+    def start(self) -> None:
+        """Begin to run on a thread of its own."""
+        self._thread = threading.Thread(target=self._run, daemon=True, name="conversation")
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread. Model, voice and devices belong to the caller."""
+        if self._thread is not None:
+            self._inbox.put(None)
+            self._thread.join()
+            self._thread = None
+
+    # ---- on the owner's thread
+
+    @property
+    def now(self) -> float:
+        """Seconds since the assistant was made, by its clock."""
+        return self._clock() - self._started
+
+    def take(self, happened: Heard | Callable[[], None]) -> None:
+        """Let one thing happen."""
+        if isinstance(happened, AudioChunk):
+            self._take_sound(happened)
+        elif isinstance(happened, ModelStatus | Ready | Failed):
+            self._listener(happened)
+        elif callable(happened):
+            happened()
+        else:
+            self._handle(happened)
+
+    def beat(self) -> None:
+        """Time has passed: look after playback and ceilings."""
+        if self._voice is not None:
+            self._voice.pump()
+        if self._clips is not None:
+            self._clips.pump()
+        self._handle(Tick())
+
+    def empty(self) -> None:
+        """Take everything that waits in the inbox."""
+        while not self._inbox.empty():
+            happened = self._inbox.get()
+            if happened is not None:
+                self.take(happened)
+
+    def _run(self) -> None:
+        beat_at = 0.0
+        while True:
+            try:
+                happened = self._inbox.get(timeout=_BEAT_SECONDS)
+            except queue.Empty:
+                pass
+            else:
+                if happened is None:
+                    return
+                self.take(happened)
+            if self.now - beat_at >= _BEAT_SECONDS:
+                beat_at = self.now
+                self.beat()
+
+    def _take_sound(self, chunk: AudioChunk) -> None:
+        clip = self._clips is not None and self._clips.playing
+        speaking = clip or self.conversation.state is State.SPEAKING
+        raw, judged = self._line.take(chunk, speaking=speaking)
+        if not len(raw):
+            return
+        if self.now - self._level_at >= _LEVEL_SECONDS:
+            self._level_at = self.now
+            power = 0.0 if self.muted else float(np.mean(np.square(raw)))
+            self._listener(InputLevel(max(-120.0, 10 * float(np.log10(power + 1e-12)))))
+        if self.deaf or (clip and self.conversation.settings.barge_in is not BargeIn.VOICE):
+            judged = np.zeros_like(judged)
+        if not self.muted:
+            self.ears.over_speech = speaking
+            self._hear(self.ears.feed(raw, judged))
+
+    def _hear(self, happenings: Iterable[Happening]) -> None:
+        for happened in happenings:
+            self._handle(happened)
+
+    def _handle(self, happened: Happening) -> None:
+        for outcome in self.conversation.handle(happened, self.now):
+            if isinstance(outcome, Command):
+                self._carry_out(outcome)
+            else:
+                self._listener(outcome)
+
+    def _carry_out(self, command: Any) -> None:
+        assert self._model is not None, "attach comes first"
+        assert self._voice is not None, "attach comes first"
+        if isinstance(command, Ask):
+            self._model.ask(command)
+        elif isinstance(command, Prepare):
+            self._model.prepare(command)
+        elif isinstance(command, CancelAsk):
+            self._model.cancel(command.ask)
+        elif isinstance(command, DropUtterance):
+            self.ears.drop()
+        else:
+            self._voice.carry_out(command)

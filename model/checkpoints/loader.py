@@ -1,0 +1,312 @@
+"""Loading a checkpoint: a folder of this project's own format, or a preset put together from its parts."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    WhisperFeatureExtractor,
+)
+
+from model.checkpoints import components, inventory, memory_plan, tuned
+from model.checkpoints.inventory import CONTEXT
+from model.checkpoints.memory import blocks_given_back
+from model.checkpoints.memory_plan import usable_device, usable_mode
+from model.checkpoints.safe_reader import checked_folder, list_tensors, read_config, read_shard
+from model.config import SpeechLanguageConfig
+from model.errors import BadInput, WeightsMissing
+from model.nn.int8 import quantize_int8
+from model.nn.nf4 import MODES, quantize_nf4, settings, settle, stored_mode
+from model.nn.speech_llm import SpeechLanguageModel
+from model.nn.transcribe import Transcriber
+from model.weights import fetch
+
+RESOURCES = Path(str(files("resources")))
+RECOGNISER = "whisper-base"
+"""Writes the transcript for checkpoints that do not bring a recogniser of their own."""
+
+T = TypeVar("T")
+
+_NEW_TOKENS = 128  # of a reply, where generation_config.json names no limit
+
+
+@dataclass(slots=True, eq=False)
+class Checkpoint:
+    """Everything that an engine needs, on its device.
+
+    Attributes:
+        name: the preset's name or the folder's path.
+        quantize: "none", "int8", "nf4" or "nf4-all", as loaded.
+        context: positions of conversation to keep.
+    """
+
+    name: str
+    model: SpeechLanguageModel
+    tokenizer: Any
+    extractor: WhisperFeatureExtractor
+    generation: GenerationConfig
+    transcriber: Transcriber | None
+    device: str
+    quantize: str
+    context: int = CONTEXT
+
+    def save(self, folder: Path) -> None:
+        """Write an ordinary folder that `load` takes: weights, configs, tokenizer (no recogniser).
+
+        4-bit weights are written as they are, and not quantised again when they are loaded.
+
+        Raises:
+            BadInput: int8, which is made while loading and not stored.
+        """
+        if self.quantize == "int8":
+            raise BadInput(
+                "int8 weights are made while loading and not stored: load with quantize none, nf4 or nf4-all."
+            )
+        # The names are those of the modules; transformers cannot turn the reading of 4-bit weights around.
+        self.model.save_pretrained(folder, save_original_format=False)
+        self.tokenizer.save_pretrained(folder)
+        self.extractor.save_pretrained(folder)
+        self.generation.save_pretrained(folder)
+
+
+def presets() -> dict[str, dict[str, Any]]:
+    """The presets of resources/presets.toml by name."""
+    return tomllib.loads((RESOURCES / "presets.toml").read_text("utf-8"))
+
+
+def preset_of(source: str) -> dict[str, Any] | None:
+    """The settings of a preset, or of one that a tuned checkpoint's folder stands for; None: an ordinary folder.
+
+    Raises:
+        WeightsMissing: such a folder is damaged.
+    """
+    known = presets()
+    return known.get(source) or tuned.preset_of(Path(source), known)
+
+
+def inspect(source: str) -> inventory.Source:
+    """What is known of a preset or folder before it is loaded, for `plan.plan`.
+
+    Raises:
+        WeightsMissing: there is no such checkpoint, or its parts were not fetched yet.
+    """
+    preset = preset_of(source)
+    if preset is None:
+        return _explained(Path(source), inventory.inspect_folder)
+    speech, text = (fetch.home() / "models" / preset[part] for part in ("speech", "text"))
+    if not (speech / "config.json").is_file() or not (text / "config.json").is_file():
+        raise WeightsMissing(f"{source} is not here yet: undertone ask --model {source} --text Hello fetches it.")
+    return inventory.inspect_preset(source, preset, speech, text)
+
+
+def load(
+    source: str,
+    *,
+    device: str = "auto",
+    quantize: str = "auto",
+    threads: int | None = None,
+    progress: Callable[[fetch.Progress], None] | None = None,
+) -> Checkpoint:
+    """Load a preset (fetching its parts when they are not there yet) or a checkpoint folder.
+
+    Args:
+        source: "mini", another preset, or the path of a folder with this project's config.json.
+        device: "auto" (CUDA when there is one), "cpu" or "cuda".
+        quantize: "none", "int8" (CPU), "nf4" (the language model in 4 bits) or "nf4-all" (the encoder too). "auto": as
+            the folder is stored if it is quantised, else NF4 on CUDA and int8 on a CPU.
+        threads: torch's compute threads in this process; None leaves one core to sound and window.
+        progress: told how the fetching of parts goes.
+
+    Raises:
+        WeightsMissing: no such checkpoint, part, or device, or not enough memory for it.
+        BadInput: the folder is stored in 4 bits, and something else is asked for.
+    """
+    device = usable_device(device)
+    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) - 1))
+    preset = preset_of(source)
+    with blocks_given_back():
+        if preset is not None and source in presets():
+            checkpoint = _compose(source, preset, device, usable_mode(quantize, device), progress)
+        elif preset is not None:
+            mode = usable_mode(quantize, device)
+            checkpoint = _explained(Path(source), lambda _: _compose(source, preset, device, mode, progress))
+        else:
+            checkpoint = _explained(Path(source), lambda folder: _read_folder(folder, device, quantize, progress))
+        model = checkpoint.model.eval()
+        if checkpoint.quantize == "int8":
+            quantize_int8(model.encoder)
+            quantize_int8(model.language_model)
+        elif checkpoint.quantize in MODES and preset is not None:
+            quantize_nf4(model, checkpoint.quantize, _dtype(device))
+    return checkpoint
+
+
+def _dtype(device: str) -> torch.dtype:
+    return torch.bfloat16 if device == "cuda" else torch.float32
+
+
+def _compose(
+    name: str,
+    preset: dict[str, Any],
+    device: str,
+    quantize: str,
+    progress: Callable[[fetch.Progress], None] | None,
+) -> Checkpoint:
+    speech = fetch.ensure(preset["speech"], progress=progress)
+    text = fetch.ensure(preset["text"], progress=progress)
+    tuned.check(preset)
+    context = memory_plan.fitting_context(inventory.inspect_preset(name, preset, speech, text), device, quantize)
+    transcriber = Transcriber.load(speech, int8=device == "cpu")
+    language_model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(text, dtype=_dtype(device))
+    head = inventory.head_folder(preset)
+    config = SpeechLanguageConfig(
+        speech_config=transcriber.encoder.config.to_dict(),
+        text_config=language_model.config.to_dict(),
+        **preset["config"],
+        **_reading_settings(head),
+    )
+    model = SpeechLanguageModel(config, transcriber.encoder, language_model)
+    if model.emotion_head is not None:
+        model.emotion_head.load_state_dict(load_file(head / "head.safetensors"))
+    if model.adapter is not None:
+        weights = load_file(inventory.adapter_file(preset))
+        wanted = {key: value.shape for key, value in model.state_dict().items() if inventory.is_adapter(key)}
+        if {key: value.shape for key, value in weights.items()} != wanted:
+            preset_name = preset.get("preset", name)
+            raise WeightsMissing(f"The adapter of {preset_name} is of another version: install this program again.")
+        model.load_state_dict(weights, strict=False)
+    modules: list[torch.nn.Module | None] = [model.encoder, model.adapter, model.emotion_head, model.language_model]
+    for module in modules:
+        if module is not None:
+            module.to(device)
+    transcriber.to(device)
+    generation = GenerationConfig.from_pretrained(text)
+    generation.update(**preset["generation"])
+    return Checkpoint(
+        name=name,
+        model=model,
+        tokenizer=AutoTokenizer.from_pretrained(text),
+        extractor=transcriber.extractor,
+        generation=generation,
+        transcriber=transcriber,
+        device=device,
+        quantize=quantize,
+        context=context,
+    )
+
+
+def _reading_settings(head: Path) -> dict[str, Any]:
+    reading = json.loads((head / "reading.json").read_text("utf-8"))
+    return {
+        "emotion_layers": reading["layers"],
+        "emotion_hidden": reading.get("hidden", 0),
+        "emotion_threshold": reading["threshold"],
+        "emotion_frame_group": reading["frame_group"],
+    }
+
+
+def _explained(folder: Path, read: Callable[[Path], T]) -> T:
+    if not (folder / "config.json").is_file():
+        raise WeightsMissing(
+            f"{folder} is neither a preset ({', '.join(presets())}) nor a checkpoint folder with a config.json."
+        )
+    try:
+        return read(folder)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise WeightsMissing(f"{folder} does not fit into memory: `plan` says what does, or close programs.") from error
+    except (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsMissing(f"{folder} cannot be loaded ({first_line}): save or convert it again.") from error
+
+
+def _read_folder(
+    folder: Path, device: str, quantize: str, progress: Callable[[fetch.Progress], None] | None
+) -> Checkpoint:
+    quantize = usable_mode(quantize, device, stored_mode(_stated(folder)))
+    context = memory_plan.fitting_context(inventory.inspect_folder(folder), device, quantize)
+    model = read_model(folder, device, quantize, _dtype(device))
+    generation = components.generation(folder, CONTEXT)
+    generation.max_new_tokens = generation.max_new_tokens or _NEW_TOKENS
+    return Checkpoint(
+        name=str(folder),
+        model=model,
+        tokenizer=components.tokenizer(folder, model.config.text_config.vocab_size),
+        extractor=components.extractor(folder, model.config.speech_config.num_mel_bins),
+        generation=generation,
+        transcriber=Transcriber.load(fetch.ensure(RECOGNISER, progress=progress), int8=True),
+        device=device,
+        quantize=quantize,
+        context=context,
+    )
+
+
+def _stated(folder: Path) -> dict[str, Any]:
+    kind = read_config(folder).get("model_type")
+    if kind != SpeechLanguageConfig.model_type:
+        raise WeightsMissing(
+            f"{folder} holds a {kind or 'nameless'} model: convert it first (python -m model.convert)."
+        )
+    return checked_folder(folder)
+
+
+def read_model(folder: Path, device: str, mode: str, dtype: torch.dtype | Literal["auto"]) -> SpeechLanguageModel:
+    """The model of a folder on its device, quantised to 4 bits on the way if `mode` says so and it is not stored so.
+
+    Args:
+        mode: as `usable_mode` returns it.
+        dtype: of what is not quantised; "auto": as stored.
+
+    Raises:
+        WeightsMissing: another kind of model, or damaged.
+    """
+    stated = _stated(folder)
+    stored = stored_mode(stated)
+    config = components.model_config(stated, folder)
+    tensors = list_tensors(folder)
+    components.check_fit(config, tensors, folder)
+    four_bit = settings(mode, _dtype(device)) if mode in MODES else None
+    if four_bit is not None and stored is None:  # rounding to 4 bits can hide what is not finite
+        for file in sorted({info.file for info in tensors.values()}):
+            components.refuse_nonfinite(read_shard(file).items(), folder)
+    if four_bit is not None and stored is not None:
+        config.quantization_config = four_bit.to_dict()
+    model: SpeechLanguageModel
+    report: dict[str, Any]
+    model, report = SpeechLanguageModel.from_pretrained(  # type: ignore[misc]  # a pair with output_loading_info
+        folder,
+        config=config,
+        output_loading_info=True,
+        dtype=dtype,
+        quantization_config=four_bit if stored is None else None,
+        device_map=device,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
+    absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if absent:
+        raise WeightsMissing(f"{folder} lacks {len(absent)} weights ({absent[0]}, ...): save or convert it again.")
+    if four_bit is None or stored is not None:
+        components.refuse_nonfinite(model.state_dict().items(), folder)
+    if four_bit is not None:
+        settle(model, _dtype(device))
+    if stored is not None and dtype != "auto":
+        # transformers leaves the wide weights of a quantised folder in the type in which they are stored.
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
+    return model

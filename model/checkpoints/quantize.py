@@ -1,0 +1,119 @@
+"""`python -m model.quantize SOURCE TARGET`: a checkpoint folder in 4 bits, which loads without being quantised again.
+
+The language model's linear layers become NF4; what stays wide keeps the type in which it is stored. The
+folder then loads on cards and CPUs alike, in a fraction of the time and of the disk's space.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from model.checkpoints.inventory import Source
+from model.checkpoints.loader import inspect, read_model
+from model.checkpoints.memory_plan import usable_device
+from model.checkpoints.safe_reader import list_tensors, plain_file, read_shard
+from model.commands.options import quiet_libraries
+from model.errors import BadInput, ModelError, WeightsMissing
+from model.nn.nf4 import MODES
+from model.nn.speech_llm import SpeechLanguageModel
+
+_COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+    "generation_config.json",
+)
+"""What is taken over as it is; the weights and config.json are written anew."""
+
+_STORED_WIDTH = 2  # bytes a number that is not quantised, in the usual case; fp32 sources take more
+
+
+def quantize(source: Path, target: Path, mode: str, device: str = "auto") -> None:
+    """Write `target`, a new folder, with the weights of the checkpoint folder `source` in 4 bits.
+
+    Args:
+        mode: "nf4", or "nf4-all" for the encoder's linear layers too.
+        device: where the numbers are rounded; layers pass through it one after the other.
+
+    Raises:
+        BadInput: `target` is there already, or `source` is in 4 bits already.
+        WeightsMissing: `source` cannot be read, or the disk or the memory is too small.
+    """
+    if target.exists():
+        raise BadInput(f"{target} is there already: remove it or choose another TARGET.")
+    about = inspect(str(source))
+    if about.stored is not None:
+        raise BadInput(f"{source} is stored in {about.stored} already: take the folder that it was made from.")
+    try:
+        target.absolute().parent.mkdir(parents=True, exist_ok=True)
+        _check_room(about, mode, target)
+        out = target.with_name(f"{target.name}.part")
+        with FileLock(target.with_name(f".{target.name}.lock"), timeout=0):
+            shutil.rmtree(out, ignore_errors=True)  # what a killed run left
+            model = read_model(source, usable_device(device), mode, "auto")
+            _restore_types(model, source)
+            model.save_pretrained(out)
+            for name in _COPIED:
+                if (source / name).exists():
+                    shutil.copyfile(plain_file(source / name), out / name)
+            out.rename(target)
+        target.with_name(f".{target.name}.lock").unlink(missing_ok=True)
+    except Timeout as error:
+        raise BadInput(f"{target} is being written by another run: wait for it.") from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise WeightsMissing(f"{source} does not fit into memory: close programs, or use --device cpu.") from error
+    except (OSError, SafetensorError) as error:
+        raise WeightsMissing(f"{target} could not be written ({error}): make room or choose another TARGET.") from error
+
+
+def _restore_types(model: SpeechLanguageModel, source: Path) -> None:
+    """Loading gave every wide weight the type that config.json names; give each its own again."""
+    stored = list_tensors(source)
+    wide = {name: one for name, one in model.named_parameters() if name in stored and one.is_floating_point()}
+    other = {name for name, one in wide.items() if one.dtype != stored[name].dtype}
+    for file in sorted({stored[name].file for name in other}):
+        tensors = read_shard(file)
+        for name in other & tensors.keys():
+            wide[name].data = tensors[name].to(wide[name].device)
+
+
+def _check_room(about: Source, mode: str, target: Path) -> None:
+    needed = sum(weight.bytes(mode, _STORED_WIDTH) for weight in about.weights)
+    free = shutil.disk_usage(target.absolute().parent).free
+    if needed > free:
+        raise WeightsMissing(
+            f"{target} takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: make room or choose another TARGET."
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Quantise; returns the exit code: 0 done, 2 bad input, 3 the source, the disk or a device will not do."""
+    parser = argparse.ArgumentParser(prog="python -m model.quantize", description=__doc__)
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="a checkpoint folder, converted")
+    parser.add_argument("target", metavar="TARGET", type=Path, help="a new folder")
+    parser.add_argument("--quantize", choices=MODES, default="nf4", help="nf4-all: the encoder in 4 bits too")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    options = parser.parse_args(arguments)
+    quiet_libraries()
+    try:
+        quantize(options.source, options.target, options.quantize, options.device)
+    except KeyboardInterrupt:
+        return 130
+    except ModelError as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, BadInput) else 3
+    print(options.target)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""Tuned checkpoints: a preset with an emotion head of one's own, in a small folder.
+
+    config.json       {"model_type": "blsp_emo", "preset": ..., "parts": {"speech": {"name", "sha256"}, "text": ...}}
+    head.safetensors  the head's weight, centre, offset and temperature, and its hidden units
+    reading.json      encoder layers, hidden units, threshold and frame group, as in resources/mini
+
+The preset's parts stay where they were fetched to. Their hashes, taken from the stamps of the fetched folders, are
+kept, because a head that was fitted to one encoder reads nonsense from another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.checkpoints import components
+from model.checkpoints.safe_reader import read_json, read_shard, shown
+from model.config import SpeechLanguageConfig
+from model.errors import WeightsMissing
+from model.weights import fetch
+from model.weights.store import STAMP
+from model.weights.weight_files import write_json
+
+CONFIG, HEAD, READING = "config.json", "head.safetensors", "reading.json"
+_PARTS = ("speech", "text")
+_LARGEST_HEAD = 1 << 26  # bytes
+_MOST_HIDDEN = 1 << 14
+
+
+def part_sums(preset: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Name and hash of the preset's fetched parts.
+
+    Raises:
+        WeightsMissing: one of them is not here, or has no readable stamp.
+    """
+    sums = {}
+    for part in _PARTS:
+        folder = fetch.home() / "models" / preset[part]
+        try:
+            files = json.loads((folder / STAMP).read_text("utf-8"))["files"]
+            known = sorted((name, entry["sha256"]) for name, entry in files.items() if name.endswith(".safetensors"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise WeightsMissing(f"{folder} is not complete: fetch {preset[part]} again.") from error
+        sums[part] = {"name": preset[part], "sha256": hashlib.sha256(json.dumps(known).encode()).hexdigest()}
+    return sums
+
+
+def save(
+    folder: Path,
+    name: str,
+    preset: Mapping[str, Any],
+    head: Mapping[str, Tensor],
+    reading: Mapping[str, Any],
+) -> None:
+    """Write a tuned checkpoint, complete or not at all; a folder that is there is replaced.
+
+    Args:
+        name: of the preset, `preset` its settings.
+        head: as `EmotionHead.state_dict`.
+        reading: layers, features, hidden, temperature, threshold and frame_group.
+
+    Raises:
+        WeightsMissing: the preset's parts are not here. OSError: it cannot be written.
+    """
+    staging = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    save_file({key: value.float().contiguous() for key, value in head.items()}, staging / HEAD)
+    write_json(staging / READING, dict(reading))
+    about = {"model_type": SpeechLanguageConfig.model_type, "preset": name, "parts": part_sums(preset)}
+    write_json(staging / CONFIG, about)
+    shutil.rmtree(folder, ignore_errors=True)
+    staging.rename(folder)
+
+
+def preset_of(folder: Path, known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The preset that a tuned checkpoint's folder means, with its own head; None: it is no such folder.
+
+    Raises:
+        WeightsMissing: the preset is unknown, or the head is damaged or none that could be.
+    """
+    try:
+        stated = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    except WeightsMissing:
+        return None  # whatever it is, its own reader says what is wrong with it
+    if stated.get("model_type") != SpeechLanguageConfig.model_type or "preset" not in stated:
+        return None
+    name = stated["preset"]
+    if not isinstance(name, str) or name not in known:
+        raise WeightsMissing(f"{folder} was tuned from {shown(name)}, which is no preset here: tune it again.")
+    reading = read_json(folder / READING)
+    layers, threshold, group = (reading.get(key) for key in ("layers", "threshold", "frame_group"))
+    sound = isinstance(layers, list) and 0 < len(layers) < 64 and all(isinstance(one, int) for one in layers)
+    sound = sound and isinstance(threshold, float) and 0 <= threshold <= 1
+    hidden = reading.get("hidden", 0)  # heads of before had none
+    sound = sound and type(hidden) is int and 0 <= hidden <= _MOST_HIDDEN
+    if not sound or not isinstance(group, int) or not 0 < group < 1000:
+        raise WeightsMissing(f"{folder / READING} has settings that cannot be: tune it again.")
+    head = folder / HEAD
+    if not head.is_file() or head.stat().st_size > _LARGEST_HEAD:
+        raise WeightsMissing(f"{head} is no emotion head: tune it again.")
+    return {**known[name], "preset": name, "head": str(folder.absolute()), "parts": stated.get("parts")}
+
+
+def check(preset: Mapping[str, Any]) -> None:
+    """Compare the fetched parts with those that the head was tuned on; a preset of this project's own has none noted.
+
+    Raises:
+        WeightsMissing: they differ, or the head has numbers that are none, or reads layers that are not there.
+    """
+    if "parts" not in preset:
+        return
+    folder = Path(preset["head"])
+    if preset["parts"] != part_sums(preset):
+        raise WeightsMissing(f"{folder} was tuned on other weights of {preset['preset']} than are here: tune it again.")
+    try:
+        head = read_shard(folder / HEAD)
+    except WeightsMissing as error:
+        raise WeightsMissing(f"{folder / HEAD} is damaged: tune it again.") from error
+    components.refuse_nonfinite(head.items(), folder)
+    states = read_json(fetch.home() / "models" / preset["speech"] / CONFIG)["encoder_layers"] + 1
+    if not all(-states <= layer < states for layer in read_json(folder / READING)["layers"]):
+        raise WeightsMissing(f"{folder / READING} names layers that the encoder does not have: tune it again.")

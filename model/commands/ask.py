@@ -1,0 +1,131 @@
+"""Recordings and typed messages answered in order, as one conversation: what `ask` prints and its JSON lines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from assistant.events import UNSURE, EmotionReading, Exchange, Message, Spoken, Typed
+from model.audio.files import read_audio
+from model.config import SAMPLE_RATE
+from model.errors import BadInput
+from model.inference.engine import Engine
+
+Result = dict[str, Any]
+"""One JSON line of `ask`."""
+
+Show = Callable[..., None]
+"""Takes what `print` takes."""
+
+
+def answers(
+    engine: Engine, inputs: Sequence[str | Path], show: Show, *, empathy: bool, load_ms: float
+) -> Iterator[tuple[Result, EmotionReading | None]]:
+    """Answer each input as one turn of a conversation, with the reading behind it; a bad one does not stop the others.
+
+    Args:
+        inputs: typed messages as str, recordings as Path.
+        show: is given each thing as it becomes known.
+        load_ms: what loading took, for the JSON lines.
+    """
+    history: list[Exchange] = []
+    for given in inputs:
+        result = blank_result(given, engine)
+        reading = None
+        try:
+            message = read_message(given, result)
+            result["timings_ms"]["load"] = load_ms
+            reply = answer(engine, history, message, empathy, result, show)
+        except BadInput as error:
+            name = f"{given}: " if isinstance(given, Path) and str(given) not in str(error) else ""
+            result["error"] = f"{name}{error}"
+        else:
+            result["reply"] = reply
+            history.append(Exchange(message, reply))
+            reading = engine.hear(message).reading if isinstance(message, Spoken) else None
+        yield result, reading
+
+
+def blank_result(given: str | Path, engine: Engine) -> Result:
+    """The JSON line before anything is known."""
+    loaded = engine.checkpoint
+    return {
+        "file": str(given) if isinstance(given, Path) else None,
+        "duration_seconds": None,
+        "transcript": None if isinstance(given, Path) else given,
+        "reading": None,
+        "reply": None,
+        "path": loaded.model.config.path,
+        "model": loaded.name,
+        "device": loaded.device,
+        "quantize": loaded.quantize,
+        "timings_ms": dict.fromkeys(("load", "encode", "prefill", "first_token", "reply")),
+        "error": None,
+    }
+
+
+def read_message(given: str | Path, result: Result) -> Message:
+    """The message behind one input; `result` gets its duration.
+
+    Raises:
+        BadInput: the recording cannot be used, or the text is empty.
+    """
+    if isinstance(given, Path):
+        samples = read_audio(given)
+        result["duration_seconds"] = round(len(samples) / SAMPLE_RATE, 3)
+        return Spoken(samples)
+    if not given.strip():
+        raise BadInput("The message after --text is empty: type what you want to say.")
+    if not given.isprintable() and any("\ud800" <= character <= "\udfff" for character in given):
+        raise BadInput("The message after --text is not UTF-8: check your terminal's encoding.")
+    return Typed(given.strip())
+
+
+def answer(
+    engine: Engine, history: Sequence[Exchange], message: Message, empathy: bool, result: Result, show: Show
+) -> str:
+    """Hear and answer one message, filling `result` and showing things as they become known. Returns the reply."""
+    timings = result["timings_ms"]
+    if isinstance(message, Spoken):
+        began = time.perf_counter()
+        hearing = engine.hear(message)
+        # The transcript comes before the reply only where the reply is conditioned on the words.
+        words = engine.transcript(message) if result["path"] == "transcript" else None
+        timings["encode"] = (time.perf_counter() - began) * 1e3
+        show(f"\n{result['file']}  ({result['duration_seconds']:.1f} s)")
+        if words is not None:
+            show(f"  You said   {words.text}")
+        show(f"  Voice      {describe(hearing.reading, engine)}")
+        result["reading"] = hearing.reading.as_dict() if hearing.reading else None
+        result["transcript"] = words.text if words is not None else None
+    else:
+        show(f"\n  You typed  {message.text}")
+    show("  Reply      ", end="")
+    reply = ""
+    for piece in engine.reply(history, message, empathy=empathy):
+        reply += piece
+        show(piece.replace("\n", "\n             "), end="", flush=True)
+    show()
+    figures = engine.figures
+    timings["prefill"] = figures.prefill_ms
+    timings["first_token"] = figures.first_token_ms
+    timings["reply"] = figures.reply_ms
+    if isinstance(message, Spoken):
+        words = engine.transcript(message)
+        result["transcript"] = words.text if words else None
+        if words is not None and result["path"] == "speech":
+            show(f"  You said   {words.text}")
+    return reply.strip()
+
+
+def describe(reading: EmotionReading | None, engine: Engine) -> str:
+    """The reading in words."""
+    if reading is None:
+        return "no reading: this checkpoint has no emotion head"
+    # A head on encoder frames and prosody was fitted on synthetic voices: the user is told each time.
+    estimate = " (a prosody estimate)" if engine.model.config.emotion_source == "encoder" else ""
+    if reading.label == UNSURE:
+        return f"unsure, closest to {reading.strongest} with {reading.confidence:.0%}{estimate}"
+    return f"sounds {reading.label}, {reading.confidence:.0%}{estimate}"

@@ -1,0 +1,315 @@
+"""The batch tool: a file of JSON lines in, a file of replies out, line by line.
+
+As the original's tool, and besides: a line that cannot be used is reported and keeps its place, and a run that
+was killed goes on where it stopped. The command line reads its options here, so this module has no torch;
+`model.commands.answer_lines` does the answering.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, fields
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Self, get_type_hints
+
+from filelock import FileLock, Timeout
+
+from model.errors import BadInput
+
+DESCRIPTION = """\
+Answer every line of a JSON-lines file. Each input line is an object; the fields that the options name, and
+"instruction" where --instruction is not given, make the message: instruction, text, then the recording. Each output
+line is {"response": ..., "reference": ...}, in the input's order. A line that cannot be used is reported by its number
+and becomes {"response": "", "reference": ..., "error": why}; the exit code is 2 then. A run that was stopped goes on
+when the same command is given again.
+"""
+
+
+def _option(default: Any, text: str, choices: Sequence[str] | None = None) -> Any:
+    return field(default=default, metadata={"help": text, "choices": choices})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the batch tool is told; each field is an option of the command line, written with dashes."""
+
+    input_file: Path = field(metadata={"help": "JSON lines to answer"})
+    output_file: Path = field(metadata={"help": "where the replies go, one line each"})
+    model: str = _option("mini", "mini, mini-0.5b, mini-speech, or a checkpoint folder")
+    instruction: str = _option("", "stands before every message, instead of the lines' own")
+    audio_field: str = _option("", "field with the path of a recording, seen from the input file or from here")
+    text_field: str = _option("", "field with text that follows the instruction")
+    reference_field: str = _option("", "field that is copied to the output as the reference")
+    batch_size: int = _option(
+        24, "lines answered at once; beyond rounding it changes no reply, except with --legacy-batching"
+    )
+    use_emotion: bool = _option(False, "ask for empathy with the emotion in the voice")
+    max_new_tokens: int = _option(128, "longest reply")
+    min_new_tokens: int = _option(1, "shortest reply; its end counts")
+    do_sample: bool = _option(False, "sample instead of taking the best token")
+    temperature: float = _option(1.0, "of sampling")
+    top_p: float = _option(0.5, "of sampling")
+    top_k: int = _option(0, "of sampling; 0 for all tokens")
+    seed: int = _option(0, "of sampling; each line has its own chances")
+    repetition_penalty: float | None = _option(None, "the checkpoint's own if not given")
+    num_beams: int = _option(1, "1: there is no beam search")
+    legacy_batching: bool = _option(False, "pad batches as the original did, where a row depends on its neighbours")
+    device: str = _option("auto", "where to compute", ("auto", "cpu", "cuda"))
+    quantize: str = _option("auto", "auto: 4 bits on a GPU, none on a CPU", ("auto", "none", "int8", "nf4", "nf4-all"))
+    restart: bool = _option(False, "write the output anew, whatever is there")
+
+    @classmethod
+    def add_to(cls, parser: argparse.ArgumentParser) -> None:
+        """Add every field to a command line."""
+        types = get_type_hints(cls)
+        for one in fields(cls):
+            name, about = "--" + one.name.replace("_", "-"), one.metadata
+            if types[one.name] is bool:
+                parser.add_argument(name, action="store_true", help=about["help"])
+                continue
+            kind = {float | None: float}.get(types[one.name], types[one.name])
+            required = "choices" not in about
+            default = None if required else one.default
+            shown = "" if default in (None, "") else f" (default {default})"
+            parser.add_argument(
+                name,
+                type=kind,
+                required=required,
+                default=default,
+                choices=about.get("choices"),
+                metavar=None if about.get("choices") else kind.__name__.upper(),
+                help=about["help"] + shown,
+            )
+
+    @classmethod
+    def chosen(cls, arguments: argparse.Namespace) -> Self:
+        """The options that a parsed command line names."""
+        return cls(**{one.name: getattr(arguments, one.name) for one in fields(cls)})
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            BadInput: an option's value is out of range.
+        """
+        if self.num_beams != 1:
+            raise BadInput("Beam search is not supported: leave --num-beams at 1, or use --do-sample.")
+        penalty = 1.0 if self.repetition_penalty is None else self.repetition_penalty
+        for good, wish in (
+            (self.batch_size >= 1, "--batch-size must be at least 1"),
+            (self.max_new_tokens >= 1, "--max-new-tokens must be at least 1"),
+            (0 <= self.min_new_tokens <= self.max_new_tokens, "--min-new-tokens must lie between 0 and the maximum"),
+            (self.temperature > 0, "--temperature must be above 0"),
+            (0 < self.top_p <= 1, "--top-p must be above 0 and at most 1"),
+            (self.top_k >= 0, "--top-k must be at least 0"),
+            (penalty > 0, "--repetition-penalty must be above 0"),
+        ):
+            if not good:
+                raise BadInput(f"{wish}: change it and start again.")
+
+    def decisive(self) -> dict[str, Any]:
+        """The options that the output depends on, as JSON values."""
+        idle = {"output_file", "restart"} | (set() if self.legacy_batching else {"batch_size"})
+        decisive = {name: value for name, value in asdict(self).items() if name not in idle}
+        return decisive | {"input_file": str(self.input_file.resolve())}
+
+
+Result = dict[str, Any]
+"""An output line: response, reference, and error where the line failed."""
+
+Answer = Callable[[int, Sequence[bytes]], list[Result]]
+"""Answers a batch of input lines, given the number of its first one (from 1)."""
+
+
+class Job:
+    """The input's lines and the output file, which grows batch by batch and survives a kill.
+
+    Beside the output stands `NAME.run` until the last line is written: it tells a later start with which
+    options and for which input the output was begun. Whole lines are kept, a torn one is written again.
+
+    Attributes:
+        lines: the input.
+        done: lines written; `failed`: those of them that hold an error.
+
+    Raises:
+        BadInput: the input cannot be read, or the output holds something else.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.lines = _input_lines(options)
+        self.done = self.failed = 0
+        self._output = options.output_file
+        self._side = self._output.with_name(self._output.name + ".run")
+        self._kept_bytes = 0
+        self._open = ExitStack()
+        if self._output.is_dir() or not os.access(self._output.resolve().parent, os.W_OK):
+            raise BadInput(f"{self._output} cannot be written: choose a folder that exists and is yours.")
+        if self._output.resolve() == options.input_file.resolve():
+            raise BadInput("--output-file is the input file: name another.")
+
+    def __enter__(self) -> Self:
+        """Take the output file and see what an earlier run wrote; nothing is changed before `write`.
+
+        Raises:
+            BadInput: another process is writing it, or it cannot be continued.
+        """
+        with ExitStack() as opening:
+            lock = FileLock(f"{self._side}.lock", timeout=0)
+            try:
+                opening.enter_context(lock)
+            except Timeout as error:
+                raise BadInput(f"{self._output} is being written by another process: wait for it.") from error
+            if os.name == "posix":  # elsewhere the lock removes its file itself
+                opening.callback(Path(lock.lock_file).unlink, missing_ok=True)
+            kept = self._kept()
+            self.done = len(kept)
+            self.failed = sum("error" in json.loads(line) for line in kept)
+            self._kept_bytes = sum(map(len, kept))
+            self._open = opening.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the output; a finished one needs no side file."""
+        if self.done == len(self.lines):
+            self._side.unlink(missing_ok=True)
+        self._open.close()
+
+    def write(self, answer: Answer) -> Iterator[list[Result]]:
+        """Answer and write what is left, batch by batch; yields each batch when it is on the disk.
+
+        Raises:
+            BadInput: the disk is full.
+        """
+        self._append("", begin=True)
+        while self.done < len(self.lines):
+            results = answer(self.done + 1, self.lines[self.done : self.done + self.options.batch_size])
+            self._append("".join(json.dumps(result, ensure_ascii=False) + "\n" for result in results))
+            self.done += len(results)
+            self.failed += sum("error" in result for result in results)
+            yield results
+
+    def _append(self, text: str, *, begin: bool = False) -> None:
+        try:
+            with self._output.open("ab") as file:
+                if begin:
+                    file.truncate(self._kept_bytes)
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            if begin:
+                # Only now: until the old lines are gone the old side file must stand beside them.
+                self._write_side()
+        except OSError as error:
+            raise BadInput(
+                f"{self._output} cannot be written ({error.strerror}): make room and give the command again."
+            ) from error
+
+    def _kept(self) -> list[bytes]:
+        """The output's whole lines that stay, with their ends."""
+        if self.options.restart or not self._output.exists():
+            return []
+        found = self._output.read_bytes()
+        whole = list(takewhile(_is_result, (line + b"\n" for line in found.split(b"\n")[:-1])))
+        if not self._side.exists():
+            if found:
+                raise BadInput(f"{self._output} exists already: delete it, name another, or add --restart.")
+        elif whole:
+            self._refuse_changes(len(whole))
+        if self.options.legacy_batching and len(whole) < len(self.lines):
+            # A batch is answered as a whole, because its rows depend on each other.
+            del whole[len(whole) - len(whole) % self.options.batch_size :]
+        return whole
+
+    def _refuse_changes(self, kept: int) -> None:
+        """Raises BadInput when the lines that were kept could have been other ones."""
+        try:
+            began = json.loads(self._side.read_text("utf-8"))
+            options, lines, digest = dict(began["options"]), int(began["lines"]), began["sha256"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{self._side} is damaged: start anew with --restart.") from error
+        now = self.options.decisive()
+        for name in now:
+            if options.get(name) != now[name]:
+                option = "--" + name.replace("_", "-")
+                raise BadInput(
+                    f"{self._output} was begun with {option} {options.get(name)!r}, now it is {now[name]!r}: "
+                    "give the same option to go on, or add --restart."
+                )
+        if kept > len(self.lines) or lines > len(self.lines) or digest != _digest(self.lines[:lines]):
+            raise BadInput(f"{self.options.input_file} has changed since {self._output} was begun: add --restart.")
+
+    def _write_side(self) -> None:
+        state = {
+            "options": self.options.decisive(),
+            "lines": len(self.lines),
+            "sha256": _digest(self.lines),
+        }
+        beside = self._side.with_name(self._side.name + ".new")
+        with beside.open("w", encoding="utf-8") as file:
+            json.dump(state, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(self._side)
+
+
+def _digest(lines: Sequence[bytes]) -> str:
+    return hashlib.sha256(b"\n".join(lines)).hexdigest()
+
+
+def _is_result(line: bytes) -> bool:
+    try:
+        result = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(result, dict) and "response" in result
+
+
+def _input_lines(options: Options) -> list[bytes]:
+    """The lines of the input, without their ends and without blank ones at the end of the file."""
+    try:
+        lines = options.input_file.read_bytes().removeprefix(b"\xef\xbb\xbf").rstrip().split(b"\n")
+    except OSError as error:
+        raise BadInput(f"{options.input_file} cannot be read ({error.strerror}): check the path.") from error
+    if lines == [b""]:
+        raise BadInput(f"{options.input_file} is empty: put one JSON object in each line.")
+    present: set[str] = set()
+    for raw in lines:
+        try:
+            present.update(read_record(raw))
+        except BadInput:
+            continue
+    for option in ("audio_field", "text_field", "reference_field"):
+        name = getattr(options, option)
+        if present and name and name not in present:
+            raise BadInput(f"No line has the field {name!r}: there are {', '.join(sorted(present))}.")
+    return lines
+
+
+def read_record(raw: bytes) -> dict[str, Any]:
+    """The object in an input line.
+
+    Raises:
+        BadInput: it is not a JSON object, or holds what no output line could.
+    """
+
+    def constant(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    try:
+        record = json.loads(raw.decode("utf-8"), parse_constant=constant)
+        # Half a surrogate pair or 1e999 can be read but not written.
+        json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except UnicodeError as error:
+        raise BadInput("not valid Unicode text") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"not JSON ({error})" if raw.strip() else "empty") from error
+    if not isinstance(record, dict):
+        raise BadInput("not a JSON object")
+    return record

@@ -1,0 +1,389 @@
+"""The engine: hears messages, keeps the conversation's KV cache, streams replies.
+
+Every reply gets the whole history; the engine builds its canonical ids and reuses the longest prefix
+that the cache already holds, so only what is new is prefilled. The caches can be dropped at any time
+without changing a reply. One thread uses an engine; `cancelled` may be set from another.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+from torch import Tensor
+
+from assistant.events import EmotionReading, Exchange, Message, Samples, Spoken, Typed
+from model.audio.features import LONGEST_SECONDS, encoder_frames, log_mel
+from model.audio.files import split_at_pauses
+from model.audio.prosody import prosody_frames
+from model.checkpoints.loader import Checkpoint
+from model.config import SAMPLE_RATE
+from model.errors import BadInput, WeightsMissing
+from model.inference.cuda_graphs import StaticDecoder
+from model.inference.kv_cache import Decoder, KeyValueCache, unsupported
+from model.inference.prompt import Content, chat_ids, encode_text
+from model.inference.sampling import next_token
+from model.inference.static_step import FixedCache
+from model.nn.lora import LoraScope
+from model.nn.speech_llm import SPEECH_ID, Heard
+from model.nn.transcribe import Transcript
+
+_KEPT_HEARINGS = 256
+_FRAMES_PER_HEARING = 1 << 20  # each hearing's frames get ids of their own, below every token id
+_PREFILL_POSITIONS = 256  # a long prompt is run in pieces, so that a cancel waits for one piece at most
+_FEELING = {"happy": "happy", "angry": "angry", "sad": "sad", "surprise": "surprised"}  # as an adjective
+_SPEECH = "\ue001"  # a private-use character: where the speech stands in the template
+_SENTENCE_END = re.compile(r"[.!?…。！？]['\"”’)]*\s*$")
+
+
+@dataclass(slots=True, eq=False)
+class Hearing:
+    """What the engine keeps of one utterance.
+
+    Attributes:
+        reading: the emotion read from it, or None where the checkpoint has no emotion head.
+        encode_ms: time from samples to reading.
+        frames: [n, E] adapter frames, or None without an adapter.
+    """
+
+    serial: int
+    reading: EmotionReading | None
+    encode_ms: float
+    frames: Tensor | None
+    pieces: list[tuple[Tensor, float]] = field(repr=False)  # encoder output and seconds of each piece
+    transcript: Transcript | None = None
+
+
+@dataclass(slots=True)
+class ReplyFigures:
+    """What one reply took. Times in milliseconds since `reply` was called.
+
+    Attributes:
+        reused: prompt positions taken from the cache; `prefilled`: positions computed anew.
+        tokens: tokens generated.
+    """
+
+    reused: int = 0
+    prefilled: int = 0
+    tokens: int = 0
+    prefill_ms: float = 0.0
+    first_token_ms: float = 0.0
+    reply_ms: float = 0.0
+
+
+class Engine:
+    """Hears and answers with one checkpoint.
+
+    Args:
+        checkpoint: what `model.checkpoints.loader.load` returned.
+        static: decode over fixed buffers (`model.inference.cuda_graphs`), by default where there is CUDA.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, static: bool | None = None) -> None:
+        self.checkpoint = checkpoint
+        self.model = checkpoint.model
+        self.tokenizer = checkpoint.tokenizer
+        self._backend: Tokenizer = self.tokenizer.backend_tokenizer
+        self.figures = ReplyFigures()
+        self._static: StaticDecoder | None = None
+        self._cached_ids: list[int] = []
+        self._hearings: OrderedDict[bytes, Hearing] = OrderedDict()
+        self._lengths: dict[tuple[str | bytes, str], int] = {}
+        self._serials = 0
+        settings = checkpoint.generation
+        ends = settings.eos_token_id
+        self._ends = frozenset(ends if isinstance(ends, list) else [ends])
+        limit = getattr(self.model.language_model.config, "max_position_embeddings", 2048)
+        context = min(limit, checkpoint.context)
+        self._longest_prompt = context - min(2 * settings.max_new_tokens, context // 2)
+        self._newline = encode_text(self.tokenizer, "\n")
+        long = self.model.long_prompts
+        if long is not None:
+            long.active = context > long.trained_length
+        self._alpha = 1  # of the prompt that the cache was built for
+        everywhere = self.model.config.lora_rank and self.model.config.lora_scope == "global"
+        self._start_decoder(self.model.lora_scope if everywhere else None, context, static)
+
+    def _start_decoder(self, everywhere: LoraScope | None, context: int, static: bool | None) -> None:
+        language_model = self.model.language_model
+        if static is None:
+            static = self.model.device.type == "cuda" and unsupported(language_model) is None
+        self._cache: KeyValueCache | FixedCache
+        if static:
+            try:
+                self._static = StaticDecoder(language_model, context, everywhere)
+                self._static.warm_up()
+            except torch.OutOfMemoryError as error:
+                raise WeightsMissing("The conversation does not fit into the card's memory: see `plan`.") from error
+            self._cache = self._static.cache
+        else:
+            self._static = None
+            self._decoder = Decoder(language_model, everywhere)
+            self._cache = KeyValueCache(language_model.config.num_hidden_layers)
+
+    # ---- hearing
+
+    @torch.inference_mode()
+    def hear(self, spoken: Spoken) -> Hearing:
+        """Encode an utterance and read its emotion; a recording heard before costs nothing.
+
+        Raises:
+            BadInput: it holds no samples.
+        """
+        known = self._hearings.get(spoken.key)
+        if known is not None:
+            self._hearings.move_to_end(spoken.key)
+            return known
+        if not len(spoken.samples):
+            raise BadInput("The recording is empty: record again.")
+        started = time.perf_counter()
+        frames, emotion, pieces = [], [], []
+        for piece in split_at_pauses(spoken.samples, SAMPLE_RATE, LONGEST_SECONDS):
+            samples = spoken.samples[piece]
+            heard = self._hear_piece(samples)
+            pieces.append((heard.encoded, len(samples) / SAMPLE_RATE))
+            if heard.frames is not None:
+                frames.append(heard.frames[0])
+            if heard.emotion_frames is not None:
+                emotion.append(heard.emotion_frames[0])
+        hearing = Hearing(
+            serial=self._serials,
+            reading=self._read(torch.cat(emotion), spoken) if emotion else None,
+            encode_ms=(time.perf_counter() - started) * 1e3,
+            frames=torch.cat(frames) if frames else None,
+            pieces=pieces,
+        )
+        self._serials += 1
+        self._hearings[spoken.key] = hearing
+        if len(self._hearings) > _KEPT_HEARINGS:
+            self._hearings.popitem(last=False)
+        return hearing
+
+    def _read(self, frames: Tensor, spoken: Spoken) -> EmotionReading | None:
+        head = self.model.emotion_head
+        if head is None:
+            return None
+        config = self.model.config
+        if config.emotion_source == "adapter" and config.adapter_type != "conv":  # tokens, spread over the utterance
+            return head.read(frames, frame_seconds=len(spoken.samples) / SAMPLE_RATE / len(frames))
+        return head.read(frames)
+
+    def _hear_piece(self, samples: Samples) -> Heard:
+        config = self.model.config
+        features = log_mel(self.checkpoint.extractor, samples, trimmed=config.window == "trimmed")
+        prosody = None
+        if config.emotion_source == "encoder":
+            prosody = torch.from_numpy(prosody_frames(samples))[None].to(self.model.device)
+        lengths = torch.tensor([encoder_frames(len(samples))], device=self.model.device)
+        return self.model.hear(features.to(self.model.device), lengths, prosody)
+
+    @torch.inference_mode()
+    def transcript(self, spoken: Spoken) -> Transcript | None:
+        """The words of an utterance, or None where no recogniser is at hand."""
+        transcriber = self.checkpoint.transcriber
+        hearing = self.hear(spoken)
+        if hearing.transcript is None and transcriber is not None:
+            texts, language = [], None
+            pieces = hearing.pieces
+            if transcriber.encoder is not self.model.encoder:
+                pieces = transcriber.encode(spoken.samples)
+            for encoded, seconds in pieces:
+                piece = transcriber.transcribe(encoded, seconds, language)
+                language = language or piece.language
+                texts.append(piece.text)
+            hearing.transcript = Transcript(" ".join(filter(None, texts)), language or "en")
+            hearing.pieces = []
+        return hearing.transcript
+
+    # ---- replying
+
+    @torch.inference_mode()
+    def reply(
+        self,
+        history: Sequence[Exchange],
+        message: Message,
+        *,
+        empathy: bool = True,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[str]:
+        """Stream the reply to `message` as pieces of text.
+
+        Args:
+            history: past turns, oldest first, with what was heard of each reply. The oldest turns are
+                left out, whole, when the prompt would not fit.
+            message: the new message.
+            empathy: add the empathetic part to the system prompt.
+            cancelled: asked before every token; true ends the reply there.
+        """
+        started = time.perf_counter()
+        self.figures = figures = ReplyFigures()
+
+        def since() -> float:
+            return (time.perf_counter() - started) * 1e3
+
+        settings = self.checkpoint.generation
+        ids, frames = self._prompt(history, message, empathy)
+        logits = self._prefill(ids, frames, cancelled)
+        figures.prefill_ms = since()
+        before = ids if self.model.config.penalty_scope == "prompt" else self._newline
+        text, written, generated = DecodeStream(skip_special_tokens=True), "", list[int]()
+        with closing(self._tokens(logits, before, cancelled)) as tokens:
+            for token in tokens:
+                if token in self._ends:
+                    break
+                generated.append(token)
+                figures.tokens = len(generated)
+                figures.first_token_ms = figures.first_token_ms or since()
+                if piece := text.step(self._backend, token):
+                    written += piece
+                    yield piece
+                # Past the limit the reply ends with its sentence, at the latest after as many tokens again.
+                over = len(generated) - settings.max_new_tokens
+                if over >= settings.max_new_tokens or (over >= 0 and _SENTENCE_END.search(written)):
+                    break
+        # What a step ahead of the end put there is cropped with the next prompt.
+        self._cached_ids = (self._cached_ids + generated)[: self._cache.get_seq_length()]
+        figures.reply_ms = since()
+
+    @torch.inference_mode()
+    def decode(self, ids: list[int]) -> Generator[int]:
+        """Tokens behind the prompt `ids`, without end; for measurements. Close it before the next reply."""
+        try:
+            yield from self._tokens(self._prefill(ids, {}, lambda: False), ids, lambda: False)
+        finally:
+            self.forget()
+
+    def _tokens(self, logits: Tensor | None, earlier: Sequence[int], cancelled: Callable[[], bool]) -> Generator[int]:
+        """Tokens behind the prompt in the cache; a token's keys and values follow when the next one is asked for."""
+        settings = self.checkpoint.generation
+        if logits is None:
+            return
+        if self._static is not None:
+            yield from self._static.tokens(logits, earlier, settings, cancelled)
+            return
+        assert isinstance(self._cache, KeyValueCache), "the two decoders bring their own caches"
+        generated: list[int] = []
+        while not cancelled():
+            generated.append(next_token(logits, [*earlier, *generated], settings))
+            yield generated[-1]
+            logits = self._decoder.step(generated[-1], self._cache)
+
+    @torch.inference_mode()
+    def prepare(
+        self, history: Sequence[Exchange], *, empathy: bool = True, cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Prefill the history ahead of the next message, at best while the last reply is being spoken."""
+        self.figures = ReplyFigures()
+        ids, frames = self._prompt(history, None, empathy)
+        self._prefill(ids, frames, cancelled)
+
+    def forget(self) -> None:
+        """Drop every cache; replies stay the same, the next one takes longer."""
+        self._cache.keep(0)
+        self._cached_ids.clear()
+        self._hearings.clear()
+        self._lengths.clear()
+
+    def _prompt(
+        self, history: Sequence[Exchange], message: Message | None, empathy: bool
+    ) -> tuple[list[int], dict[int, Tensor]]:
+        """Ids of the conversation, and the frames that its negative ids stand for."""
+        config = self.model.config
+        system = config.system_prompt + (config.empathy_prompt if empathy else "")
+        examples = [(user, reply) for user, reply in config.examples]
+        frames: dict[int, Tensor] = {}
+        kept = history[self._first_kept(history, message, system, examples) :]
+        turns = [(self.content(past.message, frames), past.heard) for past in kept]
+        user = None if message is None else self.content(message, frames)
+        ids = chat_ids(self.tokenizer, system, [*examples, *turns], user)
+        if len(ids) > self._longest_prompt:
+            raise BadInput("The message is too long for the model: say it in shorter parts.")
+        return ids, frames
+
+    def _first_kept(
+        self, history: Sequence[Exchange], message: Message | None, system: str, examples: Sequence[tuple[Content, str]]
+    ) -> int:
+        """The first past turn that stays in the prompt.
+
+        When a turn overflows the context, old turns go until it is half empty, so that the window moves
+        rarely and the cache holds in between. The rule looks at the history alone: it needs no memory.
+        """
+        empty = [len(chat_ids(self.tokenizer, system, [*examples, *[("", "")] * n], "")) for n in (0, 1)]
+        budget = self._longest_prompt - empty[0]
+        coming = [] if message is None else [Exchange(message, "")]
+        lengths = [self._length(past) + empty[1] - empty[0] for past in (*history, *coming)]
+        first = used = 0
+        for turn, length in enumerate(lengths):
+            used += length
+            if used > budget:
+                while first < turn and used > budget // 2:
+                    used -= lengths[first]
+                    first += 1
+        return first
+
+    def _length(self, past: Exchange) -> int:
+        """Positions of a turn's contents; remembered, so that turns long out of the prompt are not heard again."""
+        message = past.message
+        key = (message.text if isinstance(message, Typed) else message.key, past.heard)
+        if key not in self._lengths:
+            content = self.content(message, {})
+            said = encode_text(self.tokenizer, content) if isinstance(content, str) else content
+            self._lengths[key] = len(said) + len(encode_text(self.tokenizer, past.heard))
+        return self._lengths[key]
+
+    def content(self, message: Message, frames: dict[int, Tensor]) -> Content:
+        """What stands for a message in the prompt; `frames` gets what its negative ids stand for."""
+        if isinstance(message, Typed):
+            return message.text
+        hearing = self.hear(message)
+        tone = _FEELING.get(hearing.reading.label) if hearing.reading is not None else None
+        config = self.model.config
+        template = config.tone_template if tone is not None and config.tells_tone else "{words}"
+        if config.path == "speech" and hearing.frames is not None:
+            first = -2 - hearing.serial * _FRAMES_PER_HEARING
+            ids = [first - index for index in range(len(hearing.frames))]
+            frames.update(zip(ids, hearing.frames, strict=True))
+            before, _, after = template.format(tone=tone, words=_SPEECH).partition(_SPEECH)
+            return [*encode_text(self.tokenizer, before), *ids, *encode_text(self.tokenizer, after)]
+        words = self.transcript(message)
+        return template.format(tone=tone, words=words.text if words is not None else "")
+
+    def _prefill(self, ids: list[int], frames: dict[int, Tensor], cancelled: Callable[[], bool]) -> Tensor | None:
+        """Bring the cache to `ids`; returns the last position's logits, or None when cancelled."""
+        reused = 0
+        # LoRA on text acts on a prompt's tokens but not on generated ones: the two never share a cache.
+        if self.model.config.lora_scope != "text" or not self.model.config.lora_rank:
+            pairs = zip(ids[:-1], self._cached_ids, strict=False)
+            reused = next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(ids) - 1, len(self._cached_ids)))
+        long = self.model.long_prompts
+        alpha = 1 if long is None else long.alpha(len(ids))
+        if alpha != self._alpha:
+            self._alpha, reused = alpha, 0  # every key was rotated for another length
+        self._cache.keep(reused)
+        del self._cached_ids[reused:]
+        self.figures.reused = reused
+        logits = None
+        for start in range(reused, len(ids), _PREFILL_POSITIONS):
+            if cancelled():
+                return None
+            part = ids[start : start + _PREFILL_POSITIONS]
+            speech = [frames[id_] for id_ in part if id_ < 0]
+            output = self.model(
+                torch.tensor([[max(id_, SPEECH_ID) for id_ in part]], device=self.model.device),
+                speech=torch.stack(speech) if speech else None,
+                past_key_values=self._cache,
+                prompt_lengths=[len(ids)],
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            logits = output.logits[0, -1].float()
+            self._cached_ids += part
+            self.figures.prefilled += len(part)
+        return logits

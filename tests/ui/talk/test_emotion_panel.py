@@ -1,0 +1,244 @@
+"""The emotion panel: what it says of each kind of reading, hearing a moment, the history, corrections and consent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from PySide6.QtCore import QPoint, Qt
+from PySide6.QtWidgets import QToolButton, QWidget
+from pytestqt.qtbot import QtBot
+
+from assistant.events import (
+    UNSURE,
+    EmotionRead,
+    Failed,
+    State,
+    StateChanged,
+    Turn,
+    TurnEnded,
+    TurnUndone,
+    Typed,
+    UtteranceEnded,
+)
+from assistant.messages import Ready
+from tests.ui.support.readings import RATE, reading, spoken
+from ui.core import theme
+from ui.core.app import App
+from ui.talk.emotion_headline import prosody
+from ui.talk.emotion_panel import EmotionPanel
+
+MINI = Ready({"name": "mini", "reads_emotion": True, "prosody_estimate": True})
+
+
+@pytest.fixture
+def panel(app: App, qtbot: QtBot) -> Iterator[EmotionPanel]:
+    window = QWidget()  # which leaves the panel's size to the test
+    qtbot.addWidget(window)
+    window.resize(900, 700)
+    made = EmotionPanel(app)
+    made.setParent(window)
+    made.resize(340, 640)
+    window.show()
+    yield made
+    window.close()
+
+
+def tell(app: App, *events: object) -> None:
+    for event in events:
+        app.happened.emit(event)
+
+
+def say(app: App, number: int, label: str = "sad", *, ended: bool = True) -> None:
+    message, read = spoken(seed=number), reading(label, seed=number)
+    tell(app, UtteranceEnded(number, message), EmotionRead(number, read))
+    if ended:
+        tell(app, TurnEnded(Turn(number, message, "words", read)))
+
+
+def calls(app: App, name: str) -> list[tuple[Any, ...]]:
+    talk: Any = app.talk
+    return [call[1:] for call in talk.calls if call[0] == name]
+
+
+def words(panel: EmotionPanel) -> str:
+    return panel._headline.text.text()
+
+
+def press(panel: EmotionPanel, qtbot: QtBot, emotion: str) -> None:
+    name = f"It sounded {emotion}"
+    chosen = next(one for one in panel.findChildren(QToolButton) if one.accessibleName() == name)
+    qtbot.mouseClick(chosen, Qt.MouseButton.LeftButton)
+
+
+def test_a_turn_from_silence_to_reading(app: App, panel: EmotionPanel) -> None:
+    assert words(panel) == "No reading yet"
+    tell(app, MINI, StateChanged(State.LISTENING, True))
+    assert words(panel) == "Listening"
+    message, read = spoken(), reading("sad")
+    tell(app, StateChanged(State.THINKING, False), UtteranceEnded(1, message))
+    assert words(panel) == "Reading your voice…"
+    assert panel._bars.accessibleName() == "Reading: none yet"
+    tell(app, EmotionRead(1, read))
+    assert words(panel) == "Voice sounds sad"
+    assert panel._headline.confidence.text() == f"{read.confidence * 100:.0f}\N{NARROW NO-BREAK SPACE}%"
+    assert panel._bars.accessibleName().startswith(f"Reading: sad {panel._headline.confidence.text()}, ")
+    assert panel._waveform.duration == 2.0
+    tell(app, StateChanged(State.LISTENING, True))
+    assert words(panel) == "Listening"
+    assert not panel._utterance.isVisible()
+    tell(app, StateChanged(State.IDLE, False))  # a cough
+    assert words(panel) == "Voice sounds sad"
+
+
+def test_unsure_is_said_as_such(app: App, panel: EmotionPanel) -> None:
+    say(app, 1, UNSURE)
+    assert words(panel) == "Unsure, closest to angry"
+
+
+def test_mini_is_called_a_prosody_estimate_and_explains_it(app: App, panel: EmotionPanel) -> None:
+    tell(app, MINI)
+    assert not panel._headline.estimate.isVisible()
+    say(app, 1)
+    assert panel._headline.estimate.isVisible()
+    assert panel._headline.estimate.accessibleDescription() == prosody()
+    assert "has not been measured" in prosody()
+    tell(app, Ready({"reads_emotion": True, "prosody_estimate": False}))
+    assert not panel._headline.estimate.isVisible()
+
+
+def test_a_model_without_a_head_says_so(app: App, panel: EmotionPanel) -> None:
+    tell(app, Ready({"reads_emotion": False}))
+    assert words(panel) == "This model reads no emotion"
+    tell(app, UtteranceEnded(1, spoken()), EmotionRead(1, None))
+    assert words(panel) == "This model reads no emotion"
+    assert "choose another model" in panel._note.text()
+    assert panel._waveform.isVisible()
+    assert not panel._correction.isVisible()
+
+
+def test_a_turn_that_fails_before_it_is_read_says_so(app: App, panel: EmotionPanel) -> None:
+    tell(app, UtteranceEnded(1, spoken()), Failed(1, "The model broke."))
+    assert words(panel) == "Not read"
+
+
+def test_a_moment_is_heard_and_followed(app: App, panel: EmotionPanel, qtbot: QtBot) -> None:
+    say(app, 1)
+    talk: Any = app.talk
+    where = QPoint(panel._waveform.width() // 2, 30)
+    qtbot.mouseClick(panel._waveform, Qt.MouseButton.LeftButton, pos=where)
+    ((samples, rate, at, speed),) = calls(app, "clips.play")
+    assert (len(samples), rate, speed) == (2 * RATE, RATE, 1.0)
+    assert at == pytest.approx(1.0, abs=0.02)
+    talk.clips.playing, talk.clips.position = True, 1.4
+    qtbot.waitUntil(lambda: panel._waveform.position == 1.4)
+    assert panel._sound.accessibleName() == "Stop"
+    talk.clips.playing = False
+    qtbot.waitUntil(lambda: panel._waveform.position is None)
+    assert panel._sound.accessibleName() == "Hear it"
+
+
+def test_the_history_leads_to_its_turns(app: App, panel: EmotionPanel, qtbot: QtBot) -> None:
+    for number in range(1, 6):
+        say(app, number, "happy" if number == 2 else "sad")
+    tell(app, UtteranceEnded(6, Typed("hello")))
+    assert panel.shown == 5
+    qtbot.keyClick(panel._history, Qt.Key.Key_Home)
+    qtbot.keyClick(panel._history, Qt.Key.Key_Right)
+    assert panel.shown == 2
+    assert words(panel) == "Voice sounds happy"
+    assert panel._history.accessibleName().startswith("This conversation, turn 2: happy ")
+    field, step = panel._history._field(), panel._history._step
+    qtbot.mouseMove(panel._history, QPoint(round(field.left() + 3.5 * step), 20))
+    pointed = panel._history.looked_at
+    assert pointed is not None
+    assert pointed.number == 4
+    qtbot.mouseClick(panel._history, Qt.MouseButton.LeftButton, pos=QPoint(round(field.left() + 3.5 * step), 20))
+    assert panel.shown == 4
+    panel.show_turn(6)  # typed: there is nothing to show
+    assert panel.shown == 4
+
+
+@pytest.mark.parametrize("turns", [1, 200])
+def test_any_number_of_turns_can_be_drawn(app: App, panel: EmotionPanel, turns: int) -> None:
+    for number in range(1, turns + 1):
+        say(app, number, ("sad", UNSURE, "happy")[number % 3])
+    assert not panel.grab().isNull()
+    assert len(panel._history._turns) == turns
+
+
+def test_undone_turns_and_new_conversations_go(app: App, panel: EmotionPanel) -> None:
+    say(app, 1, "happy")
+    say(app, 2, "sad")
+    tell(app, TurnUndone(2))
+    assert (panel.shown, words(panel)) == (1, "Voice sounds happy")
+    panel.clear()
+    assert (panel.shown, words(panel)) == (None, "No reading yet")
+
+
+def test_a_correction_is_kept_shown_and_taken_back(app: App, panel: EmotionPanel, qtbot: QtBot) -> None:
+    app.change("recording", corrections=True)
+    say(app, 3, "sad")
+    press(panel, qtbot, "angry")
+    assert calls(app, "correct") == [(3, "angry", {"consent": True})]
+    assert panel._correction._chip.isVisible()
+    assert panel._correction._chip.accessibleName() == "Voice sounds angry corrected"
+    assert not panel._correction._consent.isVisible()
+    press(panel, qtbot, "sad")
+    assert panel._correction._chip.accessibleName() == "Voice sounds sad confirmed"
+    for _ in range(2):
+        qtbot.mouseClick(panel._correction._undo, Qt.MouseButton.LeftButton)
+    assert [call[1] for call in calls(app, "correct")] == ["angry", "sad", "angry", None]
+    assert not panel._correction._chip.isVisible()
+
+
+def test_a_correction_waits_until_its_turn_stands_in_the_history(app: App, panel: EmotionPanel) -> None:
+    say(app, 1, "sad", ended=False)
+    panel.correct("neutral")
+    assert calls(app, "correct") == []
+    tell(app, TurnEnded(Turn(1, spoken(), "words", reading("sad"))))
+    assert calls(app, "correct") == [(1, "neutral", {"consent": False})]
+
+
+@pytest.mark.parametrize("yes", [True, False])
+def test_consent_is_asked_once_in_place(app: App, panel: EmotionPanel, qtbot: QtBot, yes: bool) -> None:
+    say(app, 1)
+    panel.correct("happy")
+    assert panel._correction._consent.isVisible()
+    assert calls(app, "correct")[-1] == (1, "happy", {"consent": False})
+    panel._correction.answered.emit(yes)
+    assert app.settings.recording.corrections is yes
+    assert calls(app, "correct")[-1] == (1, "happy", {"consent": yes})
+    say(app, 2)
+    panel.correct("angry")
+    assert not panel._correction._consent.isVisible()
+    again = EmotionPanel(app)
+    qtbot.addWidget(again)
+    say(app, 3)
+    again.correct("angry")
+    assert again._correction._consent.isHidden()
+
+
+def test_a_strip_folds_and_unfolds(app: App, panel: EmotionPanel, qtbot: QtBot) -> None:
+    say(app, 1)
+    panel.set_strip(True)
+    panel.resize(880, 60)
+    assert not panel._bars.isVisible()
+    folded = panel.sizeHint().height()
+    assert folded < 70
+    qtbot.mouseClick(panel._fold, Qt.MouseButton.LeftButton)
+    assert panel._bars.isVisible()
+    assert folded < panel.sizeHint().height() < 420
+    panel.set_strip(False)
+    panel.set_folded(True)  # a column does not fold
+    assert panel._bars.isVisible()
+
+
+@pytest.mark.parametrize("name", theme.THEMES)
+@pytest.mark.parametrize("size", [1.0, 2.0])
+def test_it_can_be_drawn_in_every_theme_and_size(app: App, panel: EmotionPanel, name: Any, size: float) -> None:
+    say(app, 1, UNSURE)
+    app.change("looks", theme=name, text_size=size)
+    assert not panel.grab().isNull()
+    app.change("looks", theme="light", text_size=1.0)

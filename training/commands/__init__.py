@@ -1,0 +1,4 @@
+"""Command lines of `python -m training`.
+
+Nothing else in `training` knows this package.
+"""

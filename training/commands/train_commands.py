@@ -1,0 +1,111 @@
+"""Command lines of `train`, `plan`, `evaluate`, `fitting`, `bench`, `demo`: arguments, and what is told of a run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from model.commands.options import quiet_libraries
+from model.errors import BadInput
+from training.runs.config import TrainOptions
+
+
+def add_train_commands(commands: Any) -> list[argparse.ArgumentParser]:
+    """Declare the commands on the `add_subparsers` object; the parsers made."""
+    train = commands.add_parser(
+        "train",
+        help="one stage of the recipe (resumable; a file `stop` in the run folder pauses; accelerate launch shares it)",
+        description=TrainOptions.__doc__,
+        allow_abbrev=False,
+    )
+    plan = commands.add_parser(
+        "plan", help="memory and time that `train` with the same options would take", allow_abbrev=False
+    )
+    for command in (train, plan):
+        TrainOptions.add_arguments(command)
+    evaluate = commands.add_parser("evaluate", help="what a checkpoint understands, or what `generate` wrote")
+    evaluate.add_argument("checkpoint", nargs="?", help="folder or preset")
+    evaluate.add_argument("--data", type=Path, help="data set of `prepare` (its validation rows), or a manifest")
+    evaluate.add_argument("--split", choices=("train", "validation"), default="validation")
+    evaluate.add_argument("--before", metavar="CHECKPOINT", help="another one on the same rows, for a table of both")
+    evaluate.add_argument(
+        "--compare", action="store_true", help="replies from speech against replies from the transcript"
+    )
+    evaluate.add_argument(
+        "--transcripts-of", metavar="CHECKPOINT", help="for --compare: whose transcript path (its own)"
+    )
+    evaluate.add_argument("--limit", type=int, default=100, help="rows at most, evenly chosen")
+    evaluate.add_argument("--replies", type=int, default=20, help="of them repeated and answered word by word")
+    evaluate.add_argument(
+        "--predictions", type=Path, help="instead: emotions in the output of generate, with references"
+    )
+    evaluate.add_argument("--features", type=Path, action="append", default=[], help="feature cache; repeatable")
+    evaluate.add_argument("--picture", type=Path, metavar="OUT.svg", help="bars, and confusion matrices beside them")
+    fitting = commands.add_parser("fitting", help="whether replies differ with the emotion, and fit it")
+    fitting.add_argument("checkpoint", help="folder or preset")
+    fitting.add_argument("corpus", type=Path, help="folder of `corpus`")
+    fitting.add_argument("--split", choices=("test", "engine", "human"), default="test")
+    fitting.add_argument("--sentences", type=int, default=50, help="each spoken in five ways")
+    bench = commands.add_parser("bench", help="training steps with cached features and bucketing, and without")
+    bench.add_argument("checkpoint", help="folder to train from")
+    bench.add_argument("--data", type=Path, required=True, help="data set of `prepare`")
+    bench.add_argument("--stage", type=int, choices=(1, 2), default=1)
+    bench.add_argument("--steps", type=int, default=4, help="measured, of each kind")
+    bench.add_argument("--batch-size", type=int, default=32, help="rows a step")
+    bench.add_argument("--rows-at-once", type=int, default=8)
+    demo = commands.add_parser("demo", help="the whole pipeline on a small corpus: init to evaluate (resumable)")
+    demo.add_argument("out", type=Path, help="folder of everything")
+    demo.add_argument("--sentences", type=int, default=24)
+    demo.add_argument("--steps", type=int, default=6, help="of each stage")
+    return [train, plan, evaluate, fitting, bench, demo]
+
+
+def run_train_command(given: argparse.Namespace) -> dict[str, Any] | None:
+    """Run the command if it is one of these; its summary.
+
+    Raises:
+        BadInput, WeightsMissing: as the commands say.
+    """
+    if given.command not in ("train", "plan", "evaluate", "fitting", "bench", "demo"):
+        return None
+    quiet_libraries()
+    if given.command == "train":
+        from training.stages.train import train
+
+        return train(TrainOptions.of(vars(given)))
+    if given.command == "plan":
+        from training.stages.plan import plan
+
+        return plan(TrainOptions.of(vars(given)))
+    if given.command == "fitting":
+        from training.evaluation.evaluate import Subject
+        from training.evaluation.reply_emotion_fit import fitting, read_scenes
+
+        scenes = read_scenes(given.corpus, given.split, given.sentences)
+        subject = Subject.load(given.checkpoint)
+        return fitting(subject.engine, subject.writer, scenes)
+    if given.command == "bench":
+        from training.commands.bench import bench
+
+        return bench(
+            given.checkpoint,
+            given.data,
+            stage=given.stage,
+            steps=given.steps,
+            size=given.batch_size,
+            at_once=given.rows_at_once,
+        )
+    if given.command == "demo":
+        from training.commands.demo import demo
+
+        return demo(given.out, sentences=given.sentences, steps=given.steps)
+    return _evaluate(given)
+
+
+def _evaluate(given: argparse.Namespace) -> dict[str, Any]:
+    if given.checkpoint is None or given.data is None:
+        raise BadInput("evaluate: name a CHECKPOINT and --data, or the --predictions of generate.")
+    from training.commands.evaluate_command import evaluate_command
+
+    return evaluate_command(given)

@@ -1,0 +1,92 @@
+"""Recordings to examine a checkpoint with, from a prepared data set or from a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from assistant.events import Samples
+from model.audio.features import LONGEST_SECONDS
+from model.errors import BadInput
+from training.data.batches import TrainingRow
+from training.data.feature_cache import FeatureCache
+from training.data.manifest import Report, Row, Rules, look, read_clip, read_rows
+from training.data.prepare import PreparedRows, clip_of, row_ids
+from training.runs.config import CONTINUE, PrepareOptions
+from training.stages.init import Chat
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """A recording with what is known of it.
+
+    Attributes:
+        ids: tokenised, its answer empty where no continuation is known.
+        samples: mono at 16 kHz, or None where only `encoded` [T, D] is at hand.
+    """
+
+    transcript: str
+    ids: TrainingRow
+    samples: Samples | None
+    encoded: Tensor | None = None
+
+
+def read_cases(
+    data: Path, chat: Chat, *, split: str = "validation", limit: int = 100, caches: Sequence[FeatureCache] = ()
+) -> tuple[list[Case], dict[str, Any]]:
+    """Cases of a prepared data set, or of a manifest with audio, text, and maybe emotion, instruction and output.
+
+    Returns:
+        at most `limit` cases, evenly chosen, and the counts of what was left out.
+
+    Raises:
+        BadInput: there is nothing to examine.
+    """
+    if data.is_dir():
+        rows = PreparedRows(data, split)
+        if not len(rows):
+            raise BadInput(f"{data} has no {split} rows: name another --split, or a manifest.")
+        return [_prepared_case(rows, number, caches) for number in evenly(len(rows), limit)], {}
+    report = Report()
+    sound = list(read_rows([data], Rules(emotions="optional"), report))
+    cases = []
+    for number in evenly(len(sound), limit):
+        row = sound[number]
+        found = look(row, 0.1, LONGEST_SECONDS)
+        if found.clip is None:
+            reason, message = found.problem or ("no audio", "it has only a key")
+            report.drop(row.file, row.line, reason, message)
+        else:
+            cases.append(Case(row.text, _ids(row, chat, data), read_clip(found.clip)))
+    if not cases:
+        raise BadInput(f"{data} has no usable row{report.first()}.")
+    return cases, report.counts()
+
+
+def evenly(count: int, limit: int) -> list[int]:
+    """At most `limit` of the places from 0 to `count` - 1, evenly spread."""
+    return sorted({int(place) for place in np.linspace(0, count - 1, min(count, limit))})
+
+
+def _prepared_case(rows: PreparedRows, number: int, caches: Sequence[FeatureCache]) -> Case:
+    row, clip = rows[number], clip_of(rows[number])
+    cached = next((cache for cache in caches if row["key"] in cache), None)
+    if clip is None and cached is None:
+        raise BadInput(f"{row['manifest']}:{row['line']}: its speech is only in a feature cache: give --features.")
+    samples = read_clip(clip) if clip is not None else None
+    return Case(row["transcript"], rows.ids(number), samples, cached[row["key"]] if cached is not None else None)
+
+
+def _ids(row: Row, chat: Chat, data: Path) -> TrainingRow:
+    """The row's ids; without an instruction of its own it is asked to be continued, as in stage 1."""
+    options = PrepareOptions.of(
+        {"dataroot": data.parent, "save_dir": data.parent, "model": "", "instruction": CONTINUE}
+    )
+    known = "output" in row.data and isinstance(row.data["output"], str)
+    ids = row_ids(replace(row, data={**row.data, "output": row.data["output"] if known else ""}), chat, options)
+    return ids if known else replace(ids, answer=[])

@@ -1,0 +1,391 @@
+"""Manifests: JSON lines with audio, text, emotion, as the original has them, read so that no bad row stops a run.
+
+Every bad row is reported with its file, its line and what is wrong with it; the good ones go on. Knows no torch.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import soundfile
+import soxr
+
+from assistant.events import EMOTIONS, Samples
+from model.audio.files import read_audio
+from model.errors import BadInput
+from training.runs.config import IGNORE
+from training.runs.run_folder import write_whole
+
+SAMPLE_RATE = 16_000  # model.config has it too, and brings torch along
+
+LINE_BYTES = 1 << 20
+"""A longer line is no row."""
+
+KEY = "key"
+"""The field of a row whose recording is only in a feature cache (`python -m training wide-corpus`): its key there."""
+
+Policy = Literal["required", "optional", "any"]
+"""Whether every row needs a known emotion, may be without one, or may have any value at all."""
+
+_SEGMENT = re.compile(r"(.+):(\d{1,15}):(\d{1,15})", re.DOTALL)
+
+
+class Dropped(NamedTuple):
+    """Why a row was left out. `line` counts from 1; 0 is the file as a whole."""
+
+    file: str
+    line: int
+    reason: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.message}" if self.line else f"{self.file}: {self.message}"
+
+
+Tell = Callable[[Dropped], None]
+
+
+@dataclass(slots=True)
+class Report:
+    """What was dropped, in order; `tell` hears of it at once."""
+
+    tell: Tell | None = None
+    dropped: list[Dropped] = field(default_factory=list)
+
+    def drop(self, file: Path | str, line: int, reason: str, message: str) -> None:
+        """Note a row that is left out."""
+        name = str(file)
+        self.dropped.append(Dropped(name if name.isprintable() else ascii(name), line, reason, message))
+        if self.tell is not None:
+            self.tell(self.dropped[-1])
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many rows of each file were dropped for each reason."""
+        files: dict[str, Counter[str]] = {}
+        for one in self.dropped:
+            files.setdefault(one.file, Counter())[one.reason] += 1
+        return {file: dict(reasons) for file, reasons in files.items()}
+
+    def write(self, folder: Path) -> None:
+        """Write dropped.jsonl: file, line, reason, message."""
+        lines = (json.dumps(one._asdict(), ensure_ascii=False) + "\n" for one in self.dropped)
+        write_whole(folder / "dropped.jsonl", "".join(lines))
+
+    def first(self) -> str:
+        """The first message, in parentheses, or nothing."""
+        return f" ({self.dropped[0]})" if self.dropped else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A recording, or `frames` samples (at its own rate) of it from `start` on; -1: all of it."""
+
+    path: Path
+    start: int = 0
+    frames: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A sound row of a manifest.
+
+    Attributes:
+        file, line: where it stands.
+        audio: as the row has it, maybe empty. text: not empty, unless the manifest has no such field.
+        emotion: one of the five, or None; with the policy "any" as the row has it.
+        data: the whole row.
+    """
+
+    file: Path
+    line: int
+    audio: str
+    text: str
+    emotion: str | None
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What makes a row sound.
+
+    Attributes:
+        audio, text: names of the fields; an empty `text` says that there is none.
+        needs_audio: rows must name a recording, or its key in a feature cache.
+        strings: further fields that must be text where they are, and `required` ones that must be there.
+        emotions: see `Policy`; `emotion_map` gives other names, "ignore" for no label.
+        where: values that fields must have.
+    """
+
+    audio: str = "audio"
+    text: str = "text"
+    needs_audio: bool = True
+    strings: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+    emotions: Policy = "optional"
+    emotion_map: Mapping[str, str] = field(default_factory=dict)
+    where: Mapping[str, str] = field(default_factory=dict)
+
+
+class BadRow(ValueError):
+    """A row that is left out: the reason, in few fixed words, and the message."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def read_rows(files: Iterable[Path], rules: Rules, report: Report) -> Iterator[Row]:
+    """The sound rows of all files in order; the others go to `report`, and so does a file without any row.
+
+    Raises:
+        BadInput: not one row of any file is sound; it names the file and the first problem.
+    """
+    seen: dict[bytes, tuple[Path, int]] = {}
+    names, sound = [], 0
+    for path in files:
+        names.append(str(path))
+        lines = 0
+        try:
+            for number, raw in _lines(path):
+                lines += 1
+                try:
+                    row = _row(path, number, raw, rules, seen)
+                except BadRow as problem:
+                    report.drop(path, number, problem.reason, str(problem))
+                    continue
+                sound += 1
+                yield row
+        except BadRow as problem:
+            report.drop(path, 0, problem.reason, str(problem))
+            continue
+        if not lines:
+            report.drop(path, 0, "no rows", "it holds no rows: write one JSON object a line")
+    if not sound:
+        raise BadInput(f"{', '.join(names[:3]) or 'The manifest'} has no usable row{report.first()}.")
+
+
+def find_manifests(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    """The files of `folder` that match one of the names or patterns, by name.
+
+    Raises:
+        BadInput: there is no such folder, or no such file in it.
+    """
+    if not folder.is_dir():
+        raise BadInput(f"{folder} is no folder: name the one with the manifests.")
+    wanted = list(patterns)
+    found = {path for path in folder.iterdir() for pattern in wanted if fnmatch.fnmatchcase(path.name, pattern)}
+    missing = [name for name in wanted if not any(fnmatch.fnmatchcase(path.name, name) for path in found)]
+    if missing or not found:
+        raise BadInput(f"{folder} holds no {', '.join(missing) or 'manifest'}: check the folder and the names.")
+    return sorted(found)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Number and bytes of every line that is not blank; one that is too long is cut to more than `LINE_BYTES`."""
+    if not os.path.lexists(path):
+        raise BadRow("no manifest", "it does not exist: check the path")
+    if path.is_dir():
+        raise BadRow("no manifest", "it is a folder: name a JSONL file inside it")
+    if not path.is_file():
+        raise BadRow("no manifest", "it is no regular file, or a link that leads nowhere: check the path")
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(LINE_BYTES + 2):
+                number += 1
+                if number == 1:
+                    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                        raise BadRow("not UTF-8", "it is UTF-16: save it as UTF-8")
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                rest = line
+                while not rest.endswith(b"\n") and (rest := file.readline(LINE_BYTES)):
+                    pass
+                if line.strip():
+                    yield number, line
+    except OSError as error:
+        raise BadRow("no manifest", f"it cannot be read ({error.strerror}): check its permissions") from error
+
+
+def _row(path: Path, number: int, raw: bytes, rules: Rules, seen: dict[bytes, tuple[Path, int]]) -> Row:
+    data = _object(raw)
+    for name, value in rules.where.items():
+        if str(data.get(name, "")) != value:
+            raise BadRow("not wanted", f"{name} is {_short(data.get(name))}, not {value!r} (--where)")
+    digest = hashlib.blake2b(json.dumps(data, sort_keys=True).encode(), digest_size=12).digest()
+    if digest in seen:
+        first, line = seen[digest]
+        raise BadRow(
+            "duplicate line", f"the same row as {first}:{line}" if first != path else f"the same as line {line}"
+        )
+    audio = _text(data, rules.audio, required=rules.needs_audio and not _text(data, KEY, required=False))
+    if rules.needs_audio and not audio.strip() and not data.get(KEY):
+        raise BadRow("empty audio", f"{rules.audio!r} is empty: name the recording")
+    text = _text(data, rules.text, required=True) if rules.text else ""
+    if rules.text and not text.strip():
+        raise BadRow("empty text", f"{rules.text!r} is empty: nothing is said")
+    for name in (*rules.required, *rules.strings):
+        _text(data, name, required=name in rules.required)
+    if type(data.get("early_stop", False)) is not bool:
+        raise BadRow("wrong type", f"'early_stop' is {_short(data['early_stop'])}, not true or false")
+    emotion = _emotion(data, rules)
+    seen[digest] = (path, number)
+    return Row(path, number, audio, text, emotion, data)
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    if len(raw) > LINE_BYTES + 1:
+        raise BadRow("line too long", f"more than {LINE_BYTES:,} bytes: this is no row")
+    try:
+        line = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadRow("not UTF-8", f"byte {error.start + 1} is not UTF-8: save the file as UTF-8") from error
+    try:
+        data = json.loads(line, object_pairs_hook=_unique)
+    except BadRow:
+        raise
+    except (ValueError, RecursionError) as error:
+        what = (
+            f"{error.msg} at character {error.pos + 1}"
+            if isinstance(error, json.JSONDecodeError)
+            else "nested too deep"
+        )
+        raise BadRow("broken JSON", f"not JSON: {what}") from error
+    if not isinstance(data, dict):
+        raise BadRow("not an object", f"{_short(data)} instead of an object {{...}}: write one row a line")
+    return data
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise BadRow("field twice", f"{twice!r} is there twice")
+    return data
+
+
+def _text(data: Mapping[str, Any], name: str, *, required: bool) -> str:
+    if name not in data:
+        if required:
+            raise BadRow("missing field", f"no {name!r}: it has {', '.join(map(repr, list(data)[:8])) or 'nothing'}")
+        return ""
+    value = data[name]
+    if not isinstance(value, str):
+        raise BadRow("wrong type", f"{name!r} is {_short(value)}, not text")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise BadRow("broken text", f"{name!r} holds half of a surrogate pair")
+    return value
+
+
+def _emotion(data: Mapping[str, Any], rules: Rules) -> str | None:
+    if data.get("emotion") is None or rules.emotions == "any":
+        value = _text(data, "emotion", required=False) if data.get("emotion") is not None else ""
+    else:
+        value = _text(data, "emotion", required=True)
+    if rules.emotions == "any":
+        return value
+    name = value.strip()
+    name = rules.emotion_map.get(name, name.lower())
+    if name in EMOTIONS:
+        return name
+    if name and name != IGNORE:
+        known = ", ".join(EMOTIONS)
+        raise BadRow("unknown emotion", f"emotion {_short(value)} is none of {known}: see --emotion-map")
+    if rules.emotions == "required":
+        raise BadRow("no emotion", "it has no emotion, and with --use-emotion every row needs one")
+    return None
+
+
+def _short(value: Any) -> str:
+    """A value in at most some 60 characters."""
+    kind = {dict: "an object", list: "an array", bool: "a truth value", type(None): "null"}.get(type(value))
+    text = json.dumps(value, ensure_ascii=True)
+    return f"{kind} ({text[:40]})" if kind and value is not None else kind or text[:60]
+
+
+def find_audio(audio: str, manifest: Path, root: Path | None = None) -> Clip:
+    """The recording that a row names, relative to `root` if given, to its manifest or one of the three folders above
+    (labelled manifests often lie below the recordings), or to the working directory.
+
+    "PATH:START:FRAMES" is a part of a recording, in samples at its own rate, as in the original.
+
+    Raises:
+        BadRow: it is in none of these places.
+    """
+    folder = manifest.absolute().parent
+    places = [*filter(None, [root]), folder, *list(folder.parents)[:3], Path()]
+    names = [(audio, 0, -1)]
+    if segment := _SEGMENT.fullmatch(audio):
+        names.append((segment[1], int(segment[2]), int(segment[3])))
+    for name, start, frames in names:
+        for place in places:
+            # os.path: a name that no file can have is simply not there.
+            if os.path.exists(place / name):  # noqa: PTH110
+                return Clip(Path(os.path.abspath(place / name)), start, frames)  # noqa: PTH100 (links stay)
+    shown = audio if audio.isprintable() else ascii(audio)
+    where = f"below {manifest.parent}" if root is None else f"in {root}, below {manifest.parent}"
+    raise BadRow("missing audio", f"{shown[:200]} is neither {where} nor in the working directory")
+
+
+def read_clip(clip: Clip) -> Samples:
+    """The samples of a clip, mono float32 [n] at 16 kHz.
+
+    Raises:
+        BadInput: it cannot be read, or is silent (`model.audio.files.read_audio`), or ends before the segment does.
+    """
+    if clip.frames < 0:
+        return read_audio(clip.path)
+    try:
+        with soundfile.SoundFile(clip.path) as sound:
+            if clip.start + clip.frames > sound.frames or not clip.frames:
+                raise BadInput(f"{clip.path}: has {sound.frames} samples, none or too few from {clip.start} on")
+            sound.seek(clip.start)
+            block = sound.read(clip.frames, dtype="float32", always_2d=True)
+            rate = sound.samplerate
+    except (OSError, soundfile.SoundFileError) as error:
+        raise BadInput(f"{clip.path}: damaged or not audio: record, copy or convert it again") from error
+    samples: Samples = soxr.resample(block.mean(axis=1), rate, SAMPLE_RATE)
+    if not np.isfinite(samples).all() or np.ptp(samples) < 2e-3:
+        raise BadInput(f"{clip.path}: silent, or no numbers, from {clip.start} on")
+    return samples
+
+
+class Found(NamedTuple):
+    """A row's recording, read: the clip, its samples at 16 kHz, its key; or the reason and message of what is wrong."""
+
+    clip: Clip | None = None
+    samples: int = 0
+    key: str = ""
+    problem: tuple[str, str] | None = None
+
+
+def look(row: Row, min_seconds: float, max_seconds: float, root: Path | None = None) -> Found:
+    """Find the row's recording, read all of it and measure it. A row without one has only the key that it names.
+
+    The key is that of feature caches: the SHA-256 of the file, or of the samples of a part of one.
+    """
+    if not row.audio.strip():
+        return Found(key=str(row.data[KEY]))
+    try:
+        clip = find_audio(row.audio, row.file, root)
+        samples = read_clip(clip)
+        content = clip.path.read_bytes() if clip.frames < 0 else samples.tobytes()
+    except BadRow as problem:
+        return Found(problem=(problem.reason, str(problem)))
+    except BadInput as problem:
+        return Found(problem=("unusable audio", str(problem)))
+    seconds = len(samples) / SAMPLE_RATE
+    if not min_seconds <= seconds <= max_seconds:
+        reason = "too short" if seconds < min_seconds else "too long"
+        limits = f"{min_seconds:g} to {max_seconds:g} s are allowed"
+        return Found(problem=(reason, f"{clip.path.name} is {seconds:.3f} s long, and {limits}"))
+    return Found(clip, len(samples), hashlib.sha256(content).hexdigest())

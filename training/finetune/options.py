@@ -1,0 +1,50 @@
+"""The options of `tune`: one definition for command line, run.toml and wizard. Knows no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from assistant.events import EMOTIONS
+from training.runs.config import IGNORE, POSITIONAL, Options, Pairs
+
+What = Literal["head", "stage1", "stage2", "both"]
+
+
+class TuneOptions(Options):
+    """`tune`: a checkpoint learns from one's own recordings, and is judged on what it did not learn from."""
+
+    run: Path = Field(description="the run folder", json_schema_extra=POSITIONAL)
+    manifest: Path = Field(description="JSONL with audio, text, emotion: what `check --write` wrote")
+    model: str = Field("mini", description="preset or checkpoint folder to start from")
+    what: What = Field(
+        "head",
+        description="head: only how a voice is read; stage1: what is said (adapter); stage2: how it is answered "
+        "(adapter, partial LoRA, head); both: one after the other",
+    )
+    folds: int = Field(5, ge=2, le=20, description="parts; each is read by a head that learnt from the others")
+    steps: int = Field(60, ge=1, le=100_000, description="of the fit; of each stage")
+    learning_rate: float | None = Field(None, gt=0, le=1, description="of the stages")
+    batch_size: int = Field(8, ge=1, description="rows a step, in the stages")
+    rows_at_once: int = Field(2, ge=1, description="of them computed at once: fewer need less memory")
+    validation: float = Field(0.2, gt=0, lt=0.9, description="share of the rows that the stages do not learn from")
+    judged: int = Field(8, ge=0, le=1000, description="neutral rows whose continuation loss is compared")
+    replies: int = Field(4, ge=0, le=100, description="recordings answered before and after")
+    seed: int = Field(0, ge=0, description="divides the rows")
+
+
+class CheckOptions(Options):
+    """`check`: what recordings are good for. SOURCE is a manifest, a folder, or the user's corrections.jsonl."""
+
+    source: Path = Field(description="JSONL, or a folder of recordings", json_schema_extra=POSITIONAL)
+    emotion_map: Pairs = Field({}, description="what other names of emotions mean: joy=happy,fear=ignore")
+    write: Path | None = Field(None, description="a manifest of the recordings that can be used")
+
+    @model_validator(mode="after")
+    def _emotions_known(self) -> Self:
+        for name, target in self.emotion_map.items():
+            if target not in (*EMOTIONS, IGNORE):
+                raise ValueError(f"--emotion-map: {name}={target} is none of {', '.join((*EMOTIONS, IGNORE))}")
+        return self

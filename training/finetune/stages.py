@@ -1,0 +1,337 @@
+"""Tuning of a checkpoint with an adapter: stages 1 and 2 on one's own recordings, by the commands of the recipe.
+
+Each step (label, clean, prepare, train) keeps its own folder inside the run folder; its reports and the wish to stop
+are passed on, so that a watcher needs to know the one folder alone.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from assistant.events import EMOTIONS, Spoken
+from model.audio.features import encoder_frames
+from model.checkpoints import loader
+from model.checkpoints.memory import memory_of, peak_bytes
+from model.errors import BadInput
+from training.data.batches import IGNORED
+from training.data.clean import clean
+from training.data.eval_cases import Case, read_cases
+from training.data.label import label
+from training.data.manifest import Report
+from training.data.prepare import prepare
+from training.evaluation.evaluate import Subject, continuations
+from training.finetune.judge import Heard, figures, verdict
+from training.finetune.options import TuneOptions
+from training.finetune.tune import MODEL, Clock, Stopped, finish, read_manifest, tell
+from training.runs.config import CleanOptions, LabelOptions, PrepareOptions, TrainOptions
+from training.runs.run_folder import STOP, ProgressTail, Run, append_lines, request_stop, write_whole
+from training.stages.train import train
+
+_RELAY_SECONDS = 0.3
+_LABEL_TOKENS = 48
+_CASES = 40  # held-out recordings that are judged, at most
+_PROBED = 8
+
+
+def stages_of(options: TuneOptions) -> tuple[int, ...]:
+    """The stages that are trained.
+
+    Raises:
+        BadInput: the model comes with the program: it is no checkpoint that stages can start from.
+    """
+    if loader.preset_of(options.model) is not None:
+        raise BadInput(
+            f"{options.model} is, or was tuned from, a model that comes with the program: only its emotion head can be "
+            "tuned (--what head), or start from a checkpoint of `training init` or a converted BLSP-Emo."
+        )
+    return {"stage1": (1,), "stage2": (2,), "both": (1, 2)}[options.what]
+
+
+def tune_stages(options: TuneOptions, run: Run, clock: Clock) -> dict[str, Any]:
+    """Train the stages, or go on with them; the summary.
+
+    Raises:
+        Stopped: the watcher asked for it. BadInput, WeightsMissing: as the commands say.
+    """
+    stages = stages_of(options)
+    report = Report(tell)
+    said = read_manifest(options, report)
+    report.write(run.folder)
+    current, trained = options.model, dict[str, Any]()
+    for stage in stages:
+        data = _data(options, run.folder, stage, lambda folder: _relayed(run, folder, clock))
+        with _relayed(run, run.folder / f"stage-{stage}", clock):
+            trained = _whole(train(train_options(options, run.folder, stage, current, data)))
+        current = trained["checkpoint"]
+    if not Path(current).exists():
+        current = str(run.folder / MODEL)  # it was moved there before a kill
+    with run.bar("judge", 2 * _CASES) as bar:
+
+        def told() -> None:
+            if run.stop_requested:
+                raise Stopped
+            bar.advance(**clock.figures())
+
+        judged = _judge(options, current, run.folder / f"data-{stages[-1]}", told)
+    out = run.folder / MODEL
+    if Path(current) != out:
+        Path(current).rename(out)
+    summary = {
+        "run": str(options.run),
+        "checkpoint": str(out),
+        "from": options.model,
+        "what": options.what,
+        "learnt_from": len(said),
+        "dropped": report.counts(),
+        "held_out_by": judged.pop("held_out_by"),
+        "training": trained | {"checkpoint": str(out)},
+        **judged,
+    }
+    return finish(options, run, clock, summary)
+
+
+def train_options(options: TuneOptions, folder: Path, stage: int, model: str, data: Path) -> TrainOptions:
+    """The options of `train` for a stage."""
+    given = {"data": data, "model": model, "run": folder / f"stage-{stage}", "stage": stage}
+    given |= {"max_steps": options.steps, "batch_size": options.batch_size, "rows_at_once": options.rows_at_once}
+    given |= {"validate_every": max(1, options.steps // 10), "seed": options.seed, "features": str(folder / "frames")}
+    return TrainOptions.of(given | ({"learning_rate": options.learning_rate} if options.learning_rate else {}))
+
+
+Relay = Callable[[Path], Any]
+
+
+def _data(options: TuneOptions, folder: Path, stage: int, relay: Relay) -> Path:
+    """The prepared data set of a stage, its continuations written by the language model itself."""
+    labels, data, emotion = folder / f"labels-{stage}", folder / f"data-{stage}", {"use_emotion": stage == 2}
+    given: dict[str, Any] = {"model": options.model, "manifest": options.manifest, "lab_dir": labels}
+    with relay(labels):
+        _whole(label(LabelOptions.of(given | {"max_new_tokens": _LABEL_TOKENS} | emotion), tell=tell))
+    clean(CleanOptions.of({"input_dir": labels, "output_dir": labels / "clean"}), tell)
+    given = {"dataroot": labels / "clean", "save_dir": data, "model": options.model, "seed": options.seed}
+    given |= {"audio_root": options.manifest.absolute().parent, "validation": options.validation, "min_duration": 0.3}
+    with relay(data):
+        _whole(prepare(PrepareOptions.of(given | emotion), tell))
+    return data
+
+
+def _whole(summary: dict[str, Any]) -> dict[str, Any]:
+    if summary.get("stopped"):
+        raise Stopped
+    return summary
+
+
+@contextmanager
+def _relayed(run: Run, folder: Path, clock: Clock) -> Iterator[None]:
+    """While a step works in `folder`, its reports go to the run's, and the wish to stop goes to it."""
+    if run.stop_requested:
+        raise Stopped
+    tail, over = ProgressTail(folder), threading.Event()
+    tail.new()  # those of earlier starts were passed on
+
+    def pass_on() -> None:
+        if run.stop_requested and folder.is_dir() and not (folder / STOP).exists():
+            request_stop(folder)
+        append_lines(run.folder / "progress.jsonl", [line | clock.figures() for line in tail.new()])
+
+    def follow() -> None:
+        while not over.wait(_RELAY_SECONDS):
+            pass_on()
+
+    thread = threading.Thread(target=follow, name="relay", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        pass_on()
+
+
+# ---- judging
+
+
+def _judge(options: TuneOptions, trained: str, data: Path, told: Callable[[], None]) -> dict[str, Any]:
+    """Before and after on the rows that were kept for validation."""
+    about = json.loads((data / "prepared.json").read_text("utf-8"))
+    if not about["validation"]["rows"]:
+        return {
+            "verdict": "unclear",
+            "why": "Too few recordings: none could be held out, so nothing is known of the result.",
+            "held_out_by": about["split_by"],
+            "continuation": {},
+            "recordings": [],
+        }
+    sides = []
+    for source in (options.model, trained):
+        subject = Subject.load(source)
+        cases, _ = read_cases(data, subject.writer.chat, limit=_CASES)
+        sides.append(_side(subject, cases, options, told))
+        del subject
+    before, after = sides
+    rows = [
+        {"audio": str(audio), "text": case.transcript, "emotion": _name(case.ids.emotion)}
+        | {"before": _list(b["read"]), "after": _list(a["read"])}
+        | ({"reply_before": b["reply"], "reply_after": a["reply"]} if "reply" in a else {})
+        for case, audio, b, a in zip(cases, _files(data), before["rows"], after["rows"], strict=False)
+    ]
+    loss = _losses(before["loss"], after["loss"])
+    read: dict[str, Any] = {}
+    heard = [
+        Heard(Path(row["audio"]), row["text"], EMOTIONS.index(row["emotion"]), b["read"], a["read"])
+        for row, b, a in zip(rows, before["rows"], after["rows"], strict=True)
+        if row["emotion"] and b["read"] is not None and a["read"] is not None
+    ]
+    thresholds = (before["threshold"], after["threshold"])
+    word, why = _of_loss(loss)
+    if heard:
+        read = {"reading": figures(heard, thresholds)}
+        word, why = verdict(read["reading"], loss)
+        why += f" {_of_loss(loss)[1]}" if loss else ""
+    return read | {
+        "verdict": word,
+        "why": why,
+        "held_out_by": about["split_by"],
+        "thresholds": list(thresholds),
+        "continuation": loss,
+        "replies_depend_on_reading": False,
+        "recordings": rows,
+    }
+
+
+def _side(subject: Subject, cases: Sequence[Case], options: TuneOptions, told: Callable[[], None]) -> dict[str, Any]:
+    """What one checkpoint makes of the recordings: readings, replies to the first of them, continuation losses."""
+    rows, kept, states = list[dict[str, Any]](), list[Case](), list[Tensor]()
+    for number, case in enumerate(cases):
+        assert case.samples is not None
+        message = Spoken(case.samples)
+        hearing = subject.engine.hear(message)
+        row: dict[str, Any] = {"read": None}
+        if hearing.reading is not None:
+            row["read"] = torch.from_numpy(hearing.reading.probabilities)
+        if number < options.replies:
+            row["reply"] = "".join(subject.engine.reply([], message)).strip()
+        if case.ids.emotion in (0, IGNORED):
+            kept.append(case)
+            states.append(hearing.pieces[0][0][0, : encoder_frames(len(case.samples))])
+        rows.append(row)
+        subject.engine.forget()
+        told()
+    head = subject.checkpoint.model.emotion_head
+    loss = continuations(subject, kept, states) if kept else {}
+    return {"rows": rows, "loss": loss, "threshold": head.threshold if head is not None else 0.0}
+
+
+def _losses(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any]:
+    if not before or not after:
+        return {}
+    pair = {"before": before["loss_speech"], "after": after["loss_speech"]}
+    tokens = int(after["continuation_tokens"])
+    return pair | {"tokens": tokens, "ratio": pair["after"] / pair["before"], "text": after["loss_text"]}
+
+
+def _of_loss(loss: Mapping[str, Any]) -> tuple[str, str]:
+    if not loss:
+        return "unclear", "No neutral recording was held out, so nothing is known of the replies."
+    change = f"{loss['before']:.2f} before, {loss['after']:.2f} after"
+    if loss["ratio"] < 1:
+        return "better", f"What is said in neutral speech is understood better: continuation loss {change}."
+    return ("worse" if loss["ratio"] > 1 else "unclear"), f"Continuation loss of neutral speech: {change}."
+
+
+def _files(data: Path) -> list[Path]:
+    from training.data.eval_cases import evenly
+    from training.data.prepare import PreparedRows
+
+    rows = PreparedRows(data, "validation")
+    return [Path(rows[at]["audio"]) for at in evenly(len(rows), _CASES)]
+
+
+def _name(emotion: int) -> str:
+    return EMOTIONS[emotion] if emotion != IGNORED else ""
+
+
+def _list(read: Tensor | None) -> list[float]:
+    return [] if read is None else [float(one) for one in read]
+
+
+# ---- plan
+
+
+def plan_stages(options: TuneOptions) -> dict[str, Any]:
+    """As `tune_plan.plan_tuning`: labelling, a few passes and the judging are measured on some recordings.
+
+    Raises:
+        BadInput, WeightsMissing: as `tune_stages` would.
+    """
+    from training.finetune.plan import outcome
+    from training.stages.plan import plan
+
+    began = psutil.Process().create_time()
+    stages = stages_of(options)
+    said = read_manifest(options, Report(tell))
+    free = memory_of("cuda" if torch.cuda.is_available() else "cpu").free
+    probe = options.run.with_name(f".{options.run.name}.probe")
+    shutil.rmtree(probe, ignore_errors=True)
+    probe.mkdir(parents=True)
+    try:
+        some = said[:: max(1, len(said) // _PROBED)][:_PROBED]
+        lines = [json.dumps({**one.row.data, "audio": str(one.audio)}, ensure_ascii=False) + "\n" for one in some]
+        write_whole(probe / "manifest.jsonl", "".join(lines))
+        small = options.model_copy(
+            update={"run": probe, "manifest": probe / "manifest.jsonl", "validation": 0.3, "replies": 1}
+        )
+        seconds, share, disk, peak = {"load": time.time() - began}, len(said) / len(some), 0, 0
+        for stage in stages:
+            start = time.perf_counter()
+            data = _data(small, probe, stage, lambda _: _nothing())
+            seconds[f"label {stage}"] = share * (time.perf_counter() - start)
+            gc.collect()  # what labelled is still held by its own cycles
+            start = time.perf_counter()
+            measured = plan(train_options(small, probe, stage, options.model, data))
+            loading = time.perf_counter() - start
+            seconds[f"stage {stage}"] = 3600 * measured.get("hours", 0.0) + loading
+            peak = max(peak, measured.get("peak_bytes", measured["weights_bytes"] + measured["needed_bytes"]))
+            gc.collect()
+            disk += 3 * measured["checkpoint_bytes"] + _folder_bytes(Path(options.model))
+        seconds["judge"] = _judging(small, probe / f"data-{stages[-1]}", options, len(said))
+        return outcome(options, seconds, max(peak, peak_bytes()), free, disk)
+    finally:
+        shutil.rmtree(probe, ignore_errors=True)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _judging(small: TuneOptions, data: Path, options: TuneOptions, rows: int) -> float:
+    start = time.perf_counter()
+    subject = Subject.load(options.model)
+    loading = time.perf_counter() - start
+    cases, _ = read_cases(data, subject.writer.chat, split="train", limit=2)
+    start = time.perf_counter()
+    _side(subject, cases, small.model_copy(update={"replies": 0}), lambda: None)
+    each = (time.perf_counter() - start) / len(cases)
+    start = time.perf_counter()
+    assert cases[0].samples is not None
+    "".join(subject.engine.reply([], Spoken(cases[0].samples)))
+    answer = time.perf_counter() - start
+    held = min(_CASES, round(options.validation * rows))
+    return 2 * (loading + held * each + min(options.replies, held) * answer)
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())

@@ -1,0 +1,4 @@
+"""Run folders, their checkpoints, and the options that they store.
+
+It knows no torch and no model.
+"""

@@ -1,0 +1,73 @@
+"""The trainer's own checkpoints: `checkpoint-N` folders that prove to be whole before a run goes on from them.
+
+Beside the trainer's files each holds `sums.json`, size and CRC-32 of every one of them, written last.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zlib
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+from training.runs.run_folder import checkpoints, write_whole
+
+SUMS, STATE, WEIGHTS = "sums.json", "trainer_state.json", "model.safetensors"
+_BLOCK = 1 << 20
+
+
+def seal(checkpoint: Path) -> None:
+    """Write the sums of a checkpoint that is otherwise complete."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != SUMS)
+    sums = {path.relative_to(checkpoint).as_posix(): [path.stat().st_size, _sum(path)] for path in files}
+    write_whole(checkpoint / SUMS, json.dumps(sums, indent=2) + "\n")
+
+
+def flaw(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, in one phrase; None: it is as it was written."""
+    try:
+        sums = json.loads((checkpoint / SUMS).read_text("utf-8"))
+        for name, (size, crc) in sums.items():
+            if (checkpoint / name).stat().st_size != size or _sum(checkpoint / name) != crc:
+                return f"{name} is damaged"
+        return None if WEIGHTS in sums and STATE in sums else "it is not complete"
+    except FileNotFoundError as error:
+        missing = Path(error.filename).name
+        return "it was not written to its end" if missing == SUMS else f"{missing} is missing"
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return f"it cannot be read ({error})"
+
+
+def newest(run: Path) -> tuple[Path | None, list[str]]:
+    """The newest sound checkpoint of a run, if any, and one line for each newer one that is not sound."""
+    unfinished = {path for path in run.glob("checkpoint-*") if path.is_dir()} - set(checkpoints(run))
+    problems = [f"{path}: it was not written to its end; left out." for path in sorted(unfinished)]
+    for path in reversed(checkpoints(run)):
+        problem = flaw(path)
+        if problem is None:
+            return path, problems
+        problems.append(f"{path}: {problem}; the one before it is used.")
+    return None, problems
+
+
+def prune(run: Path, keep: int, protected: Container[Path]) -> None:
+    """Remove all but the newest `keep` checkpoints and those that are protected."""
+    for path in checkpoints(run)[:-keep]:
+        if path not in protected:
+            shutil.rmtree(path)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The trainer's state: global_step, best_global_step, best_metric, ..."""
+    state: dict[str, Any] = json.loads((checkpoint / STATE).read_text("utf-8"))
+    return state
+
+
+def _sum(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            crc = zlib.crc32(block, crc)
+    return crc

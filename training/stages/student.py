@@ -1,0 +1,174 @@
+"""The model that is trained: which of its weights learn, how they are loaded, and the checkpoint they end up in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import WhisperFeatureExtractor
+
+from model.checkpoints import components
+from model.checkpoints.loader import inspect, read_model
+from model.checkpoints.memory_plan import usable_mode
+from model.checkpoints.safe_reader import list_tensors, read_shard
+from model.config import SpeechLanguageConfig
+from model.errors import BadInput
+from model.nn.lora import PartialLoraLinear
+from model.nn.speech_llm import SpeechLanguageModel
+from training.runs.config import TrainOptions
+from training.stages.losses import RecipeLosses
+
+LANGUAGE_LOSSES = {"response_ce", "response_kl", "input_kl"}
+
+
+class Recipe(RecipeLosses):
+    """The losses, with what is frozen kept out of training's randomness."""
+
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`; a frozen encoder and frozen LoRA stay in evaluation, without dropout."""
+        super().train(mode)
+        for module in self.model.modules():
+            quiet = module is self.model.encoder or isinstance(module, PartialLoraLinear)
+            if quiet and not any(parameter.requires_grad for parameter in module.parameters()):
+                module.eval()
+        return self
+
+    def trained(self) -> dict[str, Tensor]:
+        """What learns, by its name in the checkpoint."""
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Student:
+    """A loaded model to train.
+
+    Attributes:
+        folder: its checkpoint.
+        recipe: model and losses; `half`: computed in bfloat16.
+        extractor: of its features.
+    """
+
+    folder: Path
+    recipe: Recipe
+    extractor: WhisperFeatureExtractor
+    half: bool
+
+    @property
+    def config(self) -> SpeechLanguageConfig:
+        """The checkpoint's configuration."""
+        return self.recipe.model.config
+
+
+def losses_of(options: TrainOptions, config: SpeechLanguageConfig) -> tuple[str, ...]:
+    """The losses that the options mean.
+
+    A CFormer is trained on its count of tokens too, and in stage 1 on its tokens (BLSP-KD, arXiv 2405.19041).
+    """
+    if options.losses is not None:
+        return options.losses
+    if options.only == "head":
+        return ("input_er",)
+    own: tuple[str, ...] = options.recipe()["losses"]
+    if config.adapter_type == "cformer":
+        own += ("input_kl", "cif") if options.stage == 1 else ("cif",)
+    return own
+
+
+def learns(name: str, options: TrainOptions, losses: tuple[str, ...], adapter: str) -> bool:
+    """Whether the weight of this name is trained: the stage wants it, and a loss reaches it."""
+    if name.startswith("emotion_head."):
+        return "input_er" in losses and (options.stage == 2 or options.only == "head")
+    if options.only == "head" or name.startswith("adapter.token_head."):  # no loss reads the latter
+        return False
+    if name.startswith("encoder."):
+        return options.stage == 2 and options.train_encoder and not name.startswith("encoder.embed_positions.")
+    if ".lora_" in name:
+        return options.stage == 2 and not LANGUAGE_LOSSES.isdisjoint(losses)
+    # A spelling adapter's norm says where the language model's embeddings lie, which do not move.
+    return name.startswith("adapter.") and not (name.startswith("adapter.norm.") and adapter == "spelling")
+
+
+def computes_in_half(options: TrainOptions, device: str) -> bool:
+    """Whether to compute in bfloat16."""
+    if options.precision == "auto":
+        return device == "cuda" and torch.cuda.is_bf16_supported()
+    return options.precision == "bf16"
+
+
+def load_student(options: TrainOptions, folder: Path, device: str) -> Student:
+    """Load a checkpoint for training: what learns in float32, the rest in the precision of the options.
+
+    Args:
+        folder: of the checkpoint.
+        device: "cpu" or "cuda".
+
+    Raises:
+        BadInput: losses, stage or quantisation do not fit the checkpoint, or nothing would learn.
+        WeightsMissing: it is not there, or damaged.
+    """
+    half = computes_in_half(options, device)
+    stored = inspect(str(folder)).stored
+    mode = usable_mode(stored or options.quantize, device, stored)
+    model = read_model(folder, device, mode, torch.bfloat16 if half else torch.float32)
+    losses = losses_of(options, model.config)
+    if options.train_encoder and (options.features or mode == "nf4-all"):
+        raise BadInput("--train-encoder: an encoder in 4 bits, or behind --features, cannot learn.")
+    recipe = Recipe(model, losses)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = learns(name, options, losses, model.config.adapter_type)
+    if not recipe.trained():
+        raise BadInput(f"With --stage {options.stage} and the losses {', '.join(losses)} nothing would learn.")
+    if half:
+        _widen(recipe, folder)
+    return Student(folder, recipe, components.extractor(folder, model.config.speech_config.num_mel_bins), half)
+
+
+def _widen(recipe: Recipe, folder: Path) -> None:
+    """Give what learns its 32 bits back, as they are stored."""
+    names = recipe.trained()
+    for file in {info.file for name, info in list_tensors(folder).items() if name in names}:
+        for name, value in read_shard(file).items():
+            if name in names:
+                names[name].data = value.to(names[name].device, torch.float32)
+
+
+def apply_trained(model: SpeechLanguageModel, trained: Mapping[str, Tensor]) -> None:
+    """Put trained weights, by their names in the checkpoint, into a model that has them."""
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in trained.items():
+            own[name].copy_(value)
+
+
+def write_checkpoint(source: Path, trained: Mapping[str, Tensor], out: Path) -> None:
+    """Write the folder `out`, new or replaced: the checkpoint `source` with other trained weights, in float32.
+
+    What was not trained keeps its bytes, quantised or not. A kill leaves `out` as it was.
+    """
+    staging = out.with_name(f".{out.name}.part")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    files = {info.file.name for info in list_tensors(source).values()}
+    grown = 0
+    for path in sorted(source.iterdir()):
+        if path.name in files:
+            tensors = read_shard(path)
+            new = {name: trained[name].float().cpu().contiguous() for name in tensors.keys() & trained.keys()}
+            grown += sum(value.nbytes - tensors[name].nbytes for name, value in new.items())
+            save_file(tensors | new, staging / path.name, {"format": "pt"})
+        elif path.is_file() and not path.name.startswith("."):
+            shutil.copyfile(path, staging / path.name)
+    index = staging / "model.safetensors.index.json"
+    if index.exists():
+        about: dict[str, Any] = json.loads(index.read_text("utf-8"))
+        about["metadata"]["total_size"] += grown
+        index.write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+    shutil.rmtree(out, ignore_errors=True)
+    staging.rename(out)

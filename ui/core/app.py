@@ -1,0 +1,262 @@
+"""What all pages share: the settings, the conversation, its events, messages to the user, child processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PySide6.QtCore import QObject, QTimer, Signal
+from PySide6.QtWidgets import QApplication
+
+from assistant.errors import AssistantError
+from assistant.events import Event, ModelStatus
+from assistant.messages import ModelChoice, Ready
+from assistant.settings import Settings, load, save
+from assistant.speech.synthesizer import Synthesizer
+from assistant.talk import Talk, TalkSettings
+from ui.core import theme
+from ui.core.bridge import Bridge
+from ui.core.jobs import Job
+from ui.core.translations import tr
+from ui.core.trash import Aside
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the composition root hands to the window.
+
+    Attributes:
+        home: the user's folder: settings.toml, sessions/, runs/, logs/, corrections.jsonl.
+        command: our own command line, for child processes: `[*command, "doctor", "--json"]`.
+        python: the interpreter, for `[*python, "-m", "training", ...]`.
+        synthesizer: the voice of an engine ("system", "kokoro"); raises AssistantError with the remedy.
+        talk: makes the conversation; tests and scripts put files in the devices' place here.
+    """
+
+    home: Path
+    command: tuple[str, ...]
+    python: tuple[str, ...]
+    synthesizer: Callable[[str], Synthesizer]
+    talk: Callable[[TalkSettings, Synthesizer | None, Callable[[Event | Ready], None]], Talk]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Something to tell the user; `act` is the remedy or the undo. `seconds` 0: until it is dismissed."""
+
+    text: str
+    action: str = ""
+    act: Callable[[], object] | None = None
+    trouble: bool = False
+    seconds: float = 0.0
+
+
+class App(QObject):
+    """One per program.
+
+    Signals:
+        happened: every event of the conversation, on Qt's thread, in order.
+        settings_changed: the new `Settings`, after they are in force.
+        told: a `Message`.
+
+    Attributes:
+        about: what the model that stands told of itself (`Ready.about`); empty while there is none.
+        aside: where deleted files wait for an undo.
+    """
+
+    happened = Signal(object)
+    settings_changed = Signal(object)
+    told = Signal(object)
+
+    def __init__(self, services: Services) -> None:
+        super().__init__()
+        self.services = services
+        self.talk: Talk | None = None
+        self.synthesizer: Synthesizer | None = None
+        self.about: Mapping[str, Any] = {}
+        self._bridge = Bridge(self)
+        self._bridge.happened.connect(self._note)
+        self._bridge.happened.connect(self.happened)
+        self._path = services.home / "settings.toml"
+        self.settings, self._trouble = load(self._path)
+        self._jobs: list[Job] = []
+        self.aside = Aside(services.home / "deleted", self)
+
+    @property
+    def sessions(self) -> Path:
+        """The folder of all sessions."""
+        return self.services.home / "sessions"
+
+    @property
+    def corrections(self) -> Path:
+        """The readings that the user corrected and allowed for fine-tuning."""
+        return self.services.home / "corrections.jsonl"
+
+    @property
+    def runs(self) -> Path:
+        """The folder of all training runs."""
+        return self.services.home / "runs"
+
+    # ---- life
+
+    def start(self) -> None:
+        """Begin the conversation; the model loads in its own process meanwhile."""
+        if self._trouble:
+            self.tell(self._trouble, trouble=True)
+        self.synthesizer = self._synthesizer()
+        try:
+            self.talk = self.services.talk(self._talk_settings(), self.synthesizer, self._bridge)
+        except AssistantError as error:
+            self.tell(str(error), trouble=True)
+            return
+        self.talk.start()
+
+    def close(self) -> None:
+        """End the conversation and every child process."""
+        for job in self._jobs:
+            job.close()
+        self.aside.empty()
+        self._bridge.stop()
+        try:
+            if self.talk is not None:
+                self.talk.close()
+        except AssistantError as error:
+            self.tell(str(error), trouble=True)
+        finally:
+            if self.synthesizer is not None:
+                self.synthesizer.close()
+
+    # ---- what pages call
+
+    def change(self, section: str, **values: Any) -> None:
+        """Change settings: in force at once, and saved.
+
+        Raises:
+            ValueError: a value is out of its range.
+        """
+        before, self.settings = self.settings, self.settings.changed(section, **values)
+        if self.settings != before:
+            self._put_in_force(before)
+            self._save()
+
+    def load_model(self) -> None:
+        """Load the model that the settings name; before the first steps are done it is not loaded by itself."""
+        if self.talk is not None:
+            self.talk.replace_model(self.settings.model.choice)
+
+    def finish_first_start(self) -> None:
+        """The first steps are done."""
+        self.settings = self.settings.model_copy(update={"started": True})
+        self._save()
+
+    def tell(
+        self, text: str, action: str = "", act: Callable[[], object] | None = None, *, trouble: bool = False
+    ) -> None:
+        """Show a message in the window; with an action it stays long enough to be used."""
+        self.told.emit(Message(text, action, act, trouble, 0.0 if trouble else 10.0 if act else 5.0))
+
+    def delete(self, paths: Sequence[Path], words: str, back: Callable[[], object] = lambda: None) -> None:
+        """Delete files or folders; the message `words` offers an undo, and `back` follows it.
+
+        Raises:
+            AssistantError: they cannot be deleted; they are where they were.
+        """
+        try:
+            moved = self.aside.put(paths)
+        except OSError as error:
+            raise AssistantError(tr("That cannot be deleted ({why}).").format(why=error.strerror)) from error
+
+        def undo() -> None:
+            try:
+                self.aside.bring_back(moved)
+            except OSError as error:
+                self.tell(tr("That cannot be brought back ({why}).").format(why=error.strerror), trouble=True)
+            else:
+                back()
+
+        self.tell(words, tr("Undo"), undo)
+
+    def run(self, *words: str) -> Job:
+        """One of our own commands in a child process: `run("plan", "--model", folder, "--json")`."""
+        return self._begin((*self.services.command, *words))
+
+    def run_module(self, module: str, *words: str) -> Job:
+        """`python -m module ...` in a child process, for model.convert and training."""
+        return self._begin((*self.services.python, "-m", module, *words))
+
+    # ---- inside
+
+    def _note(self, event: Event | Ready) -> None:
+        if isinstance(event, Ready):
+            self.about = event.about
+        elif isinstance(event, ModelStatus) and event.status != "ready":
+            self.about = {}
+
+    def _begin(self, command: tuple[str, ...]) -> Job:
+        job = Job(command, self)
+        self._jobs.append(job)
+        job.ended.connect(lambda *_: self._jobs.remove(job))
+        return job
+
+    def _save(self) -> None:
+        try:
+            save(self._path, self.settings)
+        except AssistantError as error:
+            self.tell(str(error), trouble=True)
+        self.settings_changed.emit(self.settings)
+
+    def _synthesizer(self) -> Synthesizer | None:
+        engine = self.settings.voice.engine
+        if engine == "none":
+            return None
+        try:
+            return self.services.synthesizer(engine)
+        except AssistantError as error:
+            self.tell(str(error), trouble=True)
+            return self.services.synthesizer("system") if engine != "system" else None
+
+    def _talk_settings(self) -> TalkSettings:
+        s = self.settings
+        return TalkSettings(
+            model=s.model.choice if s.started else ModelChoice(""),
+            turns=s.turns.settings,
+            voice=s.voice.settings,
+            microphone=s.sound.microphone,
+            speaker=s.sound.speaker,
+            hands_free=s.turns.hands_free,
+            patience=s.turns.patience,
+            duplex=s.sound.echo,
+            sessions=None if s.recording.mode == "off" else self.sessions,
+            keep_days=s.recording.keep_days,
+            corrections=self.corrections,
+        )
+
+    def _put_in_force(self, before: Settings) -> None:
+        """Let the conversation and the window follow what has changed."""
+        now, talk = self.settings, self.talk
+        application = QApplication.instance()
+        if now.looks != before.looks and isinstance(application, QApplication):
+            theme.apply(application, now.looks.theme, now.looks.text_size)
+        if talk is None:
+            return
+        if now.sound != before.sound:
+            talk.choose_devices(now.sound.microphone, now.sound.speaker)
+            talk.set_duplex(now.sound.echo)
+        if now.turns != before.turns:
+            talk.configure(now.turns.settings)
+            talk.set_hands_free(now.turns.hands_free)
+            talk.set_patience(now.turns.patience)
+        if now.voice.engine != before.voice.engine:
+            old, self.synthesizer = self.synthesizer, self._synthesizer()
+            talk.set_synthesizer(self.synthesizer)
+            if old is not None:
+                QTimer.singleShot(0, old.close)
+        if now.voice != before.voice:
+            talk.set_voice(now.voice.settings)
+        if now.model.choice != before.model.choice:
+            talk.replace_model(now.model.choice)
+        kept, kept_before = (one.recording.model_dump(exclude={"corrections"}) for one in (now, before))
+        if kept != kept_before:
+            talk.record(None if now.recording.mode == "off" else self.sessions, now.recording.keep_days)

@@ -1,0 +1,59 @@
+"""The one place where another thread meets Qt.
+
+Events are collected in a queue and given out on Qt's thread every 33 ms: a signal for each token would stall the
+window. Of several levels in one batch only the last is told, and pieces of one reply are joined.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from PySide6.QtCore import QObject, QTimer, Signal
+
+from assistant.events import Event, InputLevel, ReplyText
+from assistant.messages import Ready
+
+_BATCH_MS = 33
+
+
+class Bridge(QObject):
+    """Call it from any thread with an event; `happened` is emitted on the thread it was made on, in order."""
+
+    happened = Signal(object)
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._waiting: deque[Event | Ready] = deque()
+        self._timer = QTimer(self)
+        self._timer.setInterval(_BATCH_MS)
+        self._timer.timeout.connect(self.flush)
+        self._timer.start()
+
+    def __call__(self, event: Event | Ready) -> None:
+        """Take an event; does not block."""
+        self._waiting.append(event)
+
+    def flush(self) -> None:
+        """Give out what waits."""
+        batch: list[Event | Ready] = []
+        level: InputLevel | None = None
+        for _ in range(len(self._waiting)):
+            event = self._waiting.popleft()
+            if isinstance(event, InputLevel):
+                level = event
+            elif isinstance(event, ReplyText) and batch and isinstance(before := batch[-1], ReplyText):
+                if before.turn == event.turn:
+                    batch[-1] = ReplyText(event.turn, before.text + event.text)
+                else:
+                    batch.append(event)
+            else:
+                batch.append(event)
+        for event in batch:
+            self.happened.emit(event)
+        if level is not None:
+            self.happened.emit(level)
+
+    def stop(self) -> None:
+        """Give out what is left, then nothing more."""
+        self._timer.stop()
+        self.flush()

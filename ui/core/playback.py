@@ -1,0 +1,119 @@
+"""A recording in the conversation's speaker: what the user asked for, and where it is by now."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QObject, QTimer, Signal
+
+from assistant.events import Samples
+from assistant.sessions.recorder import RATE
+from ui.core.app import App
+
+SPEEDS = (0.75, 1.0, 1.25, 1.5, 2.0)
+_FRAME_MS = 40
+_SETTLED = 2  # frames after which the speaker tells of this recording, no more of the one before
+_PATIENCE = 25  # frames in which it must begin
+
+
+class Playback(QObject):
+    """One recording, mono 16 kHz. The speaker lets no recording begin over a turn of the conversation.
+
+    Signals:
+        moved: the position in seconds.
+        changed: whether it plays.
+        refused: what to tell the user when it cannot begin.
+    """
+
+    moved = Signal(float)
+    changed = Signal(bool)
+    refused = Signal(str)
+
+    def __init__(self, app: App, parent: QObject) -> None:
+        super().__init__(parent)
+        self._app = app
+        self._samples: Samples | None = None
+        self.position = 0.0
+        self.speed = 1.0
+        self.playing = False
+        self._begun = False  # the speaker has taken it up
+        self._waited = 0
+        self._frames = QTimer(self, interval=_FRAME_MS)
+        self._frames.timeout.connect(self.follow)
+
+    @property
+    def duration(self) -> float:
+        """Seconds of the recording."""
+        return 0.0 if self._samples is None else len(self._samples) / RATE
+
+    def load(self, samples: Samples | None) -> None:
+        """Another recording, from its beginning; None: none."""
+        self.pause()
+        self._samples = samples
+        self._move(0.0)
+
+    def play(self) -> None:
+        """Play from where it is; from the beginning if it had come to the end."""
+        if self._samples is None or not len(self._samples):
+            return
+        if self._app.talk is None:
+            self.refused.emit(self.tr("Nothing can be played: the conversation has not started."))
+            return
+        if self.position >= self.duration - 0.05:
+            self._move(0.0)
+        self._app.talk.clips.play(self._samples, RATE, self.position, self.speed)
+        self._begun, self._waited = False, 0
+        self._frames.start()
+        self._tell(playing=True)
+
+    def pause(self) -> None:
+        """Be silent and stay."""
+        if self.playing:
+            self._frames.stop()
+            if self._app.talk is not None:
+                self._app.talk.clips.stop()
+            self._tell(playing=False)
+
+    def toggle(self) -> None:
+        """Play or pause."""
+        self.pause() if self.playing else self.play()
+
+    def seek(self, seconds: float) -> None:
+        """Go there; what plays goes on from there."""
+        self._move(min(max(seconds, 0.0), self.duration))
+        if self.playing:
+            self.play()
+
+    def set_speed(self, speed: float) -> None:
+        """One of `SPEEDS`."""
+        self.speed = speed
+        if self.playing:
+            self.play()
+
+    def follow(self) -> None:
+        """Look where the speaker is; called for every frame while it plays."""
+        talk = self._app.talk
+        if not self.playing or talk is None:
+            return
+        self._waited += 1
+        ended = self._begun or talk.clips.position >= self.duration - 0.05
+        if self._waited <= _SETTLED:
+            return
+        if talk.clips.playing:
+            self._begun = True
+            self._move(min(talk.clips.position, self.duration))
+        elif ended:  # it is over, or a turn of the conversation has begun
+            self._move(min(talk.clips.position, self.duration))
+            self._frames.stop()
+            self._tell(playing=False)
+        elif self._waited >= _PATIENCE:
+            self._frames.stop()
+            self._tell(playing=False)
+            self.refused.emit(self.tr("It cannot be played while a conversation goes on: stop it, or wait a moment."))
+
+    def _move(self, seconds: float) -> None:
+        self.position = seconds
+        self.moved.emit(seconds)
+
+    def _tell(self, *, playing: bool) -> None:
+        if playing != self.playing:
+            self.playing = playing
+            self.changed.emit(playing)

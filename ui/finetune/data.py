@@ -1,0 +1,253 @@
+"""Fine-tuning, first page: the recordings as the check finds them, in a table where they are heard and mended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PySide6.QtCore import (
+    QModelIndex,
+    Signal,
+)
+from PySide6.QtWidgets import (
+    QAbstractItemView,
+    QHeaderView,
+    QTableView,
+    QWidget,
+)
+
+from assistant.errors import AssistantError
+from assistant.events import EMOTIONS
+from assistant.finetune.tuning_data import IGNORE, Recording, overview, read_sound
+from ui.core.app import App
+from ui.core.translations import tr
+from ui.finetune.table import (
+    EMOTION,
+    FILE,
+    LENGTH,
+    PLAY,
+    PROBLEM,
+    TEXT,
+    USE,
+    EmotionEditor,
+    OfKind,
+    RecordingTable,
+    UseBox,
+)
+from ui.widgets.common import Picker, button, column, label, row
+from ui.widgets.forms import Outcome, Work
+from ui.widgets.plots import Balance
+
+
+class DataPage(QWidget):
+    """The check of the recordings.
+
+    Signals:
+        went_on: the recordings are as the user wants them.
+    """
+
+    went_on = Signal()
+
+    def __init__(self, app: App, back: Callable[[], object]) -> None:
+        super().__init__()
+        self._app = app
+        self.name = ""
+        self.table = RecordingTable()
+        self.table.changed.connect(self._weigh)
+        self.shown = OfKind()
+        self.shown.setSourceModel(self.table)
+        self.title = label("", "title")
+        self.facts = label("", "muted")
+        self.balance = Balance()
+        self.work = Work()
+        self.outcome = Outcome()
+        self.kinds = Picker()
+        self.kinds.setMaximumWidth(260)
+        self.kinds.setAccessibleName(tr("Which recordings are shown"))
+        self.kinds.picked.connect(self.show_kind)
+        self._mappings = column(spacing=6)
+        self.view = self._table_view()
+        self.remark = label("", "small")
+        self.next = button(tr("Go on"), self.went_on.emit, "primary")
+        self.next.setEnabled(False)
+        self._writing: list[int] = []
+        below = row(button(tr("Back"), back))
+        below.addWidget(self.remark, 1)
+        below.addWidget(self.next)
+        layout = column(self.title, self.facts, self.balance, self.work, self.outcome, spacing=10)
+        layout.addLayout(self._mappings)
+        layout.addLayout(row(label(tr("Show"), "muted", wrap=False), self.kinds, None))
+        layout.addWidget(self.view, 1)
+        layout.addLayout(below)
+        layout.setContentsMargins(24, 20, 24, 20)
+        self.setLayout(layout)
+        self.work.ended.connect(self._ended)
+
+    # ---- the check
+
+    def check(self, source: Path) -> None:
+        """Look at a manifest, a folder, or the corrections."""
+        self.table.clear()
+        self.shown.show_kind("")
+        self.name = source.stem if source.is_file() else source.name
+        self.title.setText(tr("Recordings in {name}").format(name=source.name))
+        self.outcome.say("")
+        self._weigh()
+        job = self._app.run_module("training", "check", str(source), "--json")
+        job.printed.connect(self._found)
+        self.work.follow(job, tr("Listening to every recording…"))
+
+    @property
+    def rows(self) -> list[Recording]:
+        """The recordings as they are now."""
+        return self.table.rows
+
+    def _found(self, line: dict[str, Any]) -> None:
+        if "recording" in line:
+            self.table.add(Recording.of(line["recording"]))
+        elif "audio" in line and self._writing:
+            self._written(line)
+
+    def _ended(self, code: int, said: str, _last: object) -> None:
+        self._writing = []
+        if code:
+            self.outcome.say(said or tr("The check ended unexpectedly."), trouble=True)
+        self._propose()
+        self._weigh()
+
+    # ---- what it comes to
+
+    def _weigh(self) -> None:
+        found = overview(self.table.rows, self.table.mapping)
+        words = tr("{usable} of {all} can be used · {minutes} · {speakers}").format(
+            usable=found.usable,
+            all=found.recordings,
+            minutes=tr("{n} minutes").format(n=f"{found.minutes:.1f}"),
+            speakers=tr("one speaker") if found.speakers <= 1 else tr("{n} speakers").format(n=found.speakers),
+        )
+        self.facts.setText(words if found.recordings else tr("Nothing found yet."))
+        self.balance.show_counts(dict(found.emotions))
+        ready = bool(found.recordings) and not found.refusal and not self.work.running
+        self.next.setEnabled(ready)
+        self.remark.setText("" if self.work.running else found.refusal or " ".join(found.remarks))
+        self._show_kinds(Counter(dict(found.problems)))
+        if self.shown.kind:
+            self.shown.invalidate()
+
+    def _show_kinds(self, kinds: Counter[str]) -> None:
+        if self.shown.kind not in ("", *kinds):
+            self.shown.show_kind("")
+        everything = ("", tr("all {n} recordings").format(n=len(self.rows)))
+        self.kinds.show_options(
+            [everything, *((kind, f"{tr(kind)}: {n}") for kind, n in kinds.items())], self.shown.kind
+        )
+
+    def show_kind(self, kind: str) -> None:
+        """Only recordings with that problem; "" for all."""
+        self.shown.show_kind(kind)
+        self._weigh()
+
+    def _propose(self) -> None:
+        """Offer meanings for unknown emotions, and transcripts where there are none."""
+        _empty(self._mappings)
+        unknown: dict[str, list[Recording]] = {}
+        for one in self.rows:
+            if one.emotion and one.emotion.lower() not in EMOTIONS:
+                unknown.setdefault(one.emotion, []).append(one)
+        for name, group in sorted(unknown.items(), key=lambda pair: -len(pair[1]))[:6]:
+            suggestion = next((one.suggestion for one in group if one.suggestion), "")
+            self._mappings.addWidget(self._mapping(name, len(group), suggestion))
+        silent = [at for at, one in enumerate(self.rows) if not one.text.strip() and one.seconds is not None]
+        if silent:
+            some = tr("One recording has") if len(silent) == 1 else tr("{n} recordings have").format(n=len(silent))
+            words = tr("{some} no transcript. Only tuning of replies needs it.").format(some=some)
+            self.outcome.say(words, action=tr("Have it written down"), act=self.write_transcripts)
+
+    def _mapping(self, name: str, count: int, suggestion: str) -> QWidget:
+        picker = Picker()
+        options = [("", tr("choose…")), *((one, tr(one)) for one in EMOTIONS), (IGNORE, tr("leave out"))]
+        picker.show_options(options, self.table.mapping.get(name, ""))
+        picker.setAccessibleName(tr("What {name} means").format(name=name))
+        picker.setMaximumWidth(180)
+        picker.picked.connect(lambda value: self.table.map_emotion(name, value) if value else None)
+        made = QWidget()
+        words = label(tr("“{name}” ({n}) means").format(name=name, n=count), wrap=False)
+        parts: list[QWidget | int | None] = [words, picker]
+        if suggestion and name not in self.table.mapping:
+
+            def take() -> None:
+                picker.setCurrentIndex(picker.findData(suggestion))
+                self.table.map_emotion(name, suggestion)
+
+            parts.append(button(tr("Take “{name}”").format(name=tr(suggestion)), take, "quiet"))
+        made.setLayout(row(*parts, None))
+        return made
+
+    # ---- transcripts and sound
+
+    def write_transcripts(self) -> None:
+        """Let the recogniser write down what has no transcript yet."""
+        self._writing = [at for at, one in enumerate(self.rows) if not one.text.strip() and one.seconds is not None]
+        files = [self.rows[at].audio for at in self._writing]
+        if files and not self.work.running:
+            job = self._app.run_module("training", "transcribe", "--json", *files)
+            job.printed.connect(self._found)
+            self.outcome.say("")
+            self.work.follow(job, tr("Writing down {n} recordings…").format(n=len(files)))
+            self._weigh()
+
+    def _written(self, line: dict[str, Any]) -> None:
+        for one in self.rows:
+            if one.audio == line["audio"] and not one.text:
+                one.text = str(line["text"])
+        self.table.touch()
+
+    def play(self, at: int) -> None:
+        """Let a recording be heard."""
+        try:
+            samples, rate = read_sound(Path(self.rows[at].audio))
+        except AssistantError as error:
+            self.outcome.say(str(error), trouble=True)
+            return
+        if self._app.talk is not None:
+            self._app.talk.clips.play(samples, rate)
+
+    def _table_view(self) -> QTableView:
+        view = QTableView()
+        view.setModel(self.shown)
+        view.setItemDelegateForColumn(USE, UseBox(view))
+        view.setItemDelegateForColumn(EMOTION, EmotionEditor(view))
+        view.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        view.setEditTriggers(
+            QAbstractItemView.EditTrigger.SelectedClicked
+            | QAbstractItemView.EditTrigger.DoubleClicked
+            | QAbstractItemView.EditTrigger.EditKeyPressed
+        )
+        view.setShowGrid(False)
+        view.setWordWrap(False)
+        view.setAlternatingRowColors(True)
+        view.verticalHeader().hide()
+        view.verticalHeader().setDefaultSectionSize(36)
+        view.setMinimumHeight(150)
+        view.setAccessibleName(tr("Recordings"))
+        header = view.horizontalHeader()
+        header.setHighlightSections(False)
+        for at, width in ((USE, 48), (PLAY, 40), (FILE, 190), (EMOTION, 120), (LENGTH, 72), (PROBLEM, 190)):
+            view.setColumnWidth(at, width)
+        header.setSectionResizeMode(TEXT, QHeaderView.ResizeMode.Stretch)
+        view.clicked.connect(self._clicked)
+        view.activated.connect(self._clicked)
+        return view
+
+    def _clicked(self, index: QModelIndex) -> None:
+        if index.column() == PLAY:
+            self.play(self.shown.mapToSource(index).row())
+
+
+def _empty(layout: Any) -> None:
+    while (item := layout.takeAt(0)) is not None:
+        if (widget := item.widget()) is not None:
+            widget.hide()
+            widget.deleteLater()

@@ -1,0 +1,283 @@
+"""Fine-tuning, second page: what is to be learnt, from which checkpoint, and what that takes on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PySide6.QtCore import QLocale, Qt, QTimer, Signal
+from PySide6.QtGui import QDoubleValidator, QIntValidator
+from PySide6.QtWidgets import QFormLayout, QLineEdit, QScrollArea, QWidget
+
+from assistant.finetune.run_watcher import MANIFEST, PLAN, TuningRun, runs, write_plan
+from assistant.finetune.tuning_data import Recording, write_manifest
+from ui.core.app import App
+from ui.core.jobs import Job
+from ui.core.translations import tr
+from ui.widgets.common import Picker, button, column, label, line, row
+from ui.widgets.forms import Choices, Outcome, Work, size
+from ui.widgets.model_words import presets
+
+_SETTLE_MS = 500
+_OF_THE_HEAD = ("folds", "judged")
+_OF_STAGES = ("batch-size", "rows-at-once", "learning-rate", "validation")
+
+
+def minutes(seconds: float) -> str:
+    """A time in words: About 40 seconds, About 14 minutes, About 3.5 hours."""
+    if seconds < 90:
+        return tr("About {n} seconds").format(n=max(5, round(seconds / 5) * 5))
+    if seconds < 5400:
+        return tr("About {n} minutes").format(n=round(seconds / 60))
+    return tr("About {n} hours").format(n=f"{seconds / 3600:.1f}")
+
+
+class PlanPage(QWidget):
+    """What to train and what it takes; nothing begins before the user says so.
+
+    Signals:
+        began: the run's folder, made and with its manifest, and the words of the command line behind it.
+    """
+
+    began = Signal(object, object)
+
+    def __init__(self, app: App, back: Callable[[], object]) -> None:
+        super().__init__()
+        self._app = app
+        self._rows: list[Recording] = []
+        self._mapping: dict[str, str] = {}
+        self.folder: Path | None = None
+        self.plan: dict[str, Any] | None = None
+        self._probe: Job | None = None
+        self._settle = QTimer(self)
+        self._settle.setSingleShot(True)
+        self._settle.setInterval(_SETTLE_MS)
+        self._settle.timeout.connect(self._measure)
+        self.source = Picker()
+        self.source.picked.connect(lambda _: self._changed())
+        self.what = Choices(_ways(), "head", tr("What to learn"))
+        self.what.chosen.connect(lambda _: self._changed())
+        self.no_adapter = label("", "small")
+        self.why = label(
+            tr(
+                "Not offered: teaching new replies from emotion labels alone. A label says how you sound, not what a "
+                "good answer is; models tuned that way lose their answers. Replies are learnt from what the language "
+                "model itself would say to your words."
+            ),
+            "small",
+        )
+        self.values = _Values()
+        self.values.changed.connect(self._changed)
+        self.values.hide()
+        self.fold = button(tr("More values"), self._fold, "quiet", "down")
+        self.work = Work()
+        self.forecast = label("", "lead")
+        self.details = label("", "muted")
+        self.outcome = Outcome()
+        self.start = button(tr("Begin"), self._begin, "primary")
+        self.start.setEnabled(False)
+        inner = QWidget()
+        inner.setMaximumWidth(720)
+        layout = column(label(tr("What should it learn?"), "title"), spacing=10)
+        for part in (self.what, self.no_adapter, self.why):
+            layout.addWidget(part)
+        layout.addSpacing(8)
+        layout.addWidget(label(tr("Starting from"), "heading"))
+        layout.addWidget(self.source)
+        layout.addLayout(row(self.fold, None))
+        layout.addWidget(self.values)
+        layout.addStretch(1)
+        layout.setContentsMargins(24, 20, 24, 8)
+        inner.setLayout(layout)
+        scroll = QScrollArea()
+        scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        scroll.setWidget(inner)
+        scroll.setWidgetResizable(True)
+        below = column(line(), self.work, self.forecast, self.details, self.outcome, spacing=8)
+        below.addLayout(row(button(tr("Back"), back), None, self.start))
+        below.setContentsMargins(24, 0, 24, 20)
+        outer = column(scroll, spacing=0)
+        outer.addLayout(below)
+        self.setLayout(outer)
+        self.work.ended.connect(self._measured)
+
+    def begin(self, rows: list[Recording], mapping: dict[str, str], folder: Path) -> None:
+        """Plan a run on these recordings in a folder that is to be made."""
+        self._rows, self._mapping, self.folder = rows, mapping, folder
+        self._fill_sources()
+        self._changed()
+
+    def options(self, folder: Path) -> list[str]:
+        """The words of the command line."""
+        chosen = ["--manifest", str(folder / MANIFEST), "--model", str(self.source.currentData())]
+        return [str(folder), *chosen, "--what", self.what.value, *self.values.words(self.what.value)]
+
+    # ---- choices
+
+    def _fill_sources(self) -> None:
+        now, folders = self._app.settings.model.source, self._app.settings.model.folders
+        tuned = [str(run.checkpoint) for run in runs(self._app.runs) if run.summary is not None]
+        found = dict.fromkeys([now, *presets(), *folders, *tuned])
+        options = [(one, _named(one) + (tr(" (in use)") if one == now else "")) for one in found if one]
+        self.source.show_options(options, now or "mini")
+
+    def _changed(self) -> None:
+        preset = str(self.source.currentData()) in presets() or _is_tuned(Path(str(self.source.currentData())))
+        for name, radio in self.what.buttons.items():
+            radio.setEnabled(name == "head" or not preset)
+        if preset and self.what.value != "head":
+            self.what.choose("head")
+        self.no_adapter.setText(
+            tr("This checkpoint, or its origin, comes with the program: it can learn how to read your voice.")
+            if preset
+            else ""
+        )
+        self.no_adapter.setVisible(preset)
+        self.values.show_for(self.what.value)
+        self.plan = None
+        self.start.setEnabled(False)
+        self._settle.start()
+
+    def _fold(self) -> None:
+        self.values.setVisible(self.values.isHidden())
+        self.fold.setText(tr("More values") if self.values.isHidden() else tr("Fewer values"))
+
+    # ---- the measured plan
+
+    def _measure(self) -> None:
+        if self.folder is None or not self.isVisible():
+            return
+        if self._probe is not None:
+            self._probe.close()
+        try:
+            words = self.what.value != "head"
+            count = write_manifest(self.folder / MANIFEST, self._rows, self._mapping, words=words)
+        except OSError as error:
+            self.outcome.say(
+                tr("{path} cannot be written ({why}).").format(path=self.folder, why=error.strerror), trouble=True
+            )
+            return
+        self.outcome.say("")
+        self.forecast.setText("")
+        self.details.setText("")
+        self._probe = self._app.run_module("training", "tune", *self.options(self.folder), "--plan", "--json")
+        self.work.follow(self._probe, tr("Trying it out on a few of {n} recordings…").format(n=count))
+
+    def _measured(self, code: int, said: str, last: dict[str, Any]) -> None:
+        self._probe = None
+        if code or "seconds" not in last:
+            self.outcome.say(
+                said or tr("It could not be tried out."), trouble=True, action=tr("Try again"), act=self._measure
+            )
+            return
+        self.plan = last
+        device = tr("the graphics card") if last["device"] == "cuda" else tr("this CPU")
+        memory, free = size(last["peak_bytes"]), size(last["free_bytes"])
+        words = tr("{time} and {memory} of memory, on {device}.")
+        self.forecast.setText(words.format(time=minutes(last["seconds"]), memory=memory, device=device))
+        disk, room = size(last["disk_bytes"]), size(last["free_disk_bytes"])
+        self.details.setText(
+            tr("{free} of memory are free; {disk} of {room} free disk. Measured just now.").format(
+                free=free, disk=disk, room=room
+            )
+        )
+        if last["fits"]:
+            self.start.setEnabled(True)
+        else:
+            remedies = tr(", or ").join(last["remedies"])
+            self.outcome.say(tr("It does not fit on this machine: {remedies}.").format(remedies=remedies), trouble=True)
+
+    def _begin(self) -> None:
+        assert self.folder is not None
+        assert self.plan is not None
+        try:
+            write_plan(self.folder / PLAN, self.plan)
+        except OSError as error:
+            self.outcome.say(
+                tr("{path} cannot be written ({why}).").format(path=self.folder, why=error.strerror), trouble=True
+            )
+            return
+        self.began.emit(TuningRun.open(self.folder), self.options(self.folder))
+
+
+def _named(source: str) -> str:
+    path = Path(source)
+    if source in presets():
+        return source
+    return tr("{name}, tuned").format(name=path.parent.name) if path.name == "model" else path.name
+
+
+def _is_tuned(folder: Path) -> bool:
+    """Whether it is a preset with a head of its own."""
+    return (folder / "reading.json").is_file()
+
+
+def _ways() -> list[tuple[str, str, str]]:
+    return [
+        (
+            "head",
+            tr("How you sound"),
+            tr("The emotion head only: it reads your voice better; its answers stay as they are. Best for a start."),
+        ),
+        (
+            "stage2",
+            tr("How you sound, and how it answers to that"),
+            tr("Adapter, emotion head and partial LoRA (stage 2). Needs transcripts and patience."),
+        ),
+        ("stage1", tr("What you say"), tr("The adapter (stage 1): for an accent or a microphone it mishears.")),
+        ("both", tr("Both, one after the other"), tr("Stage 1, then stage 2.")),
+    ]
+
+
+class _Values(QWidget):
+    """The values that most people leave alone; `changed` when one is changed. What is no number counts as untouched."""
+
+    changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._form = QFormLayout()
+        self._form.setContentsMargins(0, 0, 0, 0)
+        self._form.setVerticalSpacing(8)
+        self._form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
+        self.fields: dict[str, QLineEdit] = {}
+        self._usual: dict[str, str] = {}
+        for name, title, check, usual in (
+            ("folds", tr("Parts, each judged by what learnt from the others"), QIntValidator(2, 20), "5"),
+            ("steps", tr("Steps"), QIntValidator(1, 100_000), "60"),
+            ("batch-size", tr("Recordings a step"), QIntValidator(1, 512), "8"),
+            ("rows-at-once", tr("Of them at once (fewer need less memory)"), QIntValidator(1, 64), "2"),
+            ("learning-rate", tr("Learning rate"), QDoubleValidator(1e-7, 1.0, 8), "0.0001"),
+            ("validation", tr("Share held out"), QDoubleValidator(0.05, 0.8, 3), "0.2"),
+            ("judged", tr("Neutral recordings whose replies are weighed"), QIntValidator(0, 200), "8"),
+            ("replies", tr("Recordings answered before and after"), QIntValidator(0, 50), "4"),
+            ("seed", tr("Seed of the division"), QIntValidator(0, 10**6), "0"),
+        ):
+            field = QLineEdit(usual)
+            check.setLocale(QLocale.c())
+            check.setParent(field)
+            field.setValidator(check)
+            field.setMaximumWidth(140)
+            field.setAccessibleName(title)
+            field.textChanged.connect(lambda _: self.changed.emit())
+            self.fields[name], self._usual[name] = field, usual
+            self._form.addRow(title, field)
+        self.setLayout(self._form)
+
+    def show_for(self, what: str) -> None:
+        """Only what plays a part."""
+        for name, field in self.fields.items():
+            self._form.setRowVisible(field, self._counts(name, what))
+
+    def _counts(self, name: str, what: str) -> bool:
+        """Whether a value plays a part in what is learnt."""
+        return name not in (_OF_STAGES if what == "head" else _OF_THE_HEAD)
+
+    def words(self, what: str) -> list[str]:
+        """The words of the command line for what plays a part."""
+        found = []
+        for name, field in self.fields.items():
+            if self._counts(name, what):
+                found += [f"--{name}", field.text() if field.hasAcceptableInput() else self._usual[name]]
+        return found

@@ -1,0 +1,309 @@
+"""Fine-tuning, third page: the training at work, its curves, and ways to pause it and to go on."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from PySide6.QtCore import QTimer, Signal
+from PySide6.QtWidgets import QGridLayout, QLabel, QPlainTextEdit, QProgressBar, QWidget
+
+from assistant.finetune.run_watcher import PLAN, Stage, TuningRun, command_of, read_object
+from ui.core.app import App
+from ui.core.jobs import Job
+from ui.core.translations import tr
+from ui.widgets.common import button, column, label, row
+from ui.widgets.forms import Outcome, size
+from ui.widgets.plots import Beside, Curves, Series
+
+_LOOK_MS = 250
+_LEAST_ROOM = 300_000_000  # bytes of disk beyond what the run is expected to take
+
+
+class RunPage(QWidget):
+    """One run, at work or waiting. The assistant's model is away while it works.
+
+    Signals:
+        finished: the run has a result.
+    """
+
+    finished = Signal(object)
+
+    def __init__(self, app: App, leave: Callable[[], object]) -> None:
+        super().__init__()
+        self._app = app
+        self.run: TuningRun | None = None
+        self.job: Job | None = None
+        self._plan: dict[str, Any] = {}
+        self._pausing = False
+        self._began = 0.0
+        self._seen = ""
+        self.title = label("", "title")
+        self.phase = label("", "muted")
+        self.bar = QProgressBar()
+        self.bar.setTextVisible(False)
+        self.bar.setFixedHeight(8)
+        self.outcome = Outcome()
+        self.facts: dict[str, QLabel] = {}
+        self.loss = Curves(tr("Loss"))
+        self.right = Curves(tr("Read rightly"), share=True)
+        self.log = QPlainTextEdit()
+        self.log.setReadOnly(True)
+        self.log.setMaximumBlockCount(2000)
+        self.log.setAccessibleName(tr("Log"))
+        self.log.setMaximumHeight(160)
+        self.log.hide()
+        self.fold = button(tr("Show the log"), self._fold, "quiet")
+        self.pause = button(tr("Pause"), self._pause, "", "pause")
+        self.resume = button(tr("Go on"), self.go_on, "primary", "play")
+        self.leave = button(tr("Leave it for later"), leave, "quiet")
+        self._watch = QTimer(self)
+        self._watch.setInterval(_LOOK_MS)
+        self._watch.timeout.connect(self._look)
+        curves = Beside(self.loss, self.right)
+        layout = column(self.title, self.phase, self.bar, self.outcome, spacing=12)
+        layout.addLayout(self._grid())
+        layout.addWidget(curves, 1)
+        layout.addLayout(row(self.fold, None))
+        layout.addWidget(self.log)
+        layout.addLayout(row(self.leave, None, self.pause, self.resume))
+        layout.setContentsMargins(24, 20, 24, 20)
+        self.setLayout(layout)
+
+    def _grid(self) -> QGridLayout:
+        grid = QGridLayout()
+        grid.setHorizontalSpacing(24)
+        grid.setVerticalSpacing(2)
+        names = {
+            "left": tr("Time left"),
+            "pace": tr("Pace", "training"),
+            "memory": tr("Memory"),
+            "disk": tr("Free on the disk"),
+        }
+        for at, (name, title) in enumerate(names.items()):
+            self.facts[name] = label("—", "lead", wrap=False)
+            self.facts[name].setAccessibleName(title)
+            grid.addWidget(label(title, "small", wrap=False), 0, at)
+            grid.addWidget(self.facts[name], 1, at)
+            grid.setColumnStretch(at, 1)
+        return grid
+
+    # ---- life
+
+    def show_run(self, run: TuningRun) -> None:
+        """Show a run as it is, without doing anything."""
+        self.run, self._seen = run, ""
+        self._plan = read_object(run.folder / PLAN) or {}
+        self.title.setText(tr("Training: {name}").format(name=run.name))
+        self.log.clear()
+        self._note(run.progress)
+        self._draw()
+        self._watch.start()
+
+    def begin(self, run: TuningRun, words: list[str] | None = None) -> None:
+        """Let a run begin, or go on with the options it began with."""
+        self.show_run(run)
+        if words is None:
+            try:
+                words = command_of(run)
+            except ValueError as error:
+                self.outcome.say(str(error), trouble=True)
+                return
+        if self._app.talk is not None:
+            self._app.talk.release_model()
+        run.why = ""
+        self._pausing = False
+        self._began = time.monotonic()
+        self.job = self._app.run_module("training", "tune", *words, "--json")
+        self.job.ended.connect(self._ended)
+        self._draw()
+
+    def go_on(self) -> None:
+        """Go on with the run that is shown."""
+        if self.run is not None and self.job is None:
+            self.begin(self.run)
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a child of this window trains."""
+        return self.job is not None
+
+    def _pause(self) -> None:
+        if self.run is None:
+            return
+        try:
+            self.run.ask_to_stop()
+        except OSError as error:
+            self.outcome.say(tr("It cannot be paused ({why}).").format(why=error.strerror), trouble=True)
+            return
+        self._pausing = True
+        self._draw()
+
+    def _ended(self, code: int, said: str) -> None:
+        run, self.job = self.run, None
+        assert run is not None
+        run.note_end(code, _last_words(said))
+        run.refresh()
+        self._app.load_model()
+        self._look()
+        if run.stage is Stage.FINISHED:
+            self._watch.stop()
+            self.finished.emit(run)
+
+    # ---- what it shows
+
+    def _look(self) -> None:
+        run = self.run
+        if run is None:
+            return
+        new = run.refresh()
+        self._note(new)
+        self._mind_the_disk(run)
+        self._draw()
+        if self.job is None and run.stage is Stage.FINISHED:
+            self._watch.stop()
+            self.finished.emit(run)
+
+    def _mind_the_disk(self, run: TuningRun) -> None:
+        needed = min(float(self._plan.get("disk_bytes", 0)), 2e9) + _LEAST_ROOM
+        if self.at_work and not self._pausing and run.free_bytes() < needed:
+            self._pause()
+            self._app.tell(tr("The disk is almost full: the training pauses. Make room, then go on."), trouble=True)
+
+    def _note(self, reports: list[dict[str, Any]]) -> None:
+        for line in reports:
+            stage = str(line.get("stage", ""))
+            if stage != self._seen:
+                self._seen = stage
+                self.log.appendPlainText(f"{_clock(line.get('seconds'))}  {_words(stage)}")
+            if line.get("loss") is not None:
+                figures = {k: line[k] for k in ("step", "loss", "validation", "validation_accuracy") if line.get(k)}
+                self.log.appendPlainText(f"{_clock(line.get('seconds'))}  {json.dumps(figures)}")
+
+    def _draw(self) -> None:
+        run = self.run
+        if run is None:
+            return
+        last = run.progress[-1] if run.progress else {}
+        working = self.at_work or run.at_work
+        self.pause.setVisible(working)
+        self.pause.setEnabled(working and not self._pausing)
+        self.resume.setVisible(not working)
+        self.leave.setText(tr("Pause and leave") if working else tr("Leave it for later"))
+        stage = str(last.get("stage", ""))
+        if working and not last:
+            self.phase.setText(tr("Loading the model…"))
+        elif working and self._pausing:
+            self.phase.setText(tr("It pauses at the next safe place…"))
+        elif working:
+            counted = f" · {last.get('step')} / {last.get('of')}" if last.get("of", 1) > 1 else ""
+            self.phase.setText(_words(stage) + counted)
+        self.bar.setRange(0, 0 if working and not last.get("of") else 1000)
+        self.bar.setValue(round(1000 * self._share(run)))
+        if not working:
+            self._say_why(run)
+        else:
+            self.outcome.say("")
+        self._show_facts(run, last, working=working)
+        self._curves(run)
+
+    def _say_why(self, run: TuningRun) -> None:
+        if run.stage is Stage.FAILED:
+            self.phase.setText(tr("It ended before it was done. What was learnt so far is kept."))
+            self.outcome.say(run.why, trouble=True)
+        else:
+            self.phase.setText(tr("Paused. It goes on where it was, today or another day."))
+            self.outcome.say("")
+
+    def _share(self, run: TuningRun) -> float:
+        """How much of the whole is done: by the plan's times, else by the phase's own count."""
+        last = run.progress[-1] if run.progress else {}
+        seconds = self._left(last)
+        done = float(last.get("seconds") or 0)
+        if seconds is not None and done + seconds > 0:
+            return min(0.995, done / (done + seconds))
+        return float(last.get("step", 0)) / max(1, float(last.get("of", 1)))
+
+    def _left(self, last: dict[str, Any]) -> float | None:
+        """Seconds to the end, by this phase's own pace and the plan of those after it."""
+        parts: dict[str, float] = self._plan.get("parts", {})
+        if not parts:
+            eta = last.get("eta_seconds")
+            return float(eta) if eta is not None else None
+        names = list(parts)
+        stage = _PHASES.get(str(last.get("stage", "")), str(last.get("stage", "")))
+        if stage not in names:
+            return sum(parts.values()) if not last else sum(parts[n] for n in names[1:]) if stage == "prepare" else 0.0
+        later = sum(parts[name] for name in names[names.index(stage) + 1 :])
+        share = 1 - float(last.get("step") or 0) / max(1, float(last.get("of") or 1))
+        eta = last.get("eta_seconds")
+        return later + (float(eta) if eta is not None else parts[stage] * share)
+
+    def _show_facts(self, run: TuningRun, last: dict[str, Any], *, working: bool) -> None:
+        left = self._left(last) if working else None
+        self.facts["left"].setText("—" if left is None else _duration(left))
+        pace = last.get("samples_per_second") or last.get("steps_per_second")
+        unit = tr("recordings/s") if last.get("samples_per_second") else tr("steps/s")
+        self.facts["pace"].setText(f"{pace:.1f} {unit}" if pace and working else "—")
+        memory = last.get("memory_bytes")
+        expected = self._plan.get("peak_bytes")
+        words = size(memory) if memory and working else "—"
+        self.facts["memory"].setText(f"{words} / {size(expected)}" if expected else words)
+        try:
+            self.facts["disk"].setText(size(run.free_bytes()))
+        except OSError:
+            self.facts["disk"].setText("—")
+
+    def _curves(self, run: TuningRun) -> None:
+        fits = [line for line in run.progress if line.get("loss") is not None]
+        stage = fits[-1]["stage"] if fits else ""
+        fits = [line for line in fits if line["stage"] == stage]
+
+        def points(name: str) -> tuple[tuple[float, float], ...]:
+            by_step = {float(line["step"]): float(line[name]) for line in fits if line.get(name) is not None}
+            return tuple(sorted(by_step.items()))
+
+        of = float(fits[-1]["of"]) if fits and run.progress[-1] is fits[-1] else 0.0
+        held = Series(tr("held out"), points("validation"), dashed=True)
+        self.loss.show_series([Series(tr("learning"), points("loss")), held], of)
+        self.right.show_series([Series(tr("held out"), points("validation_accuracy"), dashed=True)], of)
+
+    def _fold(self) -> None:
+        self.log.setVisible(self.log.isHidden())
+        self.fold.setText(tr("Show the log") if self.log.isHidden() else tr("Hide the log"))
+
+
+_PHASES = {"choose": "fit"}
+
+
+def _words(stage: str) -> str:
+    known = {
+        "prepare": tr("Loading the model"),
+        "listen": tr("Listening to the recordings"),
+        "choose": tr("Choosing how far it may go"),
+        "fit": tr("Learning"),
+        "judge": tr("Comparing before and after"),
+        "done": tr("Done"),
+        "label": tr("Writing what the language model would say"),
+        "stage 1": tr("Learning what is said"),
+        "stage 2": tr("Learning how it is said"),
+    }
+    return known.get(stage, stage)
+
+
+def _last_words(said: str) -> str:
+    """What a program said last, if it is a sentence for people and no traceback."""
+    return said if said.endswith(".") else ""
+
+
+def _duration(seconds: float) -> str:
+    whole = max(0, round(seconds))
+    if whole >= 3600:
+        return tr("{hours}:{minutes:02d} h").format(hours=whole // 3600, minutes=whole % 3600 // 60)
+    return f"{whole // 60}:{whole % 60:02d}"
+
+
+def _clock(seconds: Any) -> str:
+    return _duration(float(seconds)) if isinstance(seconds, int | float) else "    "

@@ -1,0 +1,265 @@
+"""Fine-tuning for people who have never trained a model: recordings, plan, training, result, one question a page.
+
+Training is `python -m training tune` in a child process; the run folder is all that passes between them, so a run
+goes on after the window was closed, and a folder from another machine shows the same pages.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QShowEvent
+from PySide6.QtWidgets import QFileDialog, QFrame, QScrollArea, QStackedWidget, QVBoxLayout, QWidget
+
+from assistant.finetune.run_watcher import Stage, TuningRun, discard, in_use, restore, runs, sweep
+from assistant.sessions.corrections import corrections
+from ui.core.app import App
+from ui.core.translations import tr
+from ui.finetune.data import DataPage
+from ui.finetune.plan import PlanPage
+from ui.finetune.result import ResultPage
+from ui.finetune.run import RunPage
+from ui.widgets.common import IconButton, button, column, label, restyle, row
+from ui.widgets.forms import Mark, Outcome
+
+_STEPS = ("Recordings", "Plan", "Training", "Result")
+
+
+class FineTunePage(QWidget):
+    """The pages, and the steps above them. `source` and the four pages are what a script drives."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__()
+        self._app = app
+        self.start = _StartPage(app, self)
+        self.data = DataPage(app, self.show_start)
+        self.plan = PlanPage(app, lambda: self._turn_to(self.data))
+        self.training = RunPage(app, self._leave)
+        self.result = ResultPage(app)
+        self._stack = QStackedWidget()
+        self._steps = [label(tr(name), "small", wrap=False) for name in _STEPS]
+        strip = row(spacing=8)
+        for number, step in enumerate(self._steps):
+            if number:
+                strip.addWidget(label("›", "small", wrap=False))
+            strip.addWidget(step)
+        strip.addStretch(1)
+        strip.setContentsMargins(24, 12, 24, 0)
+        self._strip = QWidget()
+        self._strip.setLayout(strip)
+        layout = column(self._strip, spacing=0)
+        layout.addWidget(self._stack, 1)
+        self.setLayout(layout)
+        for page in (self.start, self.data, self.plan, self.training, self.result):
+            self._stack.addWidget(page)
+        self.data.went_on.connect(self._plan)
+        self.plan.began.connect(self._begin)
+        self.training.finished.connect(self.show_result)
+        self.result.left.connect(self.show_start)
+        sweep(app.runs)
+        self.show_start()
+
+    @property
+    def page(self) -> QWidget:
+        """The page that is shown."""
+        shown = self._stack.currentWidget()
+        assert shown is not None
+        return shown
+
+    @property
+    def at_work(self) -> bool:
+        """Whether something is being trained, or planned."""
+        return self.training.at_work or self.page in (self.data, self.plan)
+
+    # ---- the way through
+
+    def show_start(self) -> None:
+        """What has been done so far, and how to begin."""
+        self.start.refresh()
+        self._turn_to(self.start)
+
+    def choose(self, source: str | Path) -> None:
+        """Look at recordings: a manifest, a folder, or the corrections; a run's folder is opened."""
+        path = Path(source)
+        if (path / "run.toml").is_file():
+            self.open_run(path)
+            return
+        self._turn_to(self.data)
+        self.data.check(path)
+
+    def open_run(self, folder: Path) -> None:
+        """Show a run where it stands."""
+        try:
+            run = TuningRun.open(folder)
+        except ValueError as error:
+            self._app.tell(str(error), trouble=True)
+            return
+        if run.stage is Stage.FINISHED:
+            self.show_result(run)
+        elif run.stage is Stage.PLANNED:
+            self._app.tell(tr("This run was planned and never begun: choose its recordings again."))
+        elif not self.training.at_work or self.training.run is None or self.training.run.folder != folder:
+            self.training.show_run(run)
+            self._turn_to(self.training)
+        else:
+            self._turn_to(self.training)
+
+    def show_result(self, run: TuningRun) -> None:
+        """What came of a run."""
+        self.result.show_run(run)
+        self._turn_to(self.result)
+
+    def _plan(self) -> None:
+        if self.training.at_work:
+            self._app.tell(tr("A training is at work: let it end, or pause it, before another one begins."))
+            return
+        name = self.data.name.replace(" ", "-")[:40]
+        folder = self._app.runs / f"{datetime.now():%Y-%m-%d-%H%M%S}-{name}"
+        self._turn_to(self.plan)
+        self.plan.begin(self.data.rows, self.data.table.mapping, folder)
+
+    def _begin(self, run: TuningRun, words: list[str]) -> None:
+        self._turn_to(self.training)
+        self.training.begin(run, words)
+
+    def _leave(self) -> None:
+        if self.training.at_work:
+            self.training.pause.click()
+        self.show_start()
+
+    def _turn_to(self, page: QWidget) -> None:
+        self._stack.setCurrentWidget(page)
+        at = self._stack.currentIndex() - 1
+        self._strip.setVisible(at >= 0)
+        for number, step in enumerate(self._steps):
+            restyle(step, role="heading" if number == at else "small")
+            step.setAccessibleDescription(tr("this step") if number == at else "")
+
+
+class _StartPage(QWidget):
+    """Where recordings may come from, and the runs so far."""
+
+    def __init__(self, app: App, wizard: FineTunePage) -> None:
+        super().__init__()
+        self._app, self._wizard = app, wizard
+        self.outcome = Outcome()
+        intro = tr(
+            "A few dozen recordings of your own voice, in different moods, teach the assistant to read it better. "
+            "Everything happens on this machine, and one click takes it back."
+        )
+        self.folder = button(tr("A folder of recordings…"), self._ask_folder, "primary", "folder")
+        self.manifest = button(tr("A manifest…"), self._ask_manifest)
+        self.corrected = button(tr("My corrections"), lambda: wizard.choose(app.corrections))
+        self.other = button(tr("Open a run from elsewhere…"), self._ask_folder, "quiet")
+        self.hint = label(
+            tr("In a folder, sub-folders or file names tell the emotion: happy/01.wav, anna-sad-3.flac."), "small"
+        )
+        self._list = QVBoxLayout()
+        self._list.setContentsMargins(0, 0, 0, 0)
+        self._list.setSpacing(8)
+        self._heading = label(tr("So far"), "heading")
+        inner = QWidget()
+        inner.setMaximumWidth(820)
+        words = label(intro, "muted")
+        words.setMaximumWidth(640)
+        layout = column(label(tr("Teach it your voice"), "display"), words, spacing=12)
+        layout.addSpacing(4)
+        layout.addLayout(row(self.folder, self.manifest, self.corrected, None))
+        layout.addWidget(self.hint)
+        layout.addWidget(self.outcome)
+        layout.addSpacing(16)
+        layout.addWidget(self._heading)
+        layout.addLayout(self._list)
+        layout.addLayout(row(self.other, None))
+        layout.addStretch(1)
+        layout.setContentsMargins(24, 24, 24, 24)
+        inner.setLayout(layout)
+        scroll = QScrollArea()
+        scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        scroll.setWidget(inner)
+        scroll.setWidgetResizable(True)
+        self.setLayout(column(scroll, spacing=0))
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """What has been corrected meanwhile counts."""
+        super().showEvent(event)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at corrections and runs again."""
+        try:
+            count = len(corrections(self._app.corrections))
+        except OSError:
+            count = 0
+        self.corrected.setText(tr("My corrections ({n})").format(n=count))
+        self.corrected.setEnabled(count > 0)
+        self.corrected.setToolTip("" if count else tr("Correct a reading while you talk, and it is kept for this."))
+        while (item := self._list.takeAt(0)) is not None:
+            if (widget := item.widget()) is not None:
+                widget.hide()
+                widget.deleteLater()
+        found = [run for run in runs(self._app.runs) if run.stage is not Stage.PLANNED]
+        self._heading.setVisible(bool(found))
+        for run in found:
+            self._list.addWidget(self._line(run))
+
+    def _line(self, run: TuningRun) -> QWidget:
+        box = QFrame()
+        box.setProperty("role", "raised")
+        used = in_use(run, self._app.settings)
+        icon, colour, words, act = _said(run, used=used)
+        facts = column(label(run.name, "heading", wrap=False), label(words, "small"), spacing=2)
+        layout = row(Mark(icon, colour), spacing=12)
+        layout.addLayout(facts, 1)
+        layout.addWidget(button(act, partial(self._wizard.open_run, run.folder)))
+        if run.stage is not Stage.RUNNING and not used:
+            name = tr("Discard {name}").format(name=run.name)
+            layout.addWidget(IconButton("delete", name, partial(self._discard, run)))
+        layout.setContentsMargins(16, 12, 12, 12)
+        box.setLayout(layout)
+        return box
+
+    def _discard(self, run: TuningRun) -> None:
+        try:
+            kept = discard(run)
+        except OSError as error:
+            self.outcome.say(tr("It cannot be discarded ({why}).").format(why=error.strerror), trouble=True)
+            return
+
+        def bring_back() -> None:
+            restore(kept)
+            self.refresh()
+
+        self._app.tell(tr("Discarded {name}.").format(name=run.name), tr("Undo"), bring_back)
+        self.refresh()
+
+    def _ask_folder(self) -> None:
+        self._ask(QFileDialog.FileMode.Directory, tr("A folder of recordings, or of a run"))
+
+    def _ask_manifest(self) -> None:
+        self._ask(QFileDialog.FileMode.ExistingFile, tr("A manifest: JSON lines with audio, text and emotion"))
+
+    def _ask(self, mode: QFileDialog.FileMode, words: str) -> None:
+        dialog = QFileDialog(self, words)
+        dialog.setFileMode(mode)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.fileSelected.connect(self._wizard.choose)
+        dialog.show()
+
+
+def _said(run: TuningRun, *, used: bool) -> tuple[str, str, str, str]:
+    """Icon, its colour, what to say of a run, and the word on its button."""
+    stage = run.stage
+    if stage is Stage.FINISHED:
+        why = str((run.summary or {}).get("why", ""))
+        verdict = (run.summary or {}).get("verdict")
+        icon = {"better": ("check", "accent"), "worse": ("warning", "danger")}.get(str(verdict), ("info", "muted"))
+        return (*icon, f"{tr('Answers now.')} {why}" if used else why, tr("Look at it"))
+    if stage is Stage.RUNNING:
+        return "record", "accent", tr("At work."), tr("Look at it")
+    if stage is Stage.FAILED:
+        return "warning", "danger", run.why, tr("Go on…")
+    return "pause", "muted", tr("Not finished: it can go on where it was."), tr("Go on…")

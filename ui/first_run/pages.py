@@ -1,0 +1,155 @@
+"""The first start: three steps with back and next; all of them can be passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from PySide6.QtCore import QEvent, Qt, QTimer, Signal
+from PySide6.QtGui import QKeyEvent, QResizeEvent, QShowEvent
+from PySide6.QtWidgets import QBoxLayout, QFrame, QLineEdit, QPushButton, QScrollArea, QStackedWidget, QWidget
+
+from assistant.audio.devices import Devices
+from assistant.audio.devices import devices as find_devices
+from ui.core import theme
+from ui.core.app import App
+from ui.core.translations import tr
+from ui.first_run.steps import ModelStep, RecordingStep, SoundStep, Step
+from ui.widgets.common import button, column, label, line, row
+from ui.widgets.forms import WIDTH, Outcome
+
+_NARROW = 460  # pixels, at the normal size of text
+
+
+class FirstStart(QWidget):
+    """Three steps with back and next; Enter goes on.
+
+    Args:
+        devices: finds the devices; called off Qt's thread.
+
+    Signals:
+        finished: the steps are done, or were skipped.
+    """
+
+    finished = Signal()
+
+    def __init__(self, app: App, devices: Callable[[], Devices] = find_devices) -> None:
+        super().__init__()
+        self._app = app
+        self.model = ModelStep(app)
+        self.steps: tuple[Step, ...] = (self.model, SoundStep(app, devices), RecordingStep(app))
+        self._stack = QStackedWidget()
+        for step in self.steps:
+            self._stack.addWidget(_scrolling(step))
+        self.model.released.changed.connect(self._show_what_came)
+        self.place = label("", "small", wrap=False)
+        self.missing = Outcome()
+        self.back = button(tr("Back"), lambda: self._go(self.step - 1))
+        self.next = button(tr("Next"), self.go_on, "primary")
+        self.skip = button(tr("Skip these steps"), self._skip, "quiet")
+        below = column(self.missing, self.model.outcome, self.model.work, spacing=8)
+        self._buttons = row(self.skip, None)
+        self._buttons.addLayout(row(None, self.place, 8, self.back, self.next))
+        below.addLayout(self._buttons)
+        self._foot = QWidget()
+        self._foot.setLayout(below)
+        layout = column(self._stack, line(), spacing=0)
+        layout.setStretch(0, 1)
+        beside = row(None, self._foot, None)
+        beside.setStretch(1, 100)
+        beside.setContentsMargins(24, 12, 24, 16)
+        layout.addLayout(beside)
+        self.setLayout(layout)
+        self._fit()
+        self._go(0)
+
+    @property
+    def step(self) -> int:
+        """Which step is shown: 0, 1, 2."""
+        return self._stack.currentIndex()
+
+    def go_on(self) -> None:
+        """The next step, or the end."""
+        missing = self.steps[self.step].ready()
+        self.missing.say(missing, trouble=True)
+        if missing:
+            return
+        self.steps[self.step].leave()
+        if self.step + 1 < len(self.steps):
+            self._go(self.step + 1)
+        else:
+            self._finish()
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Enter goes on, or presses the button that has the focus; not out of a line that is being written."""
+        here = self.focusWidget()
+        if event.key() not in (Qt.Key.Key_Return, Qt.Key.Key_Enter) or isinstance(here, QLineEdit):
+            super().keyPressEvent(event)
+        elif isinstance(here, QPushButton):
+            here.click()
+        else:
+            self.go_on()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """The keyboard begins at the question."""
+        super().showEvent(event)
+        self.steps[self.step].first.setFocus()
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Grow with the text."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.FontChange and self.layout() is not None:
+            self._fit()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """In a narrow window the buttons stand below each other."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        narrow = self.width() < _NARROW * theme.pixels("body") / theme.SIZES["body"]
+        down, across = QBoxLayout.Direction.BottomToTop, QBoxLayout.Direction.LeftToRight
+        self._buttons.setDirection(down if narrow else across)
+        self.place.setVisible(not narrow)
+        for part in (*self.steps, self._foot):
+            part.setMaximumWidth(round(WIDTH * theme.pixels("body") / theme.SIZES["body"]))
+
+    def _go(self, step: int) -> None:
+        self._stack.setCurrentIndex(step)
+        self.missing.say("")
+        self.place.setText(tr("Step {number} of {all}").format(number=step + 1, all=len(self.steps)))
+        self.place.setAccessibleName(f"{self.place.text()}: {self.steps[step].question}")
+        self.back.setEnabled(step > 0)
+        self.next.setText(tr("Start talking") if step == len(self.steps) - 1 else tr("Next"))
+        self.steps[step].first.setFocus()
+
+    def _show_what_came(self) -> None:
+        """What is known of the released model stands at the end of a long step."""
+        area, part = self._stack.widget(0), self.model.released
+        if isinstance(area, QScrollArea):
+            QTimer.singleShot(0, part, lambda: area.ensureWidgetVisible(part, 0, 24))
+
+    def _skip(self) -> None:
+        """Nothing is downloaded that nobody asked for."""
+        if self.step == 0:
+            self.model.use("mini" if self.model.here else "")
+        self._finish()
+
+    def _finish(self) -> None:
+        self._app.finish_first_start()
+        self.finished.emit()
+
+
+def _scrolling(step: QWidget) -> QScrollArea:
+    """The step in the middle, at a readable width, below each other if the window is small."""
+    inside = QWidget()
+    beside = row(None, step, None)
+    beside.setStretch(1, 100)
+    beside.setAlignment(step, Qt.AlignmentFlag.AlignTop)
+    beside.setContentsMargins(24, 32, 24, 24)
+    inside.setLayout(beside)
+    area = QScrollArea()
+    area.setWidgetResizable(True)
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+    area.setWidget(inside)
+    return area

@@ -1,0 +1,233 @@
+"""The first steps: which model answers, whether one is heard, what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from PySide6.QtWidgets import (
+    QLayout,
+    QWidget,
+)
+
+from assistant.audio.devices import Devices
+from assistant.events import ModelStatus
+from ui.core.app import App
+from ui.core.translations import tr
+from ui.settings.device_choice import DeviceChoice
+from ui.settings.recording import Retention
+from ui.settings.released_model import ReleasedModel
+from ui.settings.sound_check import SoundCheck
+from ui.widgets.common import Switch, column, label
+from ui.widgets.emotion_correction import remember_answer
+from ui.widgets.forms import Choices, Outcome, Work, size
+
+_MINI = "mini"
+_PRESETS = (_MINI, "mini-0.5b")
+
+
+class Step(QWidget):
+    """One question.
+
+    Attributes:
+        first: what has the focus when it is shown.
+    """
+
+    first: QWidget
+
+    def __init__(self, question: str, intro: str) -> None:
+        super().__init__()
+        self.question = question
+        self.setAccessibleName(question)
+        self._column = column(label(question, "display"), 4, label(intro, "lead"), 20)
+        self.setLayout(self._column)
+
+    def add(self, *parts: QWidget | QLayout | int) -> None:
+        """More below; a number is a space."""
+        for part in parts:
+            if isinstance(part, int):
+                self._column.addSpacing(part)
+            elif isinstance(part, QWidget):
+                self._column.addWidget(part)
+            else:
+                self._column.addLayout(part)
+
+    def ready(self) -> str:
+        """What is missing before the next step, in words; "" for nothing."""
+        return ""
+
+    def leave(self) -> None:
+        """The user goes on: do what was chosen."""
+
+
+class ModelStep(Step):
+    """The small model now, the released one, or none yet."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__(
+            tr("Which model shall answer?"),
+            tr("It listens, reads the emotion in your voice and answers, all on this machine."),
+        )
+        self.app = app
+        self.choices = Choices(
+            [
+                (
+                    _MINI,
+                    tr("mini, now"),
+                    tr("Small and quick, in English, for any computer. Its answers are often wrong, and its emotion is "
+                       "a prosody estimate: a hint from pitch, loudness and tempo."),
+                ),
+                (
+                    "mini-0.5b",
+                    tr("mini with a larger language model"),
+                    tr("Better answers from the same ears. It is slower, and the download is larger."),
+                ),
+                (
+                    "released",
+                    tr("The released BLSP-Emo"),
+                    tr("Much larger: it wants a graphics card of 12 GB. You need its folder or its place on the hub."),
+                ),
+                ("later", tr("Later"), tr("Look around first, and choose one in the settings.")),
+            ],
+            _MINI,
+            tr("Which model shall answer?"),
+        )  # fmt: skip
+        self.choices.chosen.connect(self._choose)
+        self.first = self.choices
+        self.mini = label("", "muted")
+        self.released = ReleasedModel(app)
+        self.released.hide()
+        self._about: dict[str, dict[str, Any]] = {}  # what is known of each preset
+        self._unknown = ""
+        self._fetching = _MINI
+        self.add(self.choices, 8, self.mini, self.released)
+        self.work, self.outcome = Work(), Outcome()  # shown below every step
+        self.work.ended.connect(self._fetched)
+        self._loaded = ""
+        job = app.run_module("model.manager", "list", *_PRESETS)
+        job.printed.connect(self._tell)
+        job.ended.connect(self._told)
+
+    def ready(self) -> str:
+        """The released one must be found first."""
+        if self.choices.value == "released" and not self.released.folder:
+            return tr("Choose a model that fits into memory first, or take another choice.")
+        return ""
+
+    @property
+    def here(self) -> bool | None:
+        """Whether mini is on this machine; None: not known yet."""
+        return self._here(_MINI)
+
+    def _here(self, preset: str) -> bool | None:
+        about = self._about.get(preset)
+        return None if about is None else about.get("state") == "ready"
+
+    def leave(self) -> None:
+        """Load what was chosen, or fetch it first."""
+        value = self.choices.value
+        if value in _PRESETS:
+            self.use(value) if self._here(value) else self._fetch(value)
+        elif self.choices.value == "released":
+            self.use(self.released.folder)
+        else:
+            self.use("")
+
+    def use(self, source: str) -> None:
+        """Let that checkpoint answer; "" is none."""
+        model = self.app.settings.model
+        folders = model.folders if source in ("", *_PRESETS, *model.folders) else (*model.folders, source)
+        same = model.source == source
+        self.app.change("model", source=source, folders=folders)
+        if same and source and source != self._loaded:
+            self.app.load_model()
+        self._loaded = source
+
+    def _choose(self, value: str) -> None:
+        self.mini.setVisible(value in _PRESETS)
+        self.released.setVisible(value == "released")
+        self._explain()
+
+    def _explain(self) -> None:
+        """What choosing this preset comes to."""
+        name = self.choices.value
+        about = self._about.get(name)
+        if about is None:
+            self.mini.setText(self._unknown or tr("Looking whether {name} is here…").format(name=name))
+        elif self._here(name):
+            self.mini.setText(tr("{name} is on this machine already: it can begin at once.").format(name=name))
+        elif amount := about.get("download_bytes"):
+            self.mini.setText(
+                tr("A download of {size}, once. After it, no network is needed.").format(size=size(amount))
+            )
+        elif about.get("error"):
+            self.mini.setText(str(about["error"]))
+
+    def _tell(self, about: dict[str, Any]) -> None:
+        if about.get("source") in _PRESETS:
+            self._about[about["source"]] = about
+            self._explain()
+
+    def _told(self, code: int, said: str) -> None:
+        self._unknown = said or tr("Whether it is here is not known: it is fetched if it is not.")
+        self._explain()
+
+    def _fetch(self, preset: str) -> None:
+        self.outcome.say("")
+        if not self.work.running:
+            self._fetching = preset
+            job = self.app.run("fetch", preset, "--json")
+            job.printed.connect(self._report)
+            self.work.follow(job, tr("Fetching {name}…").format(name=preset))
+
+    def _report(self, step: dict[str, Any]) -> None:
+        """The window's header tells of it, too, once these steps are over."""
+        if step.get("total"):
+            words = tr("{what}: {share:.0%}").format(what=step["what"], share=step["done"] / step["total"])
+            self.app.happened.emit(ModelStatus("loading", words))
+
+    def _fetched(self, code: int, said: str, _last: dict[str, Any]) -> None:
+        preset = self._fetching
+        if code == 0:
+            self._tell({"source": preset, "state": "ready"})
+            if self.choices.value == preset:
+                self.use(preset)
+            return
+        again = partial(self._fetch, preset)
+        why = said or tr("{name} could not be fetched: check the network.").format(name=preset)
+        self.outcome.say(why, trouble=code != 130, action=tr("Try again"), act=again)
+        if not self.isVisibleTo(self.window()) and code != 130:
+            self.app.tell(why, tr("Try again"), again, trouble=True)
+
+
+class SoundStep(Step):
+    """Microphone and speaker: which, how loud, what comes back."""
+
+    def __init__(self, app: App, devices: Callable[[], Devices]) -> None:
+        super().__init__(tr("Can it hear you?"), tr("Say something: the bar moves. Without a microphone you can type."))
+        self.devices, self.check = DeviceChoice(app, devices), SoundCheck(app)
+        self.first = self.devices.microphone
+        note = tr("Eight seconds: a soft noise, then you speak, then you hear yourself. Nothing is kept.")
+        self.add(self.devices, 4, self.check, label(note, "small"))
+
+
+class RecordingStep(Step):
+    """Whether conversations and corrections are kept."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__(
+            tr("Shall conversations be kept?"), tr("What is kept stays in a folder of yours on this machine.")
+        )
+        self.app = app
+        self.keep = Retention(app)
+        self.first = self.keep
+        self.corrections = Switch(tr("Keep my corrections for fine-tuning"))
+        self.corrections.setChecked(app.settings.recording.corrections)
+        self.corrections.clicked.connect(lambda on: app.change("recording", corrections=on))
+        note = tr("When you correct a reading, that recording and your word are kept as an example.")
+        self.add(self.keep, 12, self.corrections, label(note, "small"))
+
+    def leave(self) -> None:
+        """The question about corrections has been put."""
+        remember_answer(self.app)

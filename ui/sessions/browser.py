@@ -1,0 +1,269 @@
+"""The sessions' page: the list, the player, what another model makes of it; export, import, delete."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from PySide6.QtCore import QCoreApplication, QStandardPaths, Qt
+from PySide6.QtGui import QHideEvent, QKeyEvent, QKeySequence, QResizeEvent, QShortcut, QShowEvent
+from PySide6.QtWidgets import QApplication, QFileDialog, QFrame, QStackedWidget, QVBoxLayout, QWidget
+
+from assistant.errors import AssistantError
+from assistant.sessions.export import export, import_archive
+from assistant.sessions.reader import read_session
+from ui.core import theme
+from ui.core.app import App
+from ui.core.background import Background
+from ui.sessions.player import SessionPlayer
+from ui.sessions.reask import ReAsk
+from ui.sessions.search import Summary, when_in_words
+from ui.sessions.session_list import SessionList
+from ui.widgets.common import EmptyState, button, column, label, row
+
+_NARROW = 760  # pixels below which list and player take turns
+_LIST_WIDTH = (280, 380)
+_UNLIMITED = 16_777_215  # Qt's own largest width
+_FILES = {
+    "wav": "WAV (*.wav)",
+    "markdown": "Markdown (*.md)",
+    "srt": "SRT (*.srt)",
+    "json": "JSON (*.json)",
+    "archive": "Undertone (*.undertone)",
+}
+
+
+class SessionsPage(QWidget):
+    """Everything about recorded conversations."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__()
+        self.app = app
+        self.list = SessionList(app)
+        self.player = SessionPlayer(app)
+        self.reask = ReAsk(app)
+        self._files = Background()
+        self.destroyed.connect(self._files.close)
+        self._line = QFrame()
+        self._line.setProperty("role", "line")
+        self._line.setFixedWidth(1)
+        self.right = QStackedWidget()
+        self.right.addWidget(self.player)
+        self.right.addWidget(self.reask)
+        self._body = QWidget()
+        layout = row(self.list, self._line, self.right, spacing=0)
+        layout.setStretch(2, 1)
+        self._body.setLayout(layout)
+        kept = self.tr("Turn recording on, and conversations are kept on this machine for {} days.")
+        nothing = self.tr("Nothing is recorded yet.")
+        self.nothing = EmptyState("sessions", nothing, self.tr("Turn recording on"), self.list.turn_on)
+        self.recording = EmptyState("record", self.tr("Recording is on."))
+        self._explain(self.nothing, kept.format(app.settings.recording.days))
+        self._explain(self.recording, self.tr("Talk, and the conversation appears here."))
+        self.stack = QStackedWidget()
+        for page in (self._body, self.nothing, self.recording):
+            self.stack.addWidget(page)
+        self.nothing.setFocusProxy(self.nothing.button)
+        self.setLayout(column(self.stack, spacing=0))
+        self._narrow = False
+        self._focus_due = False  # once it is known what there is
+        self._looking = False  # in a narrow window: at the session, not at the list
+        self._connect()
+
+    def _connect(self) -> None:
+        self.list.chosen.connect(self._show)
+        self.list.opened.connect(partial(self._look, at_session=True))
+        self.list.emptied.connect(self._show_empty)
+        self.list.import_asked.connect(self._ask_archive)
+        self.player.back_asked.connect(partial(self._look, at_session=False))
+        self.player.delete_asked.connect(self.delete)
+        self.player.reask_asked.connect(self._ask_again)
+        self.player.export_asked.connect(self._ask_target)
+        self.player.corrected.connect(self.list.refresh)
+        self.reask.back_asked.connect(self._back)
+        find = QShortcut(QKeySequence(QKeySequence.StandardKey.Find), self)
+        find.activated.connect(self._find)
+        application = QCoreApplication.instance()
+        assert application is not None, "a widget exists"
+        application.aboutToQuit.connect(self.finish)
+
+    def _explain(self, empty: EmptyState, more: str) -> None:
+        """Say more in an empty page, and offer the other way to a session."""
+        within = empty.layout()
+        assert isinstance(within, QVBoxLayout), "a column"
+        words = label(more, "small")
+        words.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        within.insertWidget(3, words)
+        bring = button(self.tr("Import an archive"), self._ask_archive, "quiet")
+        within.insertWidget(within.count() - 1, bring, 0, Qt.AlignmentFlag.AlignHCenter)
+
+    # ---- deleting
+
+    def delete(self) -> None:
+        """Delete the session that is shown; for a while it can be brought back."""
+        summary = self.player.summary
+        if summary is None:
+            return
+        if summary.running:
+            self.app.tell(self.tr("It is still being recorded: begin a new conversation first."), trouble=True)
+            return
+        folder, words = summary.folder, self.tr("Deleted: {}.").format(when_in_words(summary))
+        self.player.playback.pause()
+        try:
+            self.app.delete([folder], words, partial(self.list.refresh, folder))
+        except AssistantError as error:
+            self.app.tell(str(error), trouble=True)
+            return
+        self.list.leave(folder)
+        self._look(at_session=False)
+
+    def finish(self) -> None:
+        """The program ends: be silent."""
+        self.player.playback.pause()
+        self.reask.cancel()
+        self._files.close()
+
+    @property
+    def at_work(self) -> bool:
+        """Whether another model is being asked."""
+        return self.reask.running
+
+    # ---- out and in
+
+    def save(self, form: str, target: Path) -> None:
+        """Export the session that is shown into a file."""
+        summary = self.player.summary
+        if summary is None:
+            return
+        self._files.run(
+            partial(_export, summary.folder, form, target),
+            lambda path: self.app.tell(self.tr("Saved as {}.").format(path)),
+            lambda why: self.app.tell(why, trouble=True),
+        )
+
+    def bring(self, archive: Path) -> None:
+        """Read an archive in and show it."""
+        self.app.tell(self.tr("Importing {}…").format(archive.name))
+        root = self.app.sessions
+        self._files.run(partial(_import, archive, root), self._brought, lambda why: self.app.tell(why, trouble=True))
+
+    def _brought(self, folder: Path) -> None:
+        self.list.field.clear()
+        self.list.refresh(folder)
+        self._look(at_session=True)
+
+    def _ask_target(self, form: str) -> None:
+        summary = self.player.summary
+        if summary is None:
+            return
+        dialog = QFileDialog(self, self.tr("Export"), _documents(), _FILES[form])
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
+        suffix = _FILES[form].partition("*.")[2].rstrip(")")
+        dialog.setDefaultSuffix(suffix)
+        dialog.selectFile(f"{summary.folder.name}.{suffix}")
+        dialog.fileSelected.connect(lambda name: self.save(form, Path(name)))
+        dialog.open()
+
+    def _ask_archive(self) -> None:
+        dialog = QFileDialog(self, self.tr("Import an archive"), _documents(), _FILES["archive"])
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.setFileMode(QFileDialog.FileMode.ExistingFile)
+        dialog.fileSelected.connect(lambda name: self.bring(Path(name)))
+        dialog.open()
+
+    # ---- what is seen
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Escape goes back; the player takes what no part with the focus wanted."""
+        if event.key() == Qt.Key.Key_Escape and self.right.currentWidget() is self.reask:
+            self._back()
+        elif event.key() == Qt.Key.Key_Escape and self._looking:
+            self._look(at_session=False)
+        elif self.right.currentWidget() is not self.player or not self.player.take_key(event):
+            super().keyPressEvent(event)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """List and player beside each other, or one after the other."""
+        super().resizeEvent(event)
+        factor = theme.pixels("body") / theme.SIZES["body"]
+        least, most = (round(width * factor) for width in _LIST_WIDTH)
+        self._narrow = self.width() < _NARROW * factor
+        width = max(least, min(most, self.width() // 3))
+        self.list.setMinimumWidth(0 if self._narrow else width)
+        self.list.setMaximumWidth(_UNLIMITED if self._narrow else width)
+        self._lay_out()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """What was recorded meanwhile is to be seen; the keyboard is in the list."""
+        super().showEvent(event)
+        self.list.refresh()
+        focus = QApplication.focusWidget()
+        self._focus_due = focus is None or not self.isAncestorOf(focus)
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        """Another page: be silent."""
+        super().hideEvent(event)
+        self.player.playback.pause()
+
+    def _show(self, summary: Summary | None) -> None:
+        before = self.player.summary
+        self.player.show_session(summary)
+        if summary is None or (before is not None and before.folder != summary.folder):
+            self.right.setCurrentWidget(self.player)
+        if summary is None:
+            self._look(at_session=False)
+
+    def _show_empty(self, empty: bool) -> None:
+        off = self.app.settings.recording.mode == "off"
+        self.stack.setCurrentWidget(self._body if not empty else self.nothing if off else self.recording)
+        if self._focus_due and (empty or self.list.shown):
+            self._focus_due = False
+            (self.nothing if empty and off else self.recording if empty else self.list.view).setFocus()
+
+    def _look(self, *, at_session: bool) -> None:
+        self._looking = at_session and self.player.summary is not None
+        self._lay_out()
+        if self._narrow:
+            (self.player.timeline if self._looking else self.list.view).setFocus()
+
+    def _lay_out(self) -> None:
+        self.list.setVisible(not (self._narrow and self._looking))
+        self.right.setVisible(not self._narrow or self._looking)
+        self._line.setVisible(not self._narrow)
+        self.player.back.setVisible(self._narrow)
+
+    def _ask_again(self) -> None:
+        if self.player.summary is not None:
+            self.player.playback.pause()
+            self.reask.show_session(self.player.summary)
+            self.right.setCurrentWidget(self.reask)
+            self.reask.model.setFocus()
+
+    def _back(self) -> None:
+        self.right.setCurrentWidget(self.player)
+        self.player.reask.setFocus()
+
+    def _find(self) -> None:
+        self._look(at_session=False)
+        self.list.field.setFocus()
+        self.list.field.selectAll()
+
+
+def _export(folder: Path, form: str, target: Path) -> Path:
+    try:
+        return export(read_session(folder), form, target)
+    except RuntimeError as error:  # soundfile's errors are RuntimeErrors
+        raise AssistantError(f"{target} cannot be written ({error}): choose another folder.") from error
+
+
+def _import(archive: Path, root: Path) -> Path:
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise AssistantError(f"{root} cannot be made ({error.strerror}): free space.") from error
+    return import_archive(archive, root)
+
+
+def _documents() -> str:
+    return QStandardPaths.writableLocation(QStandardPaths.StandardLocation.DocumentsLocation)

@@ -1,0 +1,103 @@
+"""How the voice sounded in the turn that is being heard: beside the transcript where there is room."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Signal
+from PySide6.QtWidgets import QWidget
+
+from assistant.events import Spoken, Typed
+from assistant.sessions.recorder import RATE
+from ui.core import theme
+from ui.core.translations import tr
+from ui.sessions.timeline import Tape
+from ui.sessions.transcript import ReadingArea
+from ui.widgets.common import column, label
+from ui.widgets.emotion_charts import ReadingBars, ReadingHistory, TurnReading
+from ui.widgets.waveform import Waveform
+
+
+class MoodPanel(ReadingArea):
+    """The reading of the current turn, its waveform, and the readings of the whole session.
+
+    Signals:
+        sought: the user wants to be at that moment of the session, in seconds.
+        turn_asked: index of a turn that the user wants to hear.
+    """
+
+    sought = Signal(float)
+    turn_asked = Signal(int)
+
+    def __init__(self) -> None:
+        super().__init__("")
+        self._tape: Tape | None = None
+        self._turn = -1
+        self.setAccessibleName(self.tr("Emotion"))
+        self._words = label("", "lead")
+        self._note = label("", "small")
+        self._bars = ReadingBars()
+        self._wave = Waveform(self.tr("This utterance"))
+        self._wave.sought.connect(self._seek)
+        self._history = ReadingHistory()
+        self._history.chosen.connect(self._choose)
+        inner = QWidget()
+        layout = column(
+            self._words, self._note, self._bars, 4, self._wave, 12, label(self.tr("This session"), "heading")
+        )
+        layout.addWidget(self._history)
+        layout.addStretch(1)
+        layout.setContentsMargins(16, 12, 8, 16)
+        inner.setLayout(layout)
+        self.setWidget(inner)
+
+    def show_tape(self, tape: Tape | None) -> None:
+        """Show a session."""
+        self._tape, self._turn = tape, -1
+        self._show_turn()
+
+    def set_position(self, seconds: float) -> None:
+        """Follow the player."""
+        if self._tape is None:
+            return
+        turn = self._tape.turn_at(seconds)
+        if turn != self._turn:
+            self._turn = turn
+            self._show_turn()
+        part = self._tape.part(turn, "you")
+        inside = part is not None and part.start <= seconds <= part.end
+        self._wave.set_position(seconds - part.start if part is not None and inside else None)
+
+    def _show_turn(self) -> None:
+        recorded = self._tape.session.turns[self._turn] if self._tape is not None and self._turn >= 0 else None
+        turn = recorded.turn if recorded else None
+        reading = turn.reading if turn else None
+        if recorded is not None and recorded.corrected is not None:
+            self._words.setText(theme.words(recorded.corrected))
+            self._note.setText(self.tr("corrected by you; read as {}").format(tr(reading.label) if reading else "?"))
+        elif reading is not None:
+            self._words.setText(f"{theme.words(reading.label)}  {reading.confidence:.0%}")
+            self._note.setText("")
+        else:
+            typed = turn is not None and isinstance(turn.message, Typed)
+            self._words.setText(self.tr("Typed: no voice to read") if typed else self.tr("No reading"))
+            self._note.setText("")
+        self._note.setVisible(bool(self._note.text()))
+        self._bars.show_reading(reading)
+        if turn is not None and isinstance(turn.message, Spoken):
+            self._wave.show(turn.message.samples, RATE, reading)
+        else:
+            self._wave.clear()
+        self._show_history(turn.number if turn else None)
+
+    def _show_history(self, number: int | None) -> None:
+        turns = self._tape.session.turns if self._tape else ()
+        read = [TurnReading(t.turn.number, t.turn.reading, t.corrected) for t in turns if t.turn.reading is not None]
+        self._history.show_turns(read, number)
+
+    def _seek(self, seconds: float) -> None:
+        part = self._tape.part(self._turn, "you") if self._tape else None
+        if part is not None:
+            self.sought.emit(part.start + seconds)
+
+    def _choose(self, number: int) -> None:
+        turns = self._tape.session.turns if self._tape else ()
+        self.turn_asked.emit(next(index for index, one in enumerate(turns) if one.turn.number == number))

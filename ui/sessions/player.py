@@ -1,0 +1,308 @@
+"""One session: its timeline, what plays, the transcript and the emotion in step, and what can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date, timedelta
+from functools import partial
+
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QKeyEvent, QResizeEvent
+from PySide6.QtWidgets import QHBoxLayout, QMenu, QSizePolicy, QStackedWidget, QToolButton, QWidget
+
+from assistant.sessions.reader import correct
+from ui.core import theme
+from ui.core.app import App
+from ui.core.background import Background
+from ui.core.playback import SPEEDS, Playback
+from ui.core.translations import tr
+from ui.sessions.mood import MoodPanel
+from ui.sessions.search import Summary, clock, day_in_words, turns_in_words, when_in_words
+from ui.sessions.timeline import Tape, Timeline, emotion_of, wind
+from ui.sessions.transcript import Transcript
+from ui.widgets.common import EmotionChip, EmptyState, IconButton, Picker, button, column, label, line, row
+
+_WIDE = 860  # pixels from which the emotion has a column of its own
+_ROOMY = 600  # pixels from which buttons have words
+_STEP_SECONDS = 5.0
+
+
+class SessionPlayer(QWidget):
+    """Shows one session at a time.
+
+    Signals:
+        back_asked: in a narrow window, the user wants the list again.
+        delete_asked, reask_asked: the session is to be deleted; another model is to be asked.
+        export_asked: a format of `assistant.sessions.export.FORMATS`.
+        corrected: a reading was corrected; the list may show something else.
+    """
+
+    back_asked = Signal()
+    delete_asked = Signal()
+    reask_asked = Signal()
+    export_asked = Signal(str)
+    corrected = Signal()
+
+    def __init__(self, app: App) -> None:
+        super().__init__()
+        self.app = app
+        self.background = Background()
+        self.destroyed.connect(self.background.close)
+        self.playback = Playback(app, self)
+        self.tape: Tape | None = None
+        self._summary: Summary | None = None
+        self._make()
+        self.playback.moved.connect(self._move)
+        self.playback.changed.connect(self._show_playing)
+        self.playback.refused.connect(self._say)
+        app.settings_changed.connect(self._describe)
+
+    def _make(self) -> None:
+        self.back = IconButton("left", self.tr("All sessions (Esc)"), self.back_asked.emit)
+        self.back.hide()
+        self.title = label("", "title")
+        self.about = label("", "small")
+        self.problem = label("", "error")
+        self.reask = button(self.tr("Ask another model"), self.reask_asked.emit, icon="model")
+        self.reask.setToolTip(self.tr("Ask another model the same, and compare"))
+        self.small_reask = IconButton("model", self.reask.text(), self.reask_asked.emit)
+        self.export = IconButton("export", self.tr("Export"))
+        self.export.setMenu(self._export_menu())
+        self.export.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        self._delete = IconButton("delete", self.tr("Delete (Del)"), self.delete_asked.emit)
+        head = row(self.back, self.title, self.reask, self.small_reask, self.export, self._delete)
+        head.setStretch(1, 1)
+        self.timeline = Timeline()
+        self.timeline.sought.connect(self.playback.seek)
+        self.transcript = Transcript()
+        self.transcript.sought.connect(self.playback.seek)
+        self.transcript.corrected.connect(self.correct)
+        self.mood = MoodPanel()
+        self.mood.sought.connect(self.playback.seek)
+        self.mood.turn_asked.connect(self.go_to)
+        body = row(self.transcript, self.mood, spacing=0)
+        body.setStretch(0, 3)
+        body.setStretch(1, 2)
+        self._session = QWidget()
+        layout = column()
+        layout.setContentsMargins(16, 14, 16, 0)
+        layout.addLayout(head)
+        for part in (self.about, self.problem, self.timeline):
+            layout.addWidget(part)
+        layout.addLayout(self._transport())
+        layout.addWidget(line())
+        layout.addLayout(body, 1)
+        self._session.setLayout(layout)
+        self._nothing = EmptyState("sessions", self.tr("Choose a session to hear it again."))
+        self._opening = EmptyState("sessions", self.tr("Opening…"))
+        self._stack = QStackedWidget()
+        for page in (self._nothing, self._opening, self._session):
+            self._stack.addWidget(page)
+        self.setLayout(column(self._stack, spacing=0))
+
+    def _transport(self) -> QHBoxLayout:
+        self.play = IconButton("play", self.tr("Play (Space)"), self.playback.toggle, 28)
+        before = IconButton("previous", self.tr("Turn before (Left)"), partial(self.jump, -1))
+        after = IconButton("next", self.tr("Next turn (Right)"), partial(self.jump, 1))
+        self.time = label("", wrap=False)
+        self.speed = Picker()
+        self.speed.setMinimumContentsLength(3)
+        self.speed.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+        self.speed.setMaximumWidth(120)
+        self.speed.setAccessibleName(self.tr("Speed"))
+        for speed in SPEEDS:
+            self.speed.addItem(f"{speed:g}×", speed)
+        self.speed.setCurrentIndex(SPEEDS.index(1.0))
+        self.speed.currentIndexChanged.connect(lambda index: self.playback.set_speed(SPEEDS[index]))
+        self.chip = EmotionChip()
+        self.said = label("", "error")
+        bar = row(before, self.play, after, 8, self.time, 8, self.speed, 8, self.chip, self.said, spacing=4)
+        bar.setStretch(bar.count() - 1, 1)
+        return bar
+
+    def _export_menu(self) -> QMenu:
+        menu = QMenu(self)
+        for form, words in {
+            "wav": self.tr("Sound (WAV)"),
+            "markdown": self.tr("Text to read (Markdown)"),
+            "srt": self.tr("Subtitles (SRT)"),
+            "json": self.tr("Data (JSON)"),
+            "archive": self.tr("Archive, for another machine"),
+        }.items():
+            menu.addAction(words).triggered.connect(partial(self._export, form))
+        return menu
+
+    def _export(self, form: str, _checked: bool = False) -> None:
+        self.export_asked.emit(form)
+
+    # ---- what the page calls
+
+    @property
+    def summary(self) -> Summary | None:
+        """The session that is shown, or being opened."""
+        return self._summary
+
+    def show_session(self, summary: Summary | None) -> None:
+        """Show a session; the same one again where it stands, if it has changed."""
+        before, self._summary = self._summary, summary
+        if summary is None:
+            self._take(None)
+            return
+        again = before is not None and before.folder == summary.folder and self.tape is not None
+        if not again:
+            self._take(None)
+        self._describe()
+        self.background.run(partial(wind, summary.folder), partial(self._wound, summary), partial(self._fail, summary))
+
+    def correct(self, turn: int, emotion: str | None) -> None:
+        """The user says how a turn, by its number, really sounded; None: as it was read."""
+        if self.tape is None:
+            return
+        session = self.tape.session
+        before = next(one.corrected for one in session.turns if one.turn.number == turn)
+        self.background.run(
+            partial(
+                correct,
+                session.folder,
+                turn,
+                emotion,
+                consent=self.app.settings.recording.corrections,
+                corrections=self.app.corrections,
+            ),
+            lambda _done: self._corrected(turn, emotion, before),
+            self._say,
+        )
+
+    def jump(self, turns: int) -> None:
+        """So many turns on or back; in the midst of a turn, back is to its beginning."""
+        if self.tape is None or not self.tape.parts:
+            return
+        here = self.tape.turn_at(self.playback.position)
+        late = self.playback.position > self.tape.start(here) + 1.0
+        self.go_to(here + turns + (turns < 0 and late))
+
+    def go_to(self, turn: int) -> None:
+        """To the beginning of a turn, by its index."""
+        if self.tape is not None and self.tape.parts:
+            self.playback.seek(self.tape.start(min(max(turn, 0), len(self.tape.session.turns) - 1)))
+
+    def take_key(self, event: QKeyEvent) -> bool:
+        """Keys of the player; whether it was one."""
+        if self.tape is None or event.modifiers() & ~(
+            Qt.KeyboardModifier.ShiftModifier | Qt.KeyboardModifier.KeypadModifier
+        ):
+            return False
+        little = bool(event.modifiers() & Qt.KeyboardModifier.ShiftModifier)
+        seek, here = self.playback.seek, self.playback.position
+        keys: dict[int, Callable[[], object]] = {
+            Qt.Key.Key_Space: self.playback.toggle,
+            Qt.Key.Key_Left: partial(seek, here - _STEP_SECONDS) if little else partial(self.jump, -1),
+            Qt.Key.Key_Right: partial(seek, here + _STEP_SECONDS) if little else partial(self.jump, 1),
+            Qt.Key.Key_Home: partial(seek, 0.0),
+            Qt.Key.Key_End: partial(self.go_to, len(self.tape.session.turns)),
+            Qt.Key.Key_Delete: self.delete_asked.emit,
+        }
+        act = keys.get(event.key())
+        if act is not None:
+            act()
+        return act is not None
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """The emotion beside the transcript where there is room; words on buttons too."""
+        super().resizeEvent(event)
+        factor = theme.pixels("body") / theme.SIZES["body"]
+        self.mood.setVisible(self.width() >= _WIDE * factor)
+        self.reask.setVisible(self.width() >= _ROOMY * factor)
+        self.small_reask.setVisible(self.width() < _ROOMY * factor)
+
+    # ---- inside
+
+    def _wound(self, summary: Summary, tape: Tape) -> None:
+        if self._summary is not None and self._summary.folder == summary.folder:
+            self._take(tape)
+
+    def _fail(self, summary: Summary, why: str) -> None:
+        if self._summary is not None and self._summary.folder == summary.folder:
+            self._take(None)
+            self.problem.setText(why)
+            self.problem.show()
+            self._stack.setCurrentWidget(self._session)
+
+    def _take(self, tape: Tape | None) -> None:
+        same = tape is not None and self.tape is not None and tape.session.folder == self.tape.session.folder
+        unchanged = same and tape is not None and tape.seconds == self.playback.duration  # corrected while it plays
+        position = self.playback.position if same else 0.0
+        self.tape = tape
+        if not unchanged:
+            self.playback.load(tape.samples if tape else None)
+        self.timeline.show_tape(tape)
+        self.transcript.show_tape(tape)
+        self.mood.show_tape(tape)
+        self._say("")
+        self._describe()
+        if unchanged:
+            self._move(position)
+        else:
+            self.playback.seek(position)
+        self._stack.setCurrentWidget(
+            self._session if tape is not None else self._opening if self._summary else self._nothing
+        )
+
+    def _describe(self, *_: object) -> None:
+        summary, tape = self._summary, self.tape
+        if summary is None:
+            return
+        today = date.today()
+        self.title.setText(when_in_words(summary))
+        parts = [turns_in_words(summary.turns), clock(summary.seconds), summary.model, self._kept(summary, today)]
+        self.about.setText(" · ".join(part for part in parts if part))
+        count = tape.session.damaged if tape else 0
+        lost = self.tr("{} of its lines or recordings are missing or damaged; the rest is here.").format(count)
+        self.problem.setText(lost)
+        self.problem.setVisible(bool(count))
+
+    def _kept(self, summary: Summary, today: date) -> str:
+        """How long the session is kept."""
+        recording = self.app.settings.recording
+        if recording.keep_days is None or summary.day is None:
+            return self.tr("kept until you delete it")
+        last = summary.day + timedelta(days=recording.keep_days)
+        if last < today:
+            return self.tr("older than {} days: deleted at the next start").format(recording.keep_days)
+        return self.tr("kept {} days, until {}").format(recording.keep_days, _until(last, today))
+
+    def _move(self, seconds: float) -> None:
+        tape = self.tape
+        whole = tape.seconds if tape else 0.0
+        self.time.setText(f"{clock(seconds)} / {clock(whole)}")
+        self.time.setAccessibleName(self.tr("{} of {}").format(clock(seconds), clock(whole)))
+        self.timeline.set_position(seconds)
+        self.mood.set_position(seconds)
+        turn = tape.turn_at(seconds) if tape else -1
+        self.transcript.set_current(turn)
+        recorded = tape.session.turns[turn] if tape and turn >= 0 else None
+        emotion = emotion_of(recorded) if recorded else None
+        self.chip.setVisible(emotion is not None)
+        if recorded is not None and emotion is not None:
+            reading = recorded.turn.reading
+            sure = f"{reading.confidence:.0%}" if reading is not None and recorded.corrected is None else ""
+            self.chip.show_emotion(emotion, self.tr("corrected") if recorded.corrected else sure)
+
+    def _show_playing(self, playing: bool) -> None:
+        self.play.show_icon(*(("pause", self.tr("Pause (Space)")) if playing else ("play", self.tr("Play (Space)"))))
+        if playing:
+            self._say("")
+
+    def _say(self, text: str) -> None:
+        self.said.setText(text)
+        self.said.setAccessibleName(text)
+
+    def _corrected(self, turn: int, emotion: str | None, before: str | None) -> None:
+        sounded = theme.words(emotion) if emotion else self.tr("as it was read")
+        what = self.tr("Turn {} corrected: {}.").format(turn, sounded)
+        self.app.tell(what, self.tr("Undo"), lambda: self.correct(turn, before))
+        self.corrected.emit()
+
+
+def _until(day: date, today: date) -> str:
+    return {0: tr("today"), 1: tr("tomorrow")}.get((day - today).days) or day_in_words(day, today)

@@ -1,0 +1,364 @@
+"""A session to be read: turn by turn, in step with the player, with corrections of readings."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from PySide6.QtCore import QElapsedTimer, QEvent, QPoint, QRectF, Qt, QTimer, Signal
+from PySide6.QtGui import (
+    QAction,
+    QActionGroup,
+    QColor,
+    QKeyEvent,
+    QMouseEvent,
+    QPainter,
+    QPaintEvent,
+    QPen,
+    QResizeEvent,
+)
+from PySide6.QtWidgets import QFrame, QLabel, QMenu, QScrollArea, QVBoxLayout, QWidget
+
+from assistant.events import EMOTIONS, Outcome, Typed
+from assistant.sessions.reader import RecordedTurn, words_of
+from ui.core import icons, theme
+from ui.core.translations import tr
+from ui.core.untrusted_text import LONGEST, paragraphs, whole
+from ui.sessions.search import clock
+from ui.sessions.timeline import Tape, emotion_of
+from ui.widgets.common import EmotionChip, IconButton, column, label, row
+
+_BATCH_MS = 20  # of making rows, before the window may do something else
+_EDGE = 8
+_WIDEST = 680  # pixels; about 72 characters a line
+
+
+def readable(text: str) -> str:
+    """Text that a label lays out in a moment: no halves of characters, long paragraphs broken, the rest counted."""
+    shown, rest = paragraphs(text[:LONGEST]), len(text) - LONGEST
+    more = tr("… and {} more characters: export the session to read them.")
+    return f"{shown}\n{more.format(rest)}" if rest > 0 else shown
+
+
+def unheard(recorded: RecordedTurn) -> str:
+    """What was generated and not heard, or "" where all of it was."""
+    turn = recorded.turn
+    if turn.heard.strip() == turn.reply.strip():
+        return ""
+    return turn.reply[len(turn.heard) :].strip() if turn.reply.startswith(turn.heard) else turn.reply.strip()
+
+
+class TurnRow(QFrame):
+    """One turn.
+
+    Signals:
+        sought: the user wants to hear it from that moment, in seconds.
+        corrected: the emotion that it really was, or None: as it was read.
+    """
+
+    sought = Signal(float)
+    corrected = Signal(object)
+
+    def __init__(self, tape: Tape, index: int) -> None:
+        super().__init__()
+        self._recorded = recorded = tape.session.turns[index]
+        self.shows = shown_of(recorded)
+        self._start = tape.start(index)
+        self._current = False
+        turn = recorded.turn
+        said = words_of(turn)
+        mine, reply = tape.part(index, "you"), tape.part(index, "assistant")
+        layout = column(spacing=4)
+        layout.setContentsMargins(20, 10, 16, 12)
+        layout.addLayout(self._head(self.tr("You"), self._start, self._marks()))
+        layout.addWidget(_prose(readable(said) or self.tr("(nobody wrote down the words)"), "" if said else "muted"))
+        if mine is not None and mine.lost:
+            layout.addWidget(
+                label(self.tr("The recording is missing or damaged; what was written down is kept."), "error")
+            )
+        if reply is not None or turn.reply or turn.outcome is not Outcome.ANSWERED:
+            layout.addSpacing(4)
+            how = self._ending()
+            marks: list[QWidget] = [label(how, "small", wrap=False)] if how else []
+            layout.addLayout(self._head(self.tr("Assistant"), reply.start if reply else None, marks))
+        if turn.heard:
+            layout.addWidget(_prose(readable(turn.heard)))
+        if rest := unheard(recorded):
+            layout.addWidget(_prose(self.tr("Not heard: {}").format(readable(rest)), "muted"))
+        if reply is not None and reply.lost:
+            layout.addWidget(
+                label(self.tr("The reply's recording is missing or damaged; its words are kept."), "error")
+            )
+        self.setLayout(layout)
+        sounded = emotion_of(recorded)
+        self.setAccessibleName(
+            self.tr("Turn {}: {}. {}").format(turn.number, whole(said[:300]), theme.words(sounded) if sounded else "")
+        )
+
+    def set_current(self, *, current: bool) -> None:
+        """Mark it as the one that is being heard."""
+        if current != self._current:
+            self._current = current
+            self.update()
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        """Hear it."""
+        if event.button() == Qt.MouseButton.LeftButton:
+            self.sought.emit(self._start)
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """The current one stands on a surface of its own, with a bar beside it."""
+        if self._current:
+            c = theme.colours()
+            painter = QPainter(self)
+            painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+            painter.setPen(Qt.PenStyle.NoPen)
+            painter.setBrush(QColor(c.sunken))
+            painter.drawRoundedRect(QRectF(self.rect()), 10, 10)
+            painter.setBrush(QColor(c.accent))
+            painter.drawRoundedRect(QRectF(4, 12, 4, self.height() - 24), 2, 2)
+
+    # ---- inside
+
+    def _head(self, who: str, at: float | None, marks: list[QWidget]) -> QVBoxLayout:
+        name = label(who, "heading", wrap=False)
+        when = label(clock(at) if at is not None else "", "small", wrap=False)
+        head = column()
+        head.addLayout(row(name, when, *marks, None, spacing=10))
+        return head
+
+    def _marks(self) -> list[QWidget]:
+        recorded = self._recorded
+        reading = recorded.turn.reading
+        if isinstance(recorded.turn.message, Typed):
+            return [label(self.tr("typed"), "small", wrap=False)]
+        marks: list[QWidget] = []
+        if recorded.corrected is not None:
+            marks.append(EmotionChip(recorded.corrected, self.tr("corrected")))
+            if reading is not None:
+                marks.append(label(self.tr("read as {}").format(tr(reading.label)), "small", wrap=False))
+        elif reading is not None:
+            marks.append(EmotionChip(reading.label, f"{reading.confidence:.0%}"))
+        if recorded.user_audio is not None:
+            self.correct = IconButton(
+                "edit", self.tr("Correct how turn {} sounded").format(recorded.turn.number), size=16
+            )
+            self.correct.clicked.connect(self._offer)
+            marks.append(self.correct)
+        return marks
+
+    def _offer(self) -> None:
+        menu = self._menu()
+        menu.popup(self.correct.mapToGlobal(QPoint(0, self.correct.height())))
+
+    def _menu(self) -> QMenu:
+        """The five emotions and the way back."""
+        menu = QMenu(self)
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        group = QActionGroup(menu)
+        for emotion in EMOTIONS:
+            action = QAction(icons.icon(emotion), theme.words(emotion), menu, checkable=True)
+            action.setChecked(emotion == emotion_of(self._recorded))
+            action.triggered.connect(partial(self._say, emotion))
+            group.addAction(action)
+            menu.addAction(action)
+        if self._recorded.corrected is not None:
+            menu.addSeparator()
+            menu.addAction(self.tr("As it was read")).triggered.connect(partial(self._say, None))
+        return menu
+
+    def _say(self, emotion: str | None, _checked: bool = False) -> None:
+        if emotion != self._recorded.corrected:
+            self.corrected.emit(emotion)
+
+    def _ending(self) -> str:
+        """How the reply ended, where it was not heard to its end."""
+        outcome = self._recorded.turn.outcome
+        return {
+            Outcome.ANSWERED: "",
+            Outcome.INTERRUPTED: self.tr("interrupted"),
+            Outcome.SUPERSEDED: self.tr("you went on speaking"),
+            Outcome.FAILED: self.tr("no answer came"),
+            Outcome.STOPPED: self.tr("stopped"),
+        }[outcome]
+
+
+def _prose(text: str, role: str = "") -> QLabel:
+    made = label(text, role)
+    made.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    return made
+
+
+class ReadingArea(QScrollArea):
+    """Something to be read, scrolled with the keyboard too; Space and the arrows to the sides are for others."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.setWidgetResizable(True)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setAccessibleName(name)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Up and down, by lines and pages."""
+        if event.key() in (Qt.Key.Key_Up, Qt.Key.Key_Down, Qt.Key.Key_PageUp, Qt.Key.Key_PageDown):
+            super().keyPressEvent(event)
+        else:
+            event.ignore()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """A ring when the keyboard is here."""
+        super().paintEvent(event)
+        if self.hasFocus():
+            painter = QPainter(self.viewport())
+            painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+            painter.setPen(QPen(QColor(theme.colours().accent), 2))
+            painter.drawRoundedRect(QRectF(self.viewport().rect()).adjusted(1, 1, -1, -1), 8, 8)
+
+
+class _Column(QWidget):
+    """Rows below each other. A row that comes in costs its own height only, which a layout of many would not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[TurnRow] = []
+        self._bottom = _EDGE
+        self.setMaximumWidth(_WIDEST * theme.pixels("body") // theme.SIZES["body"])
+
+    def put(self, turn: TurnRow, at: int) -> None:
+        """Put a row at the end, or in the place of another one."""
+        turn.setParent(self)
+        if at < len(self.rows):
+            self.rows[at].hide()
+            self.rows[at].deleteLater()
+            self.rows[at] = turn
+            self.place()
+        else:
+            self.rows.append(turn)
+            self._place(turn)
+        turn.show()
+
+    def place(self) -> None:
+        """Give every row its place."""
+        self._bottom = _EDGE
+        for turn in self.rows:
+            self._place(turn)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Another width, other heights."""
+        super().resizeEvent(event)
+        if event.size().width() != event.oldSize().width():
+            self.place()
+
+    def event(self, event: QEvent) -> bool:
+        """A row has another height: the size of the text has changed."""
+        if event.type() == QEvent.Type.LayoutRequest:
+            self.setMaximumWidth(_WIDEST * theme.pixels("body") // theme.SIZES["body"])
+            self.place()
+        return super().event(event)
+
+    def _place(self, turn: TurnRow) -> None:
+        layout = turn.layout()
+        assert layout is not None, "made with one"
+        width = self.width() - 2 * _EDGE
+        height = layout.totalHeightForWidth(width)
+        turn.setGeometry(_EDGE, self._bottom, width, height)
+        self._bottom += height + 4
+        self.setMinimumHeight(self._bottom + 2 * _EDGE)
+
+
+class Transcript(ReadingArea):
+    """All turns of a session, below each other; the current one is kept in sight.
+
+    Signals:
+        sought: the user wants to be at that moment, in seconds.
+        corrected: number of a turn, and the emotion that it really was or None.
+    """
+
+    sought = Signal(float)
+    corrected = Signal(int, object)
+
+    def __init__(self) -> None:
+        super().__init__("")
+        self.setAccessibleName(self.tr("Transcript"))
+        self._tape: Tape | None = None
+        self._current = -1
+        self._column = _Column()
+        self.setWidget(self._column)
+        self._more = QTimer(self, interval=0)
+        self._more.timeout.connect(self._add)
+
+    @property
+    def rows(self) -> list[TurnRow]:
+        """The turns that are there by now."""
+        return self._column.rows
+
+    def show_tape(self, tape: Tape | None) -> None:
+        """Show a session, a long one little by little. Of the one that is shown already, only what has changed."""
+        before, self._tape = self._tape, tape
+        if not _goes_on(before, tape):
+            self._current = -1
+            self._column = _Column()
+            self.setWidget(self._column)
+        elif tape is not None:
+            for index, turn in enumerate(self.rows):
+                if turn.shows != shown_of(tape.session.turns[index]):
+                    self._column.put(self._made(index), index)
+        self._more.start()
+
+    def set_current(self, index: int) -> None:
+        """Mark a turn, by its index, and bring it into sight."""
+        if index == self._current:
+            return
+        for number, current in ((self._current, False), (index, True)):
+            if 0 <= number < len(self.rows):
+                self.rows[number].set_current(current=current)
+        self._current = index
+        self._reveal()
+
+    # ---- inside
+
+    def _add(self) -> None:
+        first, turns = len(self.rows), self._tape.session.turns if self._tape else ()
+        if first >= len(turns):
+            self._more.stop()
+            return
+        since = QElapsedTimer()
+        since.start()
+        for index in range(first, len(turns)):
+            self._column.put(self._made(index), index)
+            if since.elapsed() > _BATCH_MS:
+                break
+        if first <= self._current < len(self.rows):
+            self._reveal()
+
+    def _made(self, index: int) -> TurnRow:
+        assert self._tape is not None, "there are turns"
+        made = TurnRow(self._tape, index)
+        made.sought.connect(self.sought)
+        made.corrected.connect(partial(self.corrected.emit, self._tape.session.turns[index].turn.number))
+        made.set_current(current=index == self._current)
+        return made
+
+    def _reveal(self) -> None:
+        if 0 <= self._current < len(self.rows):
+            turn = self.rows[self._current]
+            bar = self.verticalScrollBar()
+            top, bottom = turn.y(), turn.y() + turn.height()
+            if top < bar.value() or bottom > bar.value() + self.viewport().height():
+                bar.setValue(max(0, top - 24))
+
+
+def shown_of(recorded: RecordedTurn) -> tuple[object, ...]:
+    """What a row shows of a turn."""
+    turn = recorded.turn
+    label = turn.reading.label if turn.reading else None
+    sounds = recorded.user_audio, recorded.reply_audio
+    return turn.number, words_of(turn), turn.reply, turn.heard, turn.outcome, label, recorded.corrected, sounds
+
+
+def _goes_on(before: Tape | None, now: Tape | None) -> bool:
+    """Whether it is the same session, with more turns at most."""
+    if before is None or now is None or before.session.folder != now.session.folder:
+        return False
+    numbers = [[one.turn.number for one in tape.session.turns] for tape in (before, now)]
+    return numbers[1][: len(numbers[0])] == numbers[0]

@@ -1,0 +1,4 @@
+"""The Settings page and its sections.
+
+It knows no other page.
+"""

@@ -1,0 +1,105 @@
+"""Microphone and speaker: which, how loud, and what is the matter with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from PySide6.QtCore import QTimer
+from PySide6.QtGui import QHideEvent, QShowEvent
+from PySide6.QtWidgets import QWidget
+
+from assistant.audio.devices import Device, Devices
+from assistant.events import InputLevel
+from ui.core.app import App
+from ui.core.background import Background
+from ui.core.translations import tr
+from ui.widgets.common import Picker, column, label
+from ui.widgets.forms import LevelMeter, Outcome
+
+_LOOK_MS = 2000
+
+
+class DeviceChoice(QWidget):
+    """Two lists that follow the devices that come and go, and the microphone's level.
+
+    Args:
+        devices: finds the devices; called off Qt's thread.
+        beside: shown below the speaker.
+    """
+
+    def __init__(self, app: App, devices: Callable[[], Devices], beside: QWidget | None = None) -> None:
+        super().__init__()
+        self.app = app
+        self._devices = devices
+        self._background = Background()
+        self.destroyed.connect(self._background.close)
+        self._looking = False
+        self.microphone, self.speaker = Picker(), Picker()
+        self.meter, self.trouble = LevelMeter(), Outcome()
+        self.microphone.picked.connect(lambda name: app.change("sound", microphone=name))
+        self.speaker.picked.connect(lambda name: app.change("sound", speaker=name))
+        titles = []
+        for title, part in ((tr("Microphone"), self.microphone), (tr("Speaker"), self.speaker)):
+            titles.append(label(title, "heading"))
+            titles[-1].setBuddy(part)
+            part.setAccessibleName(title)
+        layout = column(titles[0], self.microphone, self.meter, 14, titles[1], self.speaker, spacing=6)
+        if beside is not None:
+            layout.addWidget(beside)
+        layout.addWidget(self.trouble)
+        self.setLayout(layout)
+        self.show_devices(Devices((), ()))
+        self.trouble.say("")
+        self._timer = QTimer(self, interval=_LOOK_MS)
+        self._timer.timeout.connect(self.look)
+        app.happened.connect(self._hear)
+        app.settings_changed.connect(self._follow)
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Look for devices while it is seen."""
+        super().showEvent(event)
+        self.look()
+        self._timer.start()
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        """And no longer."""
+        super().hideEvent(event)
+        self._timer.stop()
+
+    def look(self) -> None:
+        """List the devices, off Qt's thread."""
+        if not self._looking:
+            self._looking = True
+            self._background.run(self._devices, self._found, self._fail)
+
+    def show_devices(self, found: Devices) -> None:
+        """Offer these, and what is chosen although it is away."""
+        self._shown = found
+        sound = self.app.settings.sound
+        self.microphone.show_options(_options(found.microphones, sound.microphone), sound.microphone)
+        self.speaker.show_options(_options(found.speakers, sound.speaker), sound.speaker)
+
+    def _found(self, found: Devices) -> None:
+        self._looking = False
+        none = tr("No microphone was found: plug one in, or go on and type.")
+        self.trouble.say("" if found.microphones else none, trouble=True)
+        self.show_devices(found)
+
+    def _fail(self, why: str) -> None:
+        self._looking = False
+        self.trouble.say(why, trouble=True)
+
+    def _hear(self, event: object) -> None:
+        if isinstance(event, InputLevel) and self.isVisible():
+            self.meter.show_level(event.decibels)
+
+    def _follow(self, _settings: object) -> None:
+        self.show_devices(self._shown)
+
+
+def _options(found: Sequence[Device], chosen: str | None) -> list[tuple[str | None, str]]:
+    default = next((one.name for one in found if one.default), "")
+    first = tr("The system's choice: {name}").format(name=default) if default else tr("The system's choice")
+    names = list(dict.fromkeys(one.name for one in found))
+    away = [] if chosen is None or chosen in names else [(chosen, tr("{name} (not there now)").format(name=chosen))]
+    return [(None, first), *((name, name) for name in names), *away]

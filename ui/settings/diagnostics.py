@@ -1,0 +1,199 @@
+"""Settings: what the doctor finds, the log, and a report without anything personal."""
+
+from __future__ import annotations
+
+import getpass
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PySide6.QtCore import Qt, QUrl
+from PySide6.QtGui import QDesktopServices, QGuiApplication
+from PySide6.QtWidgets import QFileDialog, QPlainTextEdit, QVBoxLayout, QWidget
+
+from assistant.settings import Settings
+from ui.core import theme
+from ui.core.app import App
+from ui.core.translations import tr
+from ui.widgets.common import button, column, label, row
+from ui.widgets.forms import Mark, Outcome, Section, actions
+
+_LOG = "undertone.log"
+_TRACEBACKS = 3
+_PATH = re.compile(r"(?<![\w/\\])(?:[A-Za-z]:[\\/]|~?/)[^\s:;,'\")]+")
+
+
+class Diagnostics(Section):
+    """The doctor's findings with their remedies, the log's folder, the report."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__(tr("Diagnostics"), tr("What this machine has for the assistant, and what is missing."))
+        self.app = app
+        self.found: dict[str, dict[str, str | None]] = {}
+        self._rows = QVBoxLayout()
+        self._rows.setContentsMargins(0, 0, 0, 0)
+        self._rows.setSpacing(10)
+        rows = QWidget()
+        rows.setLayout(self._rows)
+        self.state = Outcome()
+        self.again = button(tr("Look again"), self.look, icon="again")
+        self.log = button(tr("Open the log's folder"), self._open, "quiet", icon="folder")
+        self.report = QPlainTextEdit()
+        self.report.setReadOnly(True)
+        self.report.setMinimumHeight(220)
+        self.report.setTabChangesFocus(True)
+        self.copy = button(tr("Copy"), self._copy, icon="copy")
+        self.save = button(tr("Save…"), self._save, "quiet")
+        self.done = Outcome()
+        self.add(self.state, rows, gap=12)
+        self.add(actions(self.again, self.log))
+        self.add_field(
+            tr("A report for those who help you"),
+            self.report,
+            actions(self.copy, self.save),
+            self.done,
+            note=tr("All of it is above. It holds no words of yours, no names of people, folders or devices; it goes "
+                    "nowhere unless you send it."),
+        )  # fmt: skip
+        self.look()
+
+    def look(self) -> None:
+        """Ask the doctor, in a child process."""
+        self.again.setEnabled(False)
+        self.state.say(tr("Looking…"))
+        job = self.app.run("doctor", "--model", self.app.settings.model.source, "--json")
+        job.ended.connect(lambda _code, said: self._show(job.results, said))
+
+    def _show(self, results: list[dict[str, Any]], said: str) -> None:
+        self.again.setEnabled(True)
+        if not results:
+            self.state.say(tr("The doctor could not be asked: {why}").format(why=said or "?"), trouble=True)
+            return
+        self.found = results[-1]
+        while (item := self._rows.takeAt(0)) is not None:
+            if (widget := item.widget()) is not None:
+                widget.deleteLater()
+        remedies = 0
+        for name, one in sorted(self.found.items(), key=lambda pair: pair[1]["remedy"] is None):
+            remedies += one["remedy"] is not None
+            self._rows.addWidget(_finding(name, str(one["value"]), one["remedy"]))
+        words = tr("Remarks: {count}").format(count=remedies) if remedies else tr("Everything is there.")
+        self.state.say(words)
+        self.report.setPlainText(report(self.found, self.app.settings, str(self.app.services.home), self._log_text()))
+
+    def _log_text(self) -> str:
+        try:
+            return (self.app.services.home / "logs" / _LOG).read_text("utf-8", errors="replace")[-100_000:]
+        except OSError:
+            return ""
+
+    def _open(self) -> None:
+        folder = self.app.services.home / "logs"
+        if folder.is_dir():
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(folder)))
+        else:
+            self.done.say(tr("There is no log: nothing went wrong so far."))
+
+    def _copy(self) -> None:
+        QGuiApplication.clipboard().setText(self.report.toPlainText())
+        self.done.say(tr("Copied."))
+
+    def _save(self) -> None:
+        dialog = QFileDialog(self, tr("Save the report"))
+        dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
+        dialog.selectFile("undertone-report.txt")
+        dialog.fileSelected.connect(self.write)
+        dialog.show()
+
+    def write(self, path: str) -> None:
+        """Write the report that is shown."""
+        try:
+            Path(path).write_text(self.report.toPlainText() + "\n", "utf-8")
+        except OSError as error:
+            self.done.say(
+                tr("It cannot be written ({why}): choose another place.").format(why=error.strerror), trouble=True
+            )
+        else:
+            self.done.say(tr("Saved."))
+
+
+def _finding(name: str, value: str, remedy: str | None) -> QWidget:
+    made = QWidget()
+    heading = label(name, "heading", wrap=False)
+    heading.setFixedWidth(round(11.5 * theme.pixels("body")))
+    words = column(label(value, "" if remedy else "muted", selectable=True), spacing=2)
+    if remedy:
+        words.addWidget(label(remedy, "muted", selectable=True))
+    mark = Mark("warning", "danger", 18) if remedy else Mark("check", "muted", 18)
+    beside = row(mark, heading, spacing=10)
+    for part in (mark, heading):
+        beside.setAlignment(part, Qt.AlignmentFlag.AlignTop)
+    beside.addLayout(words, 1)
+    made.setLayout(beside)
+    made.setAccessibleName(f"{name}: {value} {remedy or ''}".strip())
+    return made
+
+
+# ---- the report
+
+
+def report(found: Mapping[str, Mapping[str, str | None]], settings: Settings, home: str, log: str) -> str:
+    """What helps to find a fault and names nobody: findings, settings, the last errors without their messages."""
+    lines = ["Undertone", f"system: {platform.system()} {platform.release()} {platform.machine()}", "", "[doctor]"]
+    for name, one in found.items():
+        remedy = f" -> {one['remedy']}" if one["remedy"] else ""
+        lines.append(
+            redacted(f"{name}: {one['value']}{remedy}", (home, settings.model.source, *settings.model.folders))
+        )
+    lines += ["", "[settings]"]
+    for section, values in settings.model_dump(mode="json", exclude_defaults=True).items():
+        lines.append(f"{section}: {_plain(section, values)}")
+    lines += ["", "[last errors]", *(_errors(log) or ["none"])]
+    return "\n".join(lines)
+
+
+def redacted(text: str, folders: Sequence[str] = ()) -> str:
+    """The text without paths, the user's name or the machine's; `folders` are known ones, with spaces perhaps."""
+    for folder in sorted({*folders, str(Path.home())}, key=len, reverse=True):
+        if "/" in folder or "\\" in folder:
+            text = re.sub(rf"{re.escape(folder)}[^\s:;,'\")]*", "(a path)", text)
+    text = _PATH.sub("(a path)", text)
+    for name in {_user(), platform.node()} - {"", "root", "localhost"}:
+        text = re.sub(rf"\b{re.escape(name)}\b", "(somebody)", text, flags=re.IGNORECASE)
+    return text
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return ""
+
+
+def _plain(section: str, values: Any) -> Any:
+    """Settings without what names something of the user's."""
+    if not isinstance(values, dict):
+        return values
+    kept = dict(values)
+    for name in ("microphone", "speaker"):
+        if section == "sound" and kept.get(name):
+            kept[name] = "(chosen by name)"
+    if section == "model":
+        if "folders" in kept:
+            kept["folders"] = len(kept["folders"])
+        if "/" in kept.get("source", "") or "\\" in kept.get("source", ""):
+            kept["source"] = "(a folder)"
+    return kept
+
+
+def _errors(log: str) -> list[str]:
+    """Of the last tracebacks: where they went, by file name and line, and the kind of error; no messages, no values."""
+    told = []
+    for trace in log.split("Traceback (most recent call last):")[1:][-_TRACEBACKS:]:
+        frames = re.findall(r'File "[^"\n]*?([^"/\\\n]+)", line (\d+), in (\w+)', trace)
+        kind = re.findall(r"^([A-Za-z_][\w.]*)", trace, flags=re.MULTILINE)
+        where = " > ".join(f"{file}:{number} {function}" for file, number, function in frames[-6:])
+        told.append(f"{kind[0] if kind else 'error'} at {where}")
+    return told

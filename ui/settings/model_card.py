@@ -1,0 +1,257 @@
+"""One checkpoint in the model manager: what it is, how it fits, and what can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QFileDialog, QFrame, QLineEdit, QWidget
+
+from ui.core.app import App
+from ui.core.translations import tr
+from ui.core.untrusted_text import brief
+from ui.widgets.common import Picker, button, column, label, restyle, row
+from ui.widgets.forms import Mark, Outcome, Work, actions, size
+from ui.widgets.model_words import AUTOMATIC, About, facts, fits, plan_words, title, ways, what_for
+
+
+def choose_folder(owner: QWidget, words: str, chosen: Callable[[str], object]) -> QFileDialog:
+    """Let the user point at a folder, in a window beside this one that blocks nothing."""
+    dialog = QFileDialog(owner, words)
+    dialog.setFileMode(QFileDialog.FileMode.Directory)
+    dialog.setOption(QFileDialog.Option.ShowDirsOnly)
+    dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    dialog.fileSelected.connect(chosen)
+    dialog.show()
+    return dialog
+
+
+class TargetForm(QWidget):
+    """Where something new is to be written. Hidden until it is asked for.
+
+    Signals:
+        started: the folder.
+    """
+
+    started = Signal(str)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = label("", "small")
+        self.path = QLineEdit()
+        self.path.setAccessibleName(tr("New folder"))
+        self.path.textChanged.connect(self._name)
+        self.path.returnPressed.connect(lambda: self.started.emit(self.path.text()))
+        self.start = button(tr("Start"), lambda: self.started.emit(self.path.text()), "primary")
+        cancel = button(tr("Cancel"), self.hide, "quiet")
+        beside = row(self.path, self.start, cancel)
+        layout = column(self.words, spacing=6)
+        layout.addLayout(beside)
+        self.setLayout(layout)
+        self.hide()
+
+    def ask(self, words: str, folder: Path) -> None:
+        """Propose a folder."""
+        self.words.setText(words)
+        self.path.setText(str(folder))
+        self._name(self.path.text())
+        self.show()
+        self.path.setFocus()
+
+    def _name(self, path: str) -> None:
+        begun = bool(path) and Path(f"{path}.part").exists()
+        self.start.setText(tr("Go on") if begun else tr("Start"))
+        self.start.setEnabled(bool(path.strip()))
+
+
+class ModelCard(QFrame):
+    """A checkpoint.
+
+    Signals:
+        made: a new folder was made out of it.
+        removed: the user takes it off the list.
+        changed: it may be another one now; look at it again.
+    """
+
+    made = Signal(str)
+    removed = Signal(str)
+    changed = Signal(str)
+
+    def __init__(self, app: App, source: str, *, preset: bool) -> None:
+        super().__init__()
+        self.setProperty("role", "raised")
+        self.setAccessibleName(title(source))
+        self.app, self.source, self.preset = app, source, preset
+        self.about: About | None = None
+        self._doing = ""
+        self._targets: dict[str, Path] = {}
+        self._before = app.settings.model
+        self._used = Mark("check", "accent", 18)
+        self._used_words = label(tr("in use"), "small", wrap=False)
+        head = row(label(title(source), "lead", wrap=False), self._used, self._used_words, None, spacing=8)
+        self.facts = label(tr("Looking at it…"), "small")
+        self.plan = label("", "small")
+        self.way = Picker()
+        self.way.setAccessibleName(tr("How it is loaded"))
+        self.way.picked.connect(lambda way: self._load(*way))
+        self.use = button(tr("Use"), lambda: self._load(*AUTOMATIC), "primary")
+        self.fetch = button(tr("Download"), self._fetch, "primary", icon="download")
+        self.convert = button(tr("Convert…"), self._ask_convert, "primary")
+        self.verify = button(tr("Verify"), self._verify)
+        self.quantize = button(tr("Store in 4 bits…"), self._ask_quantize, "quiet")
+        self.remove = button(tr("Remove"), lambda: self.removed.emit(source), "quiet")
+        self.buttons = actions(self.use, self.fetch, self.convert, self.verify, self.quantize, self.remove)
+        self.form = TargetForm()
+        self.form.started.connect(self._make)
+        self.work = Work()
+        self.work.ended.connect(self._ended)
+        self.outcome = Outcome()
+        what = label(what_for(source), "small", selectable=not preset)
+        layout = column(spacing=6)
+        layout.setContentsMargins(18, 14, 18, 14)
+        layout.addLayout(head)
+        for part in (what, self.facts, self.plan, self.way, self.outcome, self.form, self.work, self.buttons):
+            layout.addWidget(part)
+        self.setLayout(layout)
+        self._update()
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the settings name it."""
+        return self.app.settings.model.source == self.source
+
+    def show_about(self, about: About) -> None:
+        """What the manager says of it."""
+        self.about = about
+        self._update()
+
+    def follow(self) -> None:
+        """The settings have changed."""
+        self._update()
+
+    def show_status(self, status: str, text: str) -> None:
+        """How loading it goes."""
+        if status == "failed":
+            back = self._before
+            if back.source != self.source:
+                action, act = tr("Back to {name}").format(name=title(back.source)), self._go_back
+            else:
+                action, act = tr("Try again"), self.app.load_model
+            self.outcome.say(text, trouble=True, action=action, act=act)
+        elif status == "ready":
+            self.outcome.say("")
+        else:
+            self.outcome.say(text)
+
+    # ---- what it looks like
+
+    def _update(self) -> None:
+        about, used = self.about, self.in_use
+        self._used.setVisible(used)
+        self._used_words.setVisible(used)
+        kind, state = (about["kind"], about["state"]) if about else ("", "")
+        plan = about["plan"] if about else None
+        usable = state == "ready" and kind in ("preset", "checkpoint")
+        if about:
+            self.facts.setText(facts(about))
+            self.plan.setText(brief(str(about["error"])) if about["error"] else plan_words(plan) if plan else "")
+            restyle(self.plan, role="error" if about["error"] else "small")
+        self.facts.setVisible(bool(self.facts.text()))
+        self.plan.setVisible(bool(self.plan.text()))
+        self.way.setVisible(used and usable and plan is not None)
+        if plan:
+            settings = self.app.settings.model
+            self.way.show_options(ways(plan), (settings.device, settings.quantize))
+            restyle(self.use, kind="primary" if fits(plan, *AUTOMATIC) else "")
+        self.use.setVisible(usable and not used)
+        self.fetch.setVisible(self.preset and state == "absent")
+        if about and about["download_bytes"]:
+            self.fetch.setText(tr("Download {size}").format(size=size(about["download_bytes"])))
+        self.convert.setVisible(kind == "original" and state == "ready")
+        self.quantize.setVisible(usable and not self.preset and about is not None and about["stored"] is None)
+        self.verify.setVisible(state in ("ready", "broken"))
+        self.remove.setVisible(not self.preset and not used)
+        self.buttons.setEnabled(not self.work.running)
+
+    # ---- what can be done
+
+    def _load(self, device: str, quantize: str, *, anyway: bool = False) -> None:
+        plan = self.about["plan"] if self.about else None
+        if plan and not anyway and not fits(plan, device, quantize):
+            self.outcome.say(
+                tr("That way it does not fit into memory."),
+                trouble=True,
+                action=tr("Try it all the same"),
+                act=lambda: self._load(device, quantize, anyway=True),
+            )
+            self._update()
+            return
+        self._before = self.app.settings.model
+        self.outcome.say("")
+        self.app.change("model", source=self.source, device=device, quantize=quantize)
+
+    def _go_back(self) -> None:
+        before = self._before
+        self.outcome.say("")
+        self.app.change("model", source=before.source, device=before.device, quantize=before.quantize)
+
+    def _fetch(self) -> None:
+        job = self.app.run("fetch", self.source, "--json")
+        self._follow("fetch", tr("Downloading {name}…").format(name=title(self.source)), job)
+
+    def _verify(self) -> None:
+        job = self.app.run_module("model.manager", "verify", self.source)
+        self._follow("verify", tr("Reading all of it…"), job)
+
+    def _ask_convert(self) -> None:
+        folder = Path(self.source)
+        self._doing = "convert"
+        self.form.ask(
+            tr("The converted checkpoint goes into a new folder; the original stays as it is. Stopped, it goes on "
+               "later where it was."),
+            self._targets.get("convert", folder.with_name(f"{folder.name}-undertone")),
+        )  # fmt: skip
+
+    def _ask_quantize(self) -> None:
+        folder = Path(self.source)
+        self._doing = "quantize"
+        self.form.ask(
+            tr("A smaller copy, which loads faster, goes into a new folder; this one stays as it is."),
+            self._targets.get("quantize", folder.with_name(f"{folder.name}-nf4")),
+        )
+
+    def _make(self, target: str) -> None:
+        self.form.hide()
+        words = tr("Converting…") if self._doing == "convert" else tr("Making a copy in 4 bits…")
+        self._targets[self._doing] = folder = Path(target).expanduser()
+        job = self.app.run_module("model.manager", self._doing, self.source, str(folder))
+        self._follow(self._doing, words, job)
+
+    def _follow(self, doing: str, words: str, job: Any) -> None:
+        self._doing = doing
+        self.outcome.say("")
+        self.work.follow(job, words)
+        self._update()
+
+    def _ended(self, code: int, said: str, last: dict[str, Any]) -> None:
+        again = {"fetch": self._fetch, "verify": self._verify, "convert": self._ask_convert}
+        if code != 0:
+            act = again.get(self._doing, self._ask_quantize)
+            words = said or tr("It ended without a word (code {code}).").format(code=code)
+            self.outcome.say(words, trouble=code != 130, action=tr("Try again"), act=act)
+        elif self._doing == "verify":
+            hashes = "\n".join(f"{digest}  {name}" for name, digest in last.get("sha256", {}).items())
+            copy = (lambda: QGuiApplication.clipboard().setText(hashes)) if hashes else None
+            checked = "; ".join(map(str, last.get("checked", [])))
+            self.outcome.say(
+                tr("Whole: {checked}.").format(checked=checked), action=tr("Copy the SHA-256 sums"), act=copy
+            )
+        elif self._doing == "fetch":
+            self.changed.emit(self.source)
+        else:
+            self.outcome.say(tr("Done: the new folder is in the list."))
+            self.made.emit(str(last["folder"]))
+        self._update()

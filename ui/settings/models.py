@@ -1,0 +1,196 @@
+"""Settings: the model manager. Presets and the user's own folders, and how more of them come."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PySide6.QtGui import QDragEnterEvent, QDropEvent
+from PySide6.QtWidgets import QLineEdit, QVBoxLayout, QWidget
+
+from assistant.events import ModelStatus
+from assistant.messages import Ready
+from assistant.settings import Settings
+from ui.core.app import App
+from ui.core.translations import tr
+from ui.settings.model_card import ModelCard, choose_folder
+from ui.widgets.common import button, row
+from ui.widgets.forms import Outcome, Section, Work, actions
+from ui.widgets.model_words import presets, title
+
+_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class ModelSettings(Section):
+    """The checkpoints as cards, adding a folder, a download by id."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__(tr("Model"), tr("Which checkpoint answers. All of them run on this machine."))
+        self.app = app
+        self.setAcceptDrops(True)
+        self.cards: dict[str, ModelCard] = {}
+        self._box = QWidget()
+        self._cards = QVBoxLayout()
+        self._cards.setContentsMargins(0, 0, 0, 0)
+        self._cards.setSpacing(12)
+        self._box.setLayout(self._cards)
+        self.trouble = Outcome()
+        self.path = QLineEdit()
+        self.path.setPlaceholderText(tr("A folder with a config.json, converted or the original's"))
+        self.path.setAccessibleName(tr("Add a folder"))
+        self.path.returnPressed.connect(self._add_typed)
+        add = QWidget()
+        add.setLayout(
+            row(self.path, button(tr("Choose…"), self._choose, icon="folder"), button(tr("Add"), self._add_typed))
+        )
+        self.added = Outcome()
+        self.repository, self.revision = QLineEdit(), QLineEdit()
+        self.repository.setPlaceholderText(tr("owner/name"))
+        self.repository.setAccessibleName(tr("Repository on the hub"))
+        self.revision.setPlaceholderText(tr("commit, 40 hexadecimal digits"))
+        self.revision.setAccessibleName(tr("Commit"))
+        self.download = button(tr("Download"), self._download, icon="download")
+        for field in (self.repository, self.revision):
+            field.textChanged.connect(self._allow_download)
+        self.work = Work()
+        self.work.ended.connect(self._downloaded)
+        self.add(self._box, self.trouble)
+        self.add_field(tr("Add a folder"), add, self.added)
+        self.add_field(
+            tr("From the model hub"),
+            self.repository,
+            self.revision,
+            actions(self.download),
+            self.work,
+            note=tr("Nothing is loaded from the network unless you press Download. Weights and settings only, never "
+                    "code, and of that one commit, so that they cannot change."),
+        )  # fmt: skip
+        app.settings_changed.connect(self._follow)
+        app.happened.connect(self._hear)
+        self._allow_download()
+        self._lay_out()
+        self.look(list(self.cards))
+
+    def look(self, sources: Sequence[str]) -> None:
+        """Have checkpoints looked at, in a child process."""
+        self.trouble.say("")
+        job = self.app.run_module("model.manager", "list", *sources)
+        job.printed.connect(self._show)
+        job.ended.connect(lambda code, said: self._looked(code, said, sources))
+
+    # ---- the list
+
+    def _lay_out(self) -> None:
+        shipped = presets()
+        wanted = dict.fromkeys((*shipped, *self.app.settings.model.folders, self.app.settings.model.source))
+        for source in list(self.cards):
+            if source not in wanted:
+                self.cards.pop(source).deleteLater()
+        for source in wanted:
+            if source not in self.cards:
+                card = ModelCard(self.app, source, preset=source in shipped)
+                card.made.connect(self.add_folder)
+                card.removed.connect(self._remove)
+                card.changed.connect(lambda one: self.look([one]))
+                self.cards[source] = card
+            self._cards.addWidget(self.cards[source])
+
+    def _show(self, about: dict[str, Any]) -> None:
+        card = self.cards.get(str(about.get("source")))
+        if card is not None:
+            card.show_about(about)
+
+    def _looked(self, code: int, said: str, sources: Sequence[str]) -> None:
+        if code != 0:
+            self.trouble.say(
+                tr("The models cannot be looked at: {why}").format(why=said or tr("the program ended")),
+                trouble=True,
+                action=tr("Try again"),
+                act=lambda: self.look(sources),
+            )
+
+    def _follow(self, _settings: Settings) -> None:
+        before = set(self.cards)
+        self._lay_out()
+        for card in self.cards.values():
+            card.follow()
+        if new := [source for source in self.cards if source not in before]:
+            self.look(new)
+
+    def _hear(self, event: object) -> None:
+        card = self.cards.get(self.app.settings.model.source)
+        if card is None:
+            return
+        if isinstance(event, ModelStatus):
+            card.show_status(event.status, event.text)
+        elif isinstance(event, Ready) and (card.about is None or card.about["state"] == "absent"):
+            self.look([card.source])  # it was fetched while it was loaded
+
+    # ---- more and fewer
+
+    def add_folder(self, folder: str) -> None:
+        """Put a folder on the list."""
+        path = Path(folder.strip()).expanduser().absolute()
+        if not path.is_dir():
+            self.added.say(tr("There is no folder {path}.").format(path=path), trouble=True)
+            return
+        self.path.clear()
+        if str(path) in self.cards:
+            self.added.say(tr("{name} is in the list already.").format(name=path.name))
+            return
+        self.added.say("")
+        self.app.change("model", folders=(*self.app.settings.model.folders, str(path)))
+
+    def _add_typed(self) -> None:
+        if self.path.text().strip():
+            self.add_folder(self.path.text())
+
+    def _choose(self) -> None:
+        choose_folder(self, tr("Add a checkpoint"), self.add_folder)
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        """Folders can be dropped here."""
+        if any(url.isLocalFile() for url in event.mimeData().urls()):
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        """Add what is dropped."""
+        for url in event.mimeData().urls():
+            if url.isLocalFile():
+                self.add_folder(url.toLocalFile())
+
+    def _remove(self, source: str) -> None:
+        folders = self.app.settings.model.folders
+        app = self.app
+        app.change("model", folders=tuple(one for one in folders if one != source))
+        app.tell(
+            tr("{name} is off the list; its files stay where they are.").format(name=title(source)),
+            tr("Undo"),
+            lambda: app.change("model", folders=folders),
+        )
+
+    # ---- the hub
+
+    def _allow_download(self) -> None:
+        repository, revision = self.repository.text().strip(), self.revision.text().strip()
+        sound = bool(_REPOSITORY.fullmatch(repository) and _COMMIT.fullmatch(revision))
+        self.download.setEnabled(sound and not self.work.running)
+
+    def _download(self) -> None:
+        repository, revision = self.repository.text().strip(), self.revision.text().strip()
+        job = self.app.run_module("model.manager", "hub", repository, revision)
+        self.added.say("")
+        self.work.follow(job, tr("Downloading {name}…").format(name=repository))
+        self._allow_download()
+
+    def _downloaded(self, code: int, said: str, last: dict[str, Any]) -> None:
+        self._allow_download()
+        if code == 0:
+            self.repository.clear()
+            self.revision.clear()
+            self.add_folder(str(last["folder"]))
+        else:
+            self.added.say(said, trouble=code != 130, action=tr("Try again"), act=self._download)

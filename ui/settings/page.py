@@ -1,0 +1,171 @@
+"""The settings: a page of the window, sections at the left. Everything takes effect at once."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import partial
+
+from PySide6.QtCore import QEvent, QSize, Qt
+from PySide6.QtGui import QResizeEvent
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QListWidget, QScrollArea, QStackedWidget, QVBoxLayout, QWidget
+
+from assistant.audio.devices import Devices
+from assistant.audio.devices import devices as find_devices
+from ui.core import icons, theme
+from ui.core.app import App
+from ui.core.translations import tr
+from ui.widgets.common import Picker, column
+from ui.widgets.forms import Section
+
+SECTIONS = ("sound", "turns", "voice", "model", "recording", "looks", "shortcuts", "diagnostics")
+_ICONS = ("speaker", "talk", "play", "model", "record", "settings", "keyboard", "info")
+_NARROW = 700
+"""Pixels, at the usual size of text, below which the list of sections becomes a drop-down above."""
+
+
+def names() -> dict[str, str]:
+    """The sections and their titles."""
+    titles = (
+        tr("Sound"),
+        tr("Turns"),
+        tr("Voice"),
+        tr("Model"),
+        tr("Recording"),
+        tr("Looks"),
+        tr("Shortcuts"),
+        tr("Diagnostics"),
+    )
+    return dict(zip(SECTIONS, titles, strict=True))
+
+
+class SettingsPage(QWidget):
+    """All settings. A section is made when it is first shown.
+
+    Args:
+        devices: finds the microphones and speakers; called off Qt's thread.
+    """
+
+    def __init__(self, app: App, devices: Callable[[], Devices] = find_devices) -> None:
+        super().__init__()
+        self.app = app
+        self.devices = devices
+        self.sections: dict[str, Section] = {}
+        self._areas: dict[str, QScrollArea] = {}
+        self._shown = SECTIONS[0]
+        self._list = QListWidget()
+        self._list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._list.setFrameShape(QFrame.Shape.NoFrame)
+        self._list.currentRowChanged.connect(lambda at: self.show_section(SECTIONS[at]) if at >= 0 else None)
+        self._drop = Picker()
+        self._drop.picked.connect(self.show_section)
+        self._stack = QStackedWidget()
+        self._left = QWidget()
+        left = QVBoxLayout()
+        left.setContentsMargins(12, 16, 4, 16)
+        left.addWidget(self._list)
+        self._left.setLayout(left)
+        self._above = QWidget()
+        above = QVBoxLayout()
+        above.setContentsMargins(16, 12, 16, 4)
+        above.addWidget(self._drop)
+        self._above.setLayout(above)
+        right = QWidget()
+        right.setLayout(column(self._above, self._stack, spacing=0))
+        layout = QHBoxLayout()
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(0)
+        layout.addWidget(self._left)
+        layout.addWidget(right, 1)
+        self.setLayout(layout)
+        self._name()
+        self.show_section(self._shown)
+
+    @property
+    def place(self) -> str:
+        """The section that is shown."""
+        return self._shown
+
+    @place.setter
+    def place(self, section: str) -> None:
+        self.show_section(section)
+
+    def show_section(self, name: str) -> Section:
+        """Turn to a section of `SECTIONS`; returns it."""
+        if name not in self.sections:
+            section = _maker(name, self)()
+            inside = QWidget()
+            box = QHBoxLayout()
+            box.setContentsMargins(28, 20, 28, 28)
+            box.addWidget(section, 1)
+            box.addStretch(0)
+            inside.setLayout(box)
+            area = QScrollArea()
+            area.setWidgetResizable(True)
+            area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+            area.setWidget(inside)
+            self.sections[name], self._areas[name] = section, area
+            self._stack.addWidget(area)
+        self._shown = name
+        self._stack.setCurrentWidget(self._areas[name])
+        self._list.setCurrentRow(SECTIONS.index(name))
+        self._drop.show_options(list(names().items()), name)
+        return self.sections[name]
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Fold the list when it is narrow."""
+        super().resizeEvent(event)
+        self._fold()
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Follow theme and size of text."""
+        super().changeEvent(event)
+        if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.FontChange) and self._list.count():
+            self._name()
+
+    def _name(self) -> None:
+        """The list's entries, in the colours and size in force."""
+        self._list.blockSignals(True)
+        self._list.clear()
+        self._list.addItems(list(names().values()))
+        for at, icon in enumerate(_ICONS):
+            self._list.item(at).setIcon(icons.icon(icon, "muted"))
+        self._list.setCurrentRow(SECTIONS.index(self._shown))
+        self._list.blockSignals(False)
+        c = theme.colours()
+        self._list.setStyleSheet(
+            "QListView::item { border: 2px solid transparent; border-radius: 8px; padding: 2px 6px; }"
+            f"QListView::item {{ color: {c.muted}; }}"
+            f"QListView::item:hover {{ background: {c.sunken}; }}"
+            f"QListView::item:selected {{ background: {c.sunken}; color: {c.text}; }}"
+            f"QListView::item:selected:active:focus {{ border-color: {c.accent}; }}"
+        )
+        self._list.setAccessibleName(tr("Sections of the settings"))
+        self._drop.setAccessibleName(tr("Section"))
+        self._fold()
+
+    def _fold(self) -> None:
+        scale = theme.pixels("body") / theme.SIZES["body"]
+        narrow = self.width() < _NARROW * scale
+        self._left.setVisible(not narrow)
+        self._above.setVisible(narrow)
+        self.setFocusProxy(self._drop if narrow else self._list)
+        widest = max(self._list.fontMetrics().horizontalAdvance(name) for name in names().values())
+        self._left.setFixedWidth(widest + 76)
+        for at in range(self._list.count()):
+            self._list.item(at).setSizeHint(QSize(0, theme.pixels("body") + 22))
+
+
+def _maker(name: str, page: SettingsPage) -> Callable[[], Section]:
+    module, kind = {
+        "sound": ("ui.settings.sound", "SoundSettings"),
+        "turns": ("ui.settings.turns", "TurnsSettings"),
+        "voice": ("ui.settings.voice", "VoiceSettings"),
+        "model": ("ui.settings.models", "ModelSettings"),
+        "recording": ("ui.settings.recording", "RecordingSettings"),
+        "looks": ("ui.settings.looks", "LooksSettings"),
+        "shortcuts": ("ui.settings.shortcuts", "ShortcutSettings"),
+        "diagnostics": ("ui.settings.diagnostics", "Diagnostics"),
+    }[name]
+    more = {"sound": (page.devices,), "turns": (page.show_section,)}.get(name, ())
+    return partial(getattr(importlib.import_module(module), kind), page.app, *more)

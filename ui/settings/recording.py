@@ -1,0 +1,155 @@
+"""Settings: whether conversations are kept, what is stored, and deleting it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PySide6.QtCore import QUrl
+from PySide6.QtGui import QDesktopServices, QShowEvent
+from PySide6.QtWidgets import QWidget
+
+from assistant.errors import AssistantError
+from assistant.sessions.corrections import corrections
+from assistant.sessions.reader import sessions
+from assistant.settings import Settings
+from ui.core.app import App
+from ui.core.background import Background
+from ui.core.translations import tr
+from ui.widgets.common import Picker, Switch, button, column, label
+from ui.widgets.forms import Choices, Outcome, Section, actions, size
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What is on the disk."""
+
+    sessions: int
+    bytes: int
+    corrections: int
+
+
+class Retention(QWidget):
+    """Whether conversations are kept, and how long; what is chosen is in force at once."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__()
+        self.mode = Choices(
+            [
+                ("off", tr("Keep nothing"), tr("Conversations are forgotten when the window is closed.")),
+                ("days", tr("Keep for some days"), tr("Older ones are deleted when the program starts.")),
+                ("keep", tr("Keep"), tr("Until you delete them.")),
+            ],
+            app.settings.recording.mode,
+            tr("Shall conversations be kept?"),
+        )
+        self.mode.chosen.connect(lambda mode: app.change("recording", mode=mode))
+        self.days = Picker()
+        self.days.setMaximumWidth(240)
+        self.days.setAccessibleName(tr("How long"))
+        self.days.picked.connect(lambda days: app.change("recording", days=days))
+        self.setLayout(column(self.mode, self.days))
+        self.setFocusProxy(self.mode)
+        app.settings_changed.connect(self._follow)
+        self._follow(app.settings)
+
+    def _follow(self, settings: Settings) -> None:
+        recording = settings.recording
+        self.mode.choose(recording.mode)
+        spans = sorted({7, 30, 90, 365, recording.days})
+        self.days.show_options([(days, tr("{days} days").format(days=days)) for days in spans], recording.days)
+        self.days.setVisible(recording.mode == "days")
+
+
+class RecordingSettings(Section):
+    """Off, for some days, or keep; what is stored; consent."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__(tr("Recording"), tr("Everything stays in a folder of yours on this machine."))
+        self.app = app
+        self._background = Background()
+        self.destroyed.connect(self._background.close)
+        self.keep = Retention(app)
+        self.stored = label(tr("Counting…"))
+        self.open = button(tr("Open the folder"), self._open, icon="folder")
+        self.delete = button(tr("Delete all"), self._delete, "danger", icon="delete")
+        self.trouble = Outcome()
+        self.consent = Switch(tr("Corrections may teach the model"), self._consent)
+        self.corrected = label("", "small")
+        self.forget = button(tr("Delete the corrections"), self._forget, "quiet")
+        self.add_field(tr("Conversations"), self.keep)
+        self.add_field(tr("Stored"), self.stored, actions(self.open, self.delete), self.trouble)
+        self.add(
+            self.consent,
+            label(
+                tr("When you correct a reading, its recording and your word are kept as an example for fine-tuning "
+                   "on this machine."),
+                "small",
+            ),
+            self.corrected,
+            actions(self.forget),
+        )  # fmt: skip
+        app.aside.changed.connect(self.count)
+        app.settings_changed.connect(self._follow)
+        self._follow(app.settings)
+        self._show(Stored(0, 0, 0))
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Count anew."""
+        super().showEvent(event)
+        self.count()
+
+    def count(self) -> None:
+        """Look at the disk, off Qt's thread."""
+        self._background.run(self._look, self._show, lambda why: self.trouble.say(why, trouble=True))
+
+    def _look(self) -> Stored:
+        folders = sessions(self.app.sessions)
+        try:
+            found = len(corrections(self.app.corrections))
+            total = sum(path.stat().st_size for one in folders for path in one.rglob("*") if path.is_file())
+        except OSError as error:
+            raise AssistantError(tr("The folder cannot be read ({why}).").format(why=error.strerror)) from error
+        return Stored(len(folders), total, found)
+
+    def _show(self, stored: Stored) -> None:
+        self.stored.setText(
+            tr("Nothing is stored.")
+            if not stored.sessions
+            else tr("Sessions: {count}, {size}").format(count=stored.sessions, size=size(stored.bytes))
+        )
+        self.delete.setVisible(stored.sessions > 0)
+        self.corrected.setText(tr("Corrections kept: {count}").format(count=stored.corrections))
+        self.forget.setVisible(stored.corrections > 0)
+
+    def _follow(self, settings: Settings) -> None:
+        self.consent.setChecked(settings.recording.corrections)
+
+    def _consent(self, on: bool) -> None:
+        self.app.change("recording", corrections=on)
+
+    def _open(self) -> None:
+        try:
+            self.app.sessions.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            self.trouble.say(tr("The folder cannot be made ({why}).").format(why=error.strerror), trouble=True)
+            return
+        QDesktopServices.openUrl(QUrl.fromLocalFile(str(self.app.sessions)))
+
+    # ---- deleting, with an undo
+
+    def _delete(self) -> None:
+        running = self.app.talk.folder if self.app.talk is not None else None
+        away = [one for one in sessions(self.app.sessions) if one != running]
+        self._put_away(away, tr("Sessions deleted: {count}.").format(count=len(away)))
+
+    def _forget(self) -> None:
+        file = self.app.corrections
+        away = [one for one in (file, file.parent / "corrections") if one.exists()]
+        self._put_away(away, tr("The corrections are deleted."))
+
+    def _put_away(self, away: list[Path], words: str) -> None:
+        try:
+            self.app.delete(away, words)
+        except AssistantError as error:
+            self.trouble.say(str(error), trouble=True)

@@ -1,0 +1,125 @@
+"""The released BLSP-Emo, or another checkpoint: found in a folder or downloaded, looked at, converted if need be."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from PySide6.QtCore import Signal
+from PySide6.QtWidgets import QLineEdit, QWidget
+
+from ui.core.app import App
+from ui.core.translations import tr
+from ui.settings.model_card import choose_folder
+from ui.widgets.common import button, column, label, row
+from ui.widgets.forms import Outcome, Work
+from ui.widgets.model_words import facts, plan_words
+
+_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class ReleasedModel(QWidget):
+    """Fields for a folder and for the hub, and what is known of what they name.
+
+    Signals:
+        changed: more is known, perhaps another `folder`.
+
+    Attributes:
+        folder: a checkpoint that can be loaded and fits, or "".
+    """
+
+    changed = Signal()
+
+    def __init__(self, app: App) -> None:
+        super().__init__()
+        self._app = app
+        self.folder = ""
+        self.path = QLineEdit()
+        self.path.setPlaceholderText(tr("A folder with a config.json, converted or the original's"))
+        self.path.setAccessibleName(tr("The model's folder"))
+        self.path.returnPressed.connect(self._look)
+        choose = button(tr("Choose…"), lambda: choose_folder(self, tr("The model's folder"), self.look), icon="folder")
+        look = button(tr("Look at it"), self._look)
+        self.repository, self.revision = QLineEdit(), QLineEdit()
+        self.repository.setPlaceholderText(tr("owner/name"))
+        self.repository.setAccessibleName(tr("Repository on the hub"))
+        self.revision.setPlaceholderText(tr("commit, 40 hexadecimal digits"))
+        self.revision.setAccessibleName(tr("Commit"))
+        download = button(tr("Download"), self._download, icon="download")
+        self.work = Work()
+        self.work.ended.connect(self._ended)
+        self.outcome = Outcome()
+        hub = row(self.repository, self.revision, download)
+        hub.setStretch(0, 2)
+        hub.setStretch(1, 3)
+        layout = column(label(tr("From a folder on this machine"), "small"), spacing=6)
+        layout.addLayout(row(self.path, choose, look))
+        layout.addSpacing(6)
+        layout.addWidget(label(tr("Or from the model hub: weights and settings of one commit, never code"), "small"))
+        layout.addLayout(hub)
+        layout.addSpacing(6)
+        layout.addWidget(self.work)
+        layout.addWidget(self.outcome)
+        self.setLayout(layout)
+
+    def look(self, folder: str) -> None:
+        """Look at a folder, in a child process: what it is and whether it fits into memory."""
+        self._take("")
+        path = Path(folder.strip()).expanduser().absolute()
+        self.path.setText(str(path))
+        if not path.is_dir():
+            self.outcome.say(tr("There is no folder {path}.").format(path=path), trouble=True)
+        elif not self.work.running:
+            self.outcome.say("")
+            self.work.follow(self._app.run_module("model.manager", "list", str(path)), tr("Looking at it…"))
+
+    def _look(self) -> None:
+        if self.path.text().strip():
+            self.look(self.path.text())
+
+    def _download(self) -> None:
+        repository, revision = self.repository.text().strip(), self.revision.text().strip()
+        if not _REPOSITORY.fullmatch(repository) or not _COMMIT.fullmatch(revision):
+            words = tr("Give the repository as owner/name, and the commit: the 40 digits that its page shows.")
+            self.outcome.say(words, trouble=True)
+        elif not self.work.running:
+            self._take("")
+            self.outcome.say("")
+            job = self._app.run_module("model.manager", "hub", repository, revision)
+            self.work.follow(job, tr("Downloading {name}…").format(name=repository))
+
+    def _convert(self, source: str) -> None:
+        target = self._app.services.home / "models" / f"{Path(source).name}-converted"
+        job = self._app.run_module("model.manager", "convert", source, str(target))
+        self.outcome.say("")
+        self.work.follow(job, tr("Converting…"))
+
+    def _ended(self, code: int, said: str, last: dict[str, Any]) -> None:
+        if "state" in last and last["error"] is None:
+            self._show(last)
+        elif code == 0 and "folder" in last:
+            self.look(str(last["folder"]))  # downloaded, or converted
+        else:
+            self.outcome.say(said or tr("It cannot be looked at: the program ended."), trouble=code != 130)
+            self.changed.emit()
+
+    def _show(self, about: dict[str, Any]) -> None:
+        source, plan = str(about["source"]), about["plan"]
+        if about["kind"] == "original":
+            amount = facts(about)
+            self.outcome.say(
+                tr("{facts}. Converting keeps the original and writes as much again.").format(facts=amount),
+                action=tr("Convert"),
+                act=lambda: self._convert(source),
+            )
+            self.changed.emit()
+            return
+        fits = plan is not None and plan["recommended"] is not None
+        self.outcome.say("\n".join([facts(about), *([plan_words(plan)] if plan else [])]), trouble=not fits)
+        self._take(source if fits else "")
+
+    def _take(self, folder: str) -> None:
+        self.folder = folder
+        self.changed.emit()

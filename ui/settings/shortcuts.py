@@ -1,0 +1,143 @@
+"""Settings: keys."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QEvent, Qt, Signal
+from PySide6.QtGui import QFocusEvent, QKeyEvent, QKeySequence
+from PySide6.QtWidgets import QGridLayout, QPushButton, QWidget
+
+from assistant.settings import Settings, TurnSection
+from ui.core.app import App
+from ui.core.translations import tr
+from ui.widgets.common import button, label
+from ui.widgets.forms import Outcome, Section, actions
+
+_MODIFIERS = (Qt.Key.Key_Shift, Qt.Key.Key_Control, Qt.Key.Key_Alt, Qt.Key.Key_Meta, Qt.Key.Key_AltGr)
+_NEEDED = ("Tab", "Shift+Backtab", "Return", "Enter", "Up", "Down", "Left", "Right", "Backspace", "Del")
+
+
+def fixed() -> list[tuple[str, str]]:
+    """The keys of the window that cannot be changed, and what they do."""
+    return [
+        ("Ctrl+1", tr("Talk")),
+        ("Ctrl+2", tr("Sessions")),
+        ("Ctrl+3", tr("Fine-tune")),
+        ("Ctrl+,", tr("Settings")),
+        ("Ctrl+Q", tr("Quit")),
+        ("Ctrl+N", tr("A new conversation")),
+        ("Ctrl+Z", tr("Undo the last turn")),
+        ("Ctrl+M", tr("Mute the microphone, or hear it again")),
+        ("Esc", tr("Stop listening, thinking and speaking")),
+        ("Ctrl+F", tr("Search the sessions")),
+        ("Tab", tr("To the next control")),
+    ]
+
+
+def spelled(keys: str) -> str:
+    """Keys as people write them here."""
+    return (
+        tr("Space", "key") if keys == "Space" else QKeySequence(keys).toString(QKeySequence.SequenceFormat.NativeText)
+    )
+
+
+class KeyButton(QPushButton):
+    """Shows a key; pressed, it takes the next one. Escape or leaving keeps the old one.
+
+    Signals:
+        taken: the key as Qt writes it.
+        refused: a key that the window needs.
+    """
+
+    taken = Signal(str)
+    refused = Signal(str)
+
+    def __init__(self, keys: str) -> None:
+        super().__init__()
+        self._keys = keys
+        self.waiting = False
+        self.setAccessibleName(tr("Talk key"))
+        self.clicked.connect(self._wait)
+        self.show_keys(keys)
+
+    def show_keys(self, keys: str) -> None:
+        """Show a key."""
+        self._keys, self.waiting = keys, False
+        self.setText(spelled(keys))
+        self.setAccessibleDescription(spelled(keys))
+
+    def event(self, event: QEvent) -> bool:
+        """Take keys before shortcuts, Tab and the button's own Space do."""
+        if self.waiting and event.type() is QEvent.Type.ShortcutOverride:
+            event.accept()
+            return True
+        if self.waiting and event.type() is QEvent.Type.KeyPress and isinstance(event, QKeyEvent):
+            self._take(event)
+            return True
+        return super().event(event)
+
+    def focusOutEvent(self, event: QFocusEvent) -> None:
+        """Leaving keeps the old key."""
+        super().focusOutEvent(event)
+        if self.waiting:
+            self.show_keys(self._keys)
+
+    def _wait(self) -> None:
+        self.waiting = True
+        self.setText(tr("Press a key…"))
+
+    def _take(self, event: QKeyEvent) -> None:
+        if event.key() in _MODIFIERS:
+            return
+        if event.key() == Qt.Key.Key_Escape:
+            self.show_keys(self._keys)
+            return
+        keys = QKeySequence(event.keyCombination()).toString(QKeySequence.SequenceFormat.PortableText)
+        if keys in _NEEDED or keys in (taken for taken, _ in fixed()):
+            self.show_keys(self._keys)
+            self.refused.emit(keys)
+            return
+        self.show_keys(keys)
+        self.taken.emit(keys)
+
+
+class ShortcutSettings(Section):
+    """The talk key, and the other ones to know."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__(tr("Shortcuts"))
+        self._app = app
+        self.key = KeyButton(app.settings.turns.shortcut)
+        self.key.taken.connect(self._take)
+        self.key.refused.connect(self._refuse)
+        self.said = Outcome()
+        default = TurnSection().shortcut
+        reset = button(tr("Use the space bar"), lambda: self._take(default), "quiet")
+        self.add_field(
+            tr("Talk key"),
+            actions(self.key, reset),
+            self.said,
+            note=tr("Hold it while you speak; what you say in the moment after letting go is still heard. "
+                    "In a text field it types."),
+        )  # fmt: skip
+        table = QWidget()
+        grid = QGridLayout()
+        grid.setContentsMargins(0, 0, 0, 0)
+        grid.setHorizontalSpacing(32)
+        grid.setVerticalSpacing(10)
+        grid.setColumnStretch(1, 1)
+        for at, (keys, what) in enumerate(fixed()):
+            grid.addWidget(label(spelled(keys), wrap=False), at, 0)
+            grid.addWidget(label(what, "muted"), at, 1)
+        table.setLayout(grid)
+        self.add_field(tr("In the window"), table)
+        app.settings_changed.connect(self._follow)
+
+    def _take(self, keys: str) -> None:
+        self.said.say("")
+        self._app.change("turns", shortcut=keys)
+
+    def _refuse(self, keys: str) -> None:
+        self.said.say(tr("{keys} is needed elsewhere: choose another key.").format(keys=spelled(keys)), trouble=True)
+
+    def _follow(self, settings: Settings) -> None:
+        self.key.show_keys(settings.turns.shortcut)

@@ -1,0 +1,84 @@
+"""Settings: microphone and speaker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from assistant.audio.devices import Devices
+from assistant.audio.devices import devices as find_devices
+from assistant.audio.echo import Duplex
+from assistant.events import Samples
+from assistant.settings import Settings
+from ui.core.app import App
+from ui.core.translations import tr
+from ui.settings.device_choice import DeviceChoice
+from ui.settings.sound_check import SoundCheck
+from ui.widgets.common import button
+from ui.widgets.forms import Choices, Section, actions
+
+_RATE = 24_000
+
+
+class SoundSettings(Section):
+    """Devices by name, their level, a check, and what is done about the echo.
+
+    Args:
+        devices: finds the devices; called off Qt's thread.
+    """
+
+    def __init__(self, app: App, devices: Callable[[], Devices] = find_devices) -> None:
+        super().__init__(tr("Sound"))
+        self.app = app
+        self.test = button(tr("Play a test sound"), self._play_test, icon="speaker")
+        look = button(tr("Look for new devices"), self._look_anew, "quiet", icon="again")
+        self.check = SoundCheck(app)
+        self.echo = Choices(
+            [
+                (
+                    Duplex.CANCEL,
+                    tr("Take its own voice out"),
+                    tr("For loudspeakers: you can interrupt it by speaking."),
+                ),
+                (
+                    Duplex.HALF,
+                    tr("Do not listen while it speaks"),
+                    tr("For loud rooms: interrupt it with the key instead."),
+                ),
+                (Duplex.OPEN, tr("Listen to everything"), tr("For headphones: nothing is taken out of your voice.")),
+            ],
+            app.settings.sound.echo,
+            tr("So that it does not hear itself"),
+        )
+        self.echo.chosen.connect(lambda mode: app.change("sound", echo=mode))
+        self.devices = DeviceChoice(app, devices, actions(self.test, look))
+        self.add(self.devices)
+        self.add_field(
+            tr("Try it out"),
+            self.check,
+            note=tr("Eight seconds: a soft noise, then you speak, then you hear yourself. Nothing is kept."),
+        )
+        self.add_field(tr("So that it does not hear itself"), self.echo)
+        app.settings_changed.connect(self._follow)
+
+    def _look_anew(self) -> None:
+        sound = self.app.settings.sound
+        if self.app.talk is not None:
+            self.app.talk.choose_devices(sound.microphone, sound.speaker)  # the sound system starts afresh
+        self.devices.look()
+
+    def _play_test(self) -> None:
+        if self.app.talk is not None:
+            self.app.talk.clips.play(test_sound(), _RATE)
+
+    def _follow(self, settings: Settings) -> None:
+        self.echo.choose(settings.sound.echo)
+
+
+def test_sound() -> Samples:
+    """Three soft tones, one after the other."""
+    time = np.arange(round(0.35 * _RATE)) / _RATE
+    fade = np.minimum(1, time / 0.01) * np.exp(-4 * time)
+    tones = [0.2 * fade * np.sin(2 * np.pi * hertz * time) for hertz in (440.0, 554.4, 659.3)]
+    return np.concatenate(tones).astype(np.float32)

@@ -1,0 +1,210 @@
+"""Settings: how replies are spoken."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.resources import files
+
+import numpy as np
+
+from assistant.events import EMOTIONS, EmotionReading
+from assistant.settings import Settings
+from assistant.speech.sentences import Sentence
+from assistant.speech.synthesizer import Mood, Speech, Synthesizer, Voice, mood_of
+from ui.core.app import App
+from ui.core.background import Background
+from ui.core.translations import tr
+from ui.widgets.common import Picker, Switch, button, label
+from ui.widgets.forms import Choices, Outcome, Section, Work, actions, size
+from ui.widgets.value_slider import ValueSlider
+
+NEURAL = "kokoro-82m"
+
+_SAMPLES = {
+    "en": "The train was late, but I caught the last bus home.",
+    "zh": "火车晚点了，不过我还是赶上了最后一班公共汽车。",
+    "de": "Der Zug hatte Verspätung, aber ich habe den letzten Bus noch bekommen.",
+    "fr": "Le train avait du retard, mais j'ai eu le dernier bus.",
+    "es": "El tren llegó tarde, pero alcancé el último autobús.",
+}
+_NUMBERS = "1, 2, 3, 4, 5, 6, 7."  # every voice reads them in its own language
+
+
+class VoiceSettings(Section):
+    """Engine, voice, pace, pitch, volume, and whether the mood colours them."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__(tr("Voice"))
+        self.app = app
+        self._background = Background()
+        self.destroyed.connect(self._background.close)
+        self._voices: list[Voice] = []
+        voice = app.settings.voice
+        self.engine = Choices(
+            [
+                ("system", tr("The system's voices"), tr("Many languages, at once, a little mechanical.")),
+                ("kokoro", tr("The neural voice"), tr("Natural; English. It takes more of the processor.")),
+                ("none", tr("No voice"), tr("Replies are read on the screen.")),
+            ],
+            voice.engine,
+            tr("Who speaks"),
+        )
+        self.engine.chosen.connect(self._choose_engine)
+        self.offer = Outcome()
+        self.work = Work()
+        self.work.ended.connect(self._fetched)
+        self.voice = Picker()
+        self.voice.picked.connect(lambda name: app.change("voice", name=name))
+        self.hear = button(tr("Hear this voice"), self._preview, icon="play")
+        self.trouble = Outcome()
+        self.rate = self._slider(tr("Pace"), "rate", 0.5, 2.0)
+        self.pitch = self._slider(tr("Pitch"), "pitch", 0.5, 2.0)
+        self.volume = self._slider(tr("Volume"), "volume", 0.0, 1.0)
+        self.mood = Switch(tr("Follow the mood"), lambda on: app.change("voice", follow_mood=on))
+        names = {
+            "neutral": tr("neutral"),
+            "happy": tr("happy"),
+            "angry": tr("angry"),
+            "sad": tr("sad"),
+            "surprise": tr("surprised"),
+        }
+        self.moods = {
+            emotion: button(names[emotion], lambda emotion=emotion: self._preview(emotion), "quiet")  # type: ignore[misc]
+            for emotion in EMOTIONS
+        }
+        self.add_field(tr("Who speaks"), self.engine, self.offer, self.work)
+        self.add_field(tr("Voice"), self.voice, actions(self.hear), self.trouble)
+        for slider in (self.rate, self.pitch, self.volume):
+            self.add_field(slider.accessibleName(), slider)
+        self.add(
+            self.mood,
+            label(
+                tr("It answers a feeling and does not mimic it: calmer for anger, softer and slower for sadness, "
+                   "livelier for joy; never by more than a tenth in pace and pitch. Hear it answer a voice that is"),
+                "small",
+            ),
+            actions(*self.moods.values()),
+        )  # fmt: skip
+        app.settings_changed.connect(self._follow)
+        self._follow(app.settings)
+        self._list_voices()
+
+    def _slider(self, title: str, name: str, low: float, high: float) -> ValueSlider:
+        words = (lambda v: f"{v:.0%}") if name == "volume" else (lambda v: f"{v:.2f} ×")
+        slider = ValueSlider(title, low, high, 0.05, getattr(self.app.settings.voice, name), words)
+        slider.settled.connect(lambda value: self.app.change("voice", **{name: value}))
+        return slider
+
+    # ---- engine
+
+    def _choose_engine(self, engine: str) -> None:
+        self.offer.say("")
+        if engine != "kokoro":
+            self._use(engine)
+            return
+        self.engine.choose(self.app.settings.voice.engine)  # until it is known to be there
+        self._background.run(lambda: self._probe(engine), lambda _: self._use(engine), self._offer)
+
+    def _probe(self, engine: str) -> None:
+        self.app.services.synthesizer(engine).close()
+
+    def _use(self, engine: str) -> None:
+        self.app.change("voice", engine=engine, name=None)
+        self._list_voices()
+
+    def _offer(self, _why: str) -> None:
+        amount = size(download_bytes(NEURAL))
+        self.offer.say(
+            tr("The neural voice is not on this machine yet: a download of {size}.").format(size=amount),
+            action=tr("Download {size}").format(size=amount),
+            act=self._fetch,
+        )
+
+    def _fetch(self) -> None:
+        self.offer.say("")
+        if not self.work.running:
+            self.work.follow(self.app.run("fetch", NEURAL, "--json"), tr("Downloading the neural voice…"))
+
+    def _fetched(self, code: int, said: str, _last: object) -> None:
+        if code == 0:
+            self._use("kokoro")
+        else:
+            self.offer.say(said, trouble=code != 130, action=tr("Try again"), act=self._fetch)
+
+    # ---- voices
+
+    def _list_voices(self) -> None:
+        synthesizer = self.app.synthesizer
+        self.trouble.say("")
+        if synthesizer is None:
+            self._show_voices([])
+        else:
+            self._background.run(synthesizer.voices, self._show_voices, lambda why: self.trouble.say(why, trouble=True))
+
+    def _show_voices(self, voices: list[Voice]) -> None:
+        self._voices = sorted(voices, key=_order)
+        self._follow(self.app.settings)
+
+    def _preview(self, emotion: str = "neutral") -> None:
+        synthesizer = self.app.synthesizer
+        if synthesizer is None:
+            return
+        self.trouble.say("")
+        self._set_ready(False)
+        self._background.run(lambda: self._speak(synthesizer, emotion), self._play, self._fail)
+
+    def _speak(self, synthesizer: Synthesizer, emotion: str) -> Speech:
+        settings = self.app.settings.voice.settings
+        chosen = next((one for one in self._voices if one.name == settings.name), None)
+        language = chosen.language.split("-")[0] if chosen else "en"
+        text = _SAMPLES.get(language, _NUMBERS)
+        return synthesizer.speak(Sentence(text, text, 0, len(text), language), settings, _mood(emotion))
+
+    def _play(self, speech: Speech) -> None:
+        self._set_ready(True)
+        if self.app.talk is not None:
+            self.app.talk.clips.play(speech.samples, speech.rate)
+
+    def _fail(self, why: str) -> None:
+        self._set_ready(True)
+        self.trouble.say(why, trouble=True)
+
+    def _set_ready(self, on: bool) -> None:
+        for one in (self.hear, *self.moods.values()):
+            one.setEnabled(on)
+
+    def _follow(self, settings: Settings) -> None:
+        voice = settings.voice
+        self.engine.choose(voice.engine)
+        options: list[tuple[str | None, str]] = [(None, tr("The best for each language"))]
+        options += [(one.name, f"{one.title} · {one.language}") for one in self._voices]
+        if voice.name is not None and voice.name not in (name for name, _ in options):
+            options.append((voice.name, voice.name))
+        self.voice.show_options(options, voice.name)
+        self.mood.setChecked(voice.follow_mood)
+        speaks = voice.engine != "none"
+        for one in (self.voice, self.rate, self.pitch, self.volume, self.mood):
+            one.setEnabled(speaks)
+        self._set_ready(speaks)
+        for slider, value in ((self.rate, voice.rate), (self.pitch, voice.pitch), (self.volume, voice.volume)):
+            if not slider.slider.isSliderDown():
+                slider.show_value(value)
+
+
+def download_bytes(name: str) -> int:
+    """The size of an artifact's packages, from the shipped list."""
+    entries = tomllib.loads((files("resources") / "weights.toml").read_text("utf-8"))
+    return sum(package["size"] for package in entries[name]["source"][0]["package"])
+
+
+def _order(voice: Voice) -> tuple[int, str]:
+    """English and Chinese first; the rest by name."""
+    first = ("en", "zh")
+    language = voice.language.split("-")[0]
+    return (first.index(language) if language in first else len(first), voice.title)
+
+
+def _mood(emotion: str) -> Mood:
+    certain = np.array([one == emotion for one in EMOTIONS], np.float32)
+    nothing = np.zeros((0, len(EMOTIONS)), np.float32)
+    return mood_of(EmotionReading(certain, emotion, 0.0, nothing, np.zeros(len(EMOTIONS), np.float32)))

@@ -1,0 +1,4 @@
+"""The Talk page, the emotion panel and the compact window.
+
+It knows no other page.
+"""

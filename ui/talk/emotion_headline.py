@@ -1,0 +1,104 @@
+"""The emotion panel's headline: what the voice sounded like, how sure that is, and what kind of reading it is."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QRectF, Qt
+from PySide6.QtGui import QFocusEvent, QFont, QFontMetrics, QPainter, QPaintEvent
+from PySide6.QtWidgets import QBoxLayout, QPushButton, QToolTip, QWidget
+
+from assistant.events import UNSURE
+from ui.core import icons, theme
+from ui.core.translations import tr
+from ui.widgets.common import label, restyle, row
+
+
+def prosody() -> str:
+    """What a prosody estimate is."""
+    return tr(
+        "Estimated from pitch, loudness, tempo and colour of the voice alone. It was fitted on synthetic voices: how "
+        "often it is right about people's feelings has not been measured."
+    )
+
+
+class _Explained(QPushButton):
+    """A word that explains itself under the mouse, when it gets the focus, and to a screen reader."""
+
+    def __init__(self, text: str, explanation: str) -> None:
+        super().__init__(text)
+        self.setProperty("kind", "quiet")
+        self.setToolTip(explanation)
+        self.setAccessibleDescription(explanation)
+        self.clicked.connect(self._explain)
+
+    def focusInEvent(self, event: QFocusEvent) -> None:
+        """Explain."""
+        super().focusInEvent(event)
+        if event.reason() in (Qt.FocusReason.TabFocusReason, Qt.FocusReason.BacktabFocusReason):
+            self._explain()
+
+    def _explain(self) -> None:
+        QToolTip.showText(self.mapToGlobal(self.rect().bottomLeft()), self.toolTip(), self)
+
+
+class _Glyph(QWidget):
+    """A large glyph, in the hue of its emotion."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._name = UNSURE
+
+    def show_glyph(self, name: str) -> None:
+        """An emotion, or any other icon, which is muted."""
+        self._name = name
+        self.setFixedSize(theme.pixels("display"), theme.pixels("display"))
+        self.update()
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """The icon, as large as the text asks."""
+        painter = QPainter(self)
+        icons.paint(painter, self._name, QRectF(self.rect()), theme.colours().emotion(self._name))
+
+
+class Headline(QWidget):
+    """Glyph, words, confidence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._glyph = _Glyph()
+        self.text = label(role="title")
+        self.confidence = label(role="lead", wrap=False)
+        self.estimate = _Explained(tr("prosody estimate"), prosody())
+        self._sure = QWidget()
+        self._sure.setLayout(row(self.confidence, self.estimate, None))
+        head = row(self._glyph, spacing=10)
+        head.addWidget(self.text, 1)
+        self._top = QBoxLayout(QBoxLayout.Direction.TopToBottom)
+        self._top.setContentsMargins(0, 0, 0, 0)
+        self._top.addLayout(head)
+        self._top.addWidget(self._sure)
+        self.setLayout(self._top)
+
+    def show_words(self, glyph: str, words: str, tip: str) -> None:
+        """Say something, with a glyph: an emotion's or any other."""
+        self._glyph.show_glyph(glyph)
+        self.text.setText(words)
+        self.text.setToolTip(tip)
+
+    def show_confidence(self, confidence: str, *, estimate: bool) -> None:
+        """How sure a reading is, "" without one; `estimate`: it comes from prosody alone."""
+        self._sure.setVisible(bool(confidence))
+        self.confidence.setText(confidence)
+        self.estimate.setVisible(estimate)
+
+    def fit(self, width: int, *, strip: bool) -> None:
+        """Fill `width` pixels. In a strip it is one line where there is room, and never more than two."""
+        title = QFont(self.font())
+        title.setPixelSize(theme.pixels("title"))
+        title.setBold(True)
+        words = QFontMetrics(title).horizontalAdvance(self.text.text()) + self._glyph.width()
+        beside = strip and words + self._sure.sizeHint().width() + 120 < width
+        down, across = QBoxLayout.Direction.TopToBottom, QBoxLayout.Direction.LeftToRight
+        self._top.setDirection(across if beside else down)
+        self._top.setStretch(1, int(beside))
+        self.text.setWordWrap(not strip)
+        restyle(self.text, role="heading" if strip and words + 120 > width else "title")

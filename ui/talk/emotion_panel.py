@@ -1,0 +1,360 @@
+"""The emotion panel: what the voice sounded like in this turn and over the conversation, and the user's correction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from PySide6.QtCore import QEvent, Qt, Signal
+from PySide6.QtGui import QResizeEvent
+from PySide6.QtWidgets import QBoxLayout, QFrame, QScrollArea, QSizePolicy, QWidget
+
+from assistant.events import (
+    UNSURE,
+    EmotionRead,
+    EmotionReading,
+    Failed,
+    Spoken,
+    StateChanged,
+    TurnEnded,
+    TurnUndone,
+    UtteranceEnded,
+)
+from assistant.messages import Ready
+from assistant.sessions.recorder import RATE
+from ui.core import theme
+from ui.core.app import App
+from ui.core.playback import Playback
+from ui.core.translations import tr
+from ui.talk.emotion_headline import Headline
+from ui.widgets.common import IconButton, column, label, row
+from ui.widgets.emotion_charts import ReadingBars, ReadingHistory, TurnReading, percent
+from ui.widgets.emotion_correction import Correction, remember_answer, was_asked
+from ui.widgets.waveform import Waveform
+
+_STRIP_HEIGHT = 320  # pixels of the unfolded strip, at most
+_TWO_COLUMNS = 32  # heights of the text; a narrower strip has one column
+_NEAR = 24  # pixels from the end that still count as being there
+_UNLIMITED = 16_777_215  # Qt's own largest height
+
+
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """A spoken turn as the panel knows it."""
+
+    number: int
+    spoken: Spoken
+    reading: EmotionReading | None = None
+    read: bool = False  # an answer came, with a reading or without
+    ended: bool = False  # it stands in the history: only then can it be corrected
+    corrected: str | None = None
+    before: str | None = None  # what `corrected` was before
+
+
+class EmotionPanel(QWidget):
+    """Listens to `app.happened` by itself. Beside the conversation it is a column; `set_strip` lays it above.
+
+    Args:
+        before: the panel in another language, whose place this one takes and whose turns it keeps.
+
+    Signals:
+        corrected: the number of a turn, and how it sounded, says the user; None: as it was read.
+    """
+
+    corrected = Signal(int, object)
+
+    def __init__(self, app: App, before: EmotionPanel | None = None) -> None:
+        super().__init__()
+        self._app = app
+        self._turns: dict[int, _Turn] = before._turns if before else {}
+        self._shown: int | None = before.shown if before else None
+        self._speaking: bool = before is not None and before._speaking
+        self._about: Mapping[str, Any] = app.about
+        self._strip = self._folded = False
+        self._drawn: tuple[_Turn | None, EmotionReading | None] = (None, None)
+        self._playback = Playback(app, self)
+        self._playback.changed.connect(self._show_playing)
+        self._playback.refused.connect(app.tell)
+        self.setAccessibleName(self.tr("Emotion"))
+        self._build()
+        app.happened.connect(self._hear)
+        self._draw()
+
+    # ---- what the page calls
+
+    def show_turn(self, number: int) -> None:
+        """Show that turn's reading, if it was spoken."""
+        if number in self._turns and number != self._shown:
+            self._shown = number
+            self._draw()
+
+    def clear(self) -> None:
+        """A new conversation has begun."""
+        self._turns.clear()
+        self._shown = None
+        self._draw()
+
+    def set_strip(self, on: bool) -> None:
+        """A strip above the conversation, folded at first, instead of a column beside it."""
+        if on != self._strip:
+            self._strip = on
+            self._edge.setContentsMargins(16, 8 if on else 12, 16, 8 if on else 12)
+            self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum if on else self._free)
+            self._edge.setStretch(self._edge.count() - 1, int(on))  # what is left is left empty
+            self._fold.setVisible(on)
+            self.set_folded(on)
+
+    def set_folded(self, folded: bool) -> None:
+        """Whether the strip shows its headline alone."""
+        self._folded = folded and self._strip
+        self._body.setVisible(not self._folded)
+        self._fold.show_icon(*(("down", self.tr("More")) if self._folded else ("close", self.tr("Less"))))
+        self._arrange()
+
+    @property
+    def shown(self) -> int | None:
+        """The number of the turn that is shown."""
+        return self._shown
+
+    def correct(self, emotion: str) -> None:
+        """The user says how the shown turn really sounded."""
+        turn = self._turn
+        if turn is not None and turn.corrected != emotion:
+            turn.before, turn.corrected = turn.corrected, emotion
+            self._tell(turn)
+            if not self._app.settings.recording.corrections and not was_asked(self._app):
+                self._correction.ask(on=True)
+            self._draw()
+
+    def undo(self) -> None:
+        """Take the last correction of the shown turn back."""
+        turn = self._turn
+        if turn is not None:
+            turn.corrected, turn.before = turn.before, None
+            self._tell(turn)
+            self._correction.ask(on=False)
+            self._draw()
+
+    # ---- what happens
+
+    def _hear(self, event: object) -> None:
+        if isinstance(event, StateChanged):
+            if event.user_speaking != self._speaking:
+                self._speaking = event.user_speaking
+                self._draw()
+            return
+        if isinstance(event, UtteranceEnded) and isinstance(event.message, Spoken):
+            self._turns[event.turn] = _Turn(event.turn, event.message)
+            self._shown = event.turn
+        elif isinstance(event, EmotionRead) and (turn := self._turns.get(event.turn)):
+            turn.reading, turn.read = event.reading, True
+        elif isinstance(event, TurnEnded) and (turn := self._turns.get(event.turn.number)):
+            self._end(turn, event)
+        elif isinstance(event, TurnUndone) and event.turn in self._turns:
+            self._forget(event.turn)
+        elif isinstance(event, Failed) and event.turn is not None and (turn := self._turns.get(event.turn)):
+            turn.ended = True
+        elif isinstance(event, Ready):
+            self._about = event.about
+        else:
+            return
+        self._draw()
+
+    def _end(self, turn: _Turn, event: TurnEnded) -> None:
+        if not turn.ended:
+            turn.ended = True
+            if turn.corrected:
+                self._send(turn)
+        if event.turn.reading is not None:
+            turn.reading, turn.read = event.turn.reading, True
+
+    def _forget(self, number: int) -> None:
+        del self._turns[number]
+        if self._shown == number:
+            self._shown = next(reversed(self._turns), None)
+
+    # ---- corrections
+
+    def _tell(self, turn: _Turn) -> None:
+        self._send(turn)
+        self.corrected.emit(turn.number, turn.corrected)
+
+    def _send(self, turn: _Turn) -> None:
+        talk = self._app.talk
+        if talk is not None and turn.ended:
+            talk.correct(turn.number, turn.corrected, consent=self._app.settings.recording.corrections)
+
+    def _answer(self, consent: bool) -> None:
+        remember_answer(self._app)
+        self._correction.ask(on=False)
+        if consent:
+            self._app.change("recording", corrections=True)
+            for turn in self._turns.values():
+                if turn.corrected:
+                    self._send(turn)
+
+    # ---- sound
+
+    def _hear_from(self, seconds: float) -> None:
+        self._playback.seek(seconds)
+        if not self._playback.playing:
+            self._playback.play()
+
+    def _show_playing(self, on: bool) -> None:
+        self._sound.show_icon(*(("stop", self.tr("Stop")) if on else ("play", self.tr("Hear it"))))
+        if not on:
+            self._waveform.set_position(None)
+
+    # ---- building
+
+    def _build(self) -> None:
+        self._free = QSizePolicy.Policy.Expanding
+        self._headline = Headline()
+        self._note = label(role="small")
+        self._fold = IconButton("down", self.tr("More"), lambda: self.set_folded(not self._folded))
+        self._fold.hide()
+        whole = row()
+        whole.addWidget(self._headline, 1)
+        whole.addWidget(self._fold, 0, Qt.AlignmentFlag.AlignTop)
+        self._bars, self._history = ReadingBars(), ReadingHistory()
+        self._history.chosen.connect(self.show_turn)
+        self._waveform = Waveform(self.tr("Your voice"))
+        self._waveform.sought.connect(self._hear_from)
+        self._playback.moved.connect(self._waveform.set_position)
+        self._sound = IconButton("play", self.tr("Hear it"), self._playback.toggle, 16)
+        self._caption = label(role="small", wrap=False)
+        self._more = IconButton("down", self.tr("This conversation"), self._show_history, 16)
+        head = _widget(row(self._caption, None, self._sound, self._more, spacing=2))
+        self._utterance = _widget(column(head, self._waveform, spacing=0))
+        self._correction = Correction()
+        self._correction.chosen.connect(self.correct)
+        self._correction.undone.connect(self.undo)
+        self._correction.answered.connect(self._answer)
+        heading = label(self.tr("This conversation"), "small")
+        self._conversation = _widget(column(heading, self._history, spacing=4))
+        self._halves = QBoxLayout(QBoxLayout.Direction.TopToBottom)
+        for half in (
+            column(self._bars, self._utterance, spacing=8),
+            column(self._correction, self._conversation, spacing=12),
+        ):
+            self._halves.addWidget(_widget(half), 1, Qt.AlignmentFlag.AlignTop)
+        self._halves.addStretch(0)
+        inside = _widget(self._halves)
+        self._halves.setContentsMargins(0, 0, 8, 0)
+        self._body = QScrollArea()
+        self._body.setWidgetResizable(True)
+        self._body.setFrameShape(QFrame.Shape.NoFrame)
+        self._body.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._body.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self._body.setWidget(inside)
+        self._edge = column(spacing=8)
+        self._edge.addLayout(whole)
+        self._edge.addWidget(self._note)
+        self._edge.addWidget(self._body, 1)
+        for moved in (bar := self._body.verticalScrollBar()).valueChanged, bar.rangeChanged:
+            moved.connect(self._show_more)
+        self._edge.addStretch(0)
+        self._edge.setContentsMargins(16, 12, 16, 12)
+        self.setLayout(self._edge)
+
+    # ---- drawing
+
+    def _show_history(self) -> None:
+        self._body.ensureWidgetVisible(self._conversation, 0, 8)
+
+    def _show_more(self, *_: int) -> None:
+        """In a low window the conversation's emotions are below the edge: say so."""
+        bar = self._body.verticalScrollBar()
+        below = bar.maximum() - bar.value() > _NEAR
+        self._more.setVisible(below and not self._folded and self._conversation.isVisibleTo(self))
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Follow the theme and the size of the text."""
+        super().changeEvent(event)
+        if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.FontChange) and self.layout() is not None:
+            self._draw()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Side by side what fits side by side."""
+        super().resizeEvent(event)
+        self._arrange()
+
+    @property
+    def _turn(self) -> _Turn | None:
+        return None if self._shown is None else self._turns.get(self._shown)
+
+    def _draw(self) -> None:
+        turn = None if self._speaking else self._turn
+        reading = turn.reading if turn else None
+        glyph, headline, note = self._words(turn)
+        self._headline.show_words(glyph, headline, note if self._folded else "")
+        self._headline.show_confidence(percent(reading.confidence) if reading else "", estimate=self._is_estimate)
+        self._note.setText(note)
+        self._note.setVisible(bool(note) and not self._folded)
+        self._bars.show_reading(reading)
+        if (turn, reading) != self._drawn:
+            self._drawn = turn, reading
+            self._playback.load(turn.spoken.samples if turn else None)
+            if turn is None:
+                self._waveform.clear()
+            else:
+                self._waveform.show(turn.spoken.samples, RATE, reading)
+                seconds = len(turn.spoken.samples) / RATE
+                self._caption.setText(self.tr("Turn {0}, {1:.1f} s").format(turn.number, seconds))
+        self._utterance.setVisible(turn is not None)
+        self._draw_correction(turn)
+        turns = [TurnReading(t.number, t.reading, t.corrected) for t in self._turns.values() if t.reading]
+        self._history.show_turns(turns, self._shown)
+        self._conversation.setVisible(bool(turns))
+        self._arrange()
+
+    def _draw_correction(self, turn: _Turn | None) -> None:
+        self._correction.setVisible(turn is not None and turn.reading is not None)
+        if turn is not None and turn.reading is not None:
+            self._correction.show_correction(turn.corrected, confirms=turn.corrected == turn.reading.label)
+
+    def _words(self, turn: _Turn | None) -> tuple[str, str, str]:
+        """Glyph, headline, note."""
+        if self._speaking:
+            return "microphone", self.tr("Listening"), self.tr("Your voice is read when you have finished.")
+        if turn is not None and turn.reading is not None:
+            reading = turn.reading
+            if reading.label == UNSURE:
+                return UNSURE, self.tr("Unsure, closest to {0}").format(tr(reading.strongest)), ""
+            return reading.label, theme.words(reading.label), ""
+        if self._about.get("reads_emotion") is False or (turn is not None and turn.read):
+            why = self.tr("Its checkpoint has no emotion head: choose another model, or fit one under Fine-tune.")
+            return "info", self.tr("This model reads no emotion"), why
+        if turn is not None and turn.ended:
+            return UNSURE, self.tr("Not read"), self.tr("The turn ended before the voice was read.")
+        if turn is not None:
+            return UNSURE, self.tr("Reading your voice…"), ""
+        return UNSURE, self.tr("No reading yet"), self.tr("Say something: how your voice sounds appears here.")
+
+    @property
+    def _is_estimate(self) -> bool:
+        source = self._app.settings.model.source
+        return bool(self._about.get("prosody_estimate", source.partition("-")[0] == "mini"))
+
+    def _arrange(self) -> None:
+        """In a strip the halves stand side by side, where there is room."""
+        across, down = QBoxLayout.Direction.LeftToRight, QBoxLayout.Direction.TopToBottom
+        self._headline.fit(self.width() - 32, strip=self._strip)
+        two = self._strip and self.width() > _TWO_COLUMNS * theme.pixels("body")
+        self._halves.setDirection(across if two else down)
+        self._halves.setSpacing(32 if two else 12)
+        for at, stretch in enumerate((1, 1, 0) if two else (0, 0, 1)):
+            self._halves.setStretch(at, stretch)
+        inside = max(0, self._halves.heightForWidth(self.width() - 40))
+        high = min(_STRIP_HEIGHT, inside) if self._strip else _UNLIMITED
+        self._body.setMinimumHeight(high if self._strip else 0)
+        self._body.setMaximumHeight(high)
+        self._show_more()
+
+
+def _widget(layout: QBoxLayout) -> QWidget:
+    made = QWidget()
+    made.setLayout(layout)
+    layout.setContentsMargins(0, 0, 0, 0)
+    return made

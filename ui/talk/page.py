@@ -1,0 +1,295 @@
+"""The Talk page: the conversation, how the voice sounds, and what one talks with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from PySide6.QtCore import QEvent, Qt, QTimer
+from PySide6.QtGui import QGuiApplication, QHideEvent, QKeyEvent, QKeySequence, QResizeEvent, QShortcut, QShowEvent
+from PySide6.QtWidgets import QBoxLayout, QFrame, QStackedWidget, QWidget
+
+from assistant.events import ModelStatus, SpeechStarted, Spoken, UtteranceEnded
+from assistant.messages import Ready
+from ui.core import theme
+from ui.core.app import App
+from ui.core.untrusted_text import one_line
+from ui.talk.bar import TalkBar
+from ui.talk.button import TalkKey
+from ui.talk.compact import CompactWindow, Tray, quit_program
+from ui.talk.conversation_view import ConversationView
+from ui.talk.emotion_panel import EmotionPanel
+from ui.widgets.common import EmptyState, column, label, line
+
+_NARROW = 900
+"""Pixels; below it the emotion panel is a strip above the conversation."""
+_PANEL = 320  # pixels, at the normal size of text
+_ANY = 16_777_215  # Qt's largest size
+_RATE = 16_000
+_LOOK_MS = 100  # between two looks at whether a recording is still being played
+_PATIENCE = 10  # looks in which it must begin
+
+
+class TalkPage(QWidget):
+    """Where one talks.
+
+    Attributes:
+        key: what is held to talk; bar, view, panel: its parts; compact: the small window in its place.
+    """
+
+    def __init__(self, app: App) -> None:
+        super().__init__()
+        self.app = app
+        self.key = TalkKey(app)
+        self.view = ConversationView()
+        self.panel = EmotionPanel(app)
+        self.bar = TalkBar(app, self.key)
+        self.compact = CompactWindow(app, self.key)
+        self.compact.closed.connect(self.leave_compact)
+        self.tray = Tray(app, self.key, self)
+        self._nothing: EmptyState | None = None
+        self._model: ModelStatus | Ready | None = None
+        self._played: int | None = None
+        self._looks = 0
+        self._looking = QTimer(self)
+        self._looking.setInterval(_LOOK_MS)
+        self._looking.timeout.connect(self._look)
+        self._status = label("", "small")
+        self._status.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self._status.setContentsMargins(16, 8, 16, 0)
+        self._status.hide()
+        self._build()
+        self.view.acted.connect(self.act)
+        self.view.chosen.connect(lambda number: self.panel.show_turn(number))
+        self.panel.corrected.connect(self.view.show_correction)
+        self.bar.new_wanted.connect(self.begin_anew)
+        self.bar.compact_wanted.connect(self.show_compact)
+        self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
+        self.tray.whole_wanted.connect(self.leave_compact)
+        self.tray.compact_wanted.connect(self.show_compact)
+        self.tray.quit_wanted.connect(lambda: quit_program(self.window()))
+        self._shortcut("Ctrl+N", self.begin_anew)
+        self._shortcut("Ctrl+M", lambda: self.key.mute(on=not self.key.muted))
+        self._shortcut("Ctrl+Z", self.undo)
+        app.happened.connect(self._hear)
+
+    # ---- what the user does
+
+    def act(self, action: str, number: int) -> None:
+        """Do something with a turn: "play", "copy", "edit", "again" or "undo"."""
+        entry, talk = self.view.entry(number), self.app.talk
+        if entry is None or talk is None:
+            return
+        if action == "copy":
+            texts = (entry.words, entry.reply)
+            QGuiApplication.clipboard().setText("\n\n".join(text for text in texts if text))
+            self.app.tell(self.tr("Copied."))
+        elif action == "play":
+            self._play(number)
+        elif entry is not self.view.last:
+            return  # the conversation can be taken back by its end alone
+        elif action == "edit":
+            self.bar.edit(entry.words)
+        elif action == "again":
+            talk.again()
+        elif action == "undo":
+            self.undo()
+
+    def undo(self) -> None:
+        """Forget the last turn; what was typed or said can be asked again."""
+        last, talk = self.view.last, self.app.talk
+        if last is not None and talk is not None:
+            talk.undo()
+            if last.words:
+                words = last.words
+                self.app.tell(self.tr("The last turn is forgotten."), self.tr("Edit"), lambda: self._write(words))
+
+    def begin_anew(self) -> None:
+        """A new conversation."""
+        if self.app.talk is not None and self.view.last is not None:
+            self.app.talk.new()
+            self.view.clear()
+            self.panel.clear()
+            self.bar.end_editing()
+            self._show_what_there_is()
+
+    def show_compact(self) -> None:
+        """Leave the window for the small one that stays on top."""
+        self.key.let_go()
+        self.compact.show()
+        self.window().hide()
+
+    def leave_compact(self) -> None:
+        """Back to the whole window."""
+        if self.compact.isVisible():
+            self.compact.close()
+            return  # it tells when it is closed
+        window = self.window()
+        window.show()
+        window.activateWindow()
+
+    def _write(self, words: str) -> None:
+        self.bar.line.setText(" ".join(words.split()))
+        self.bar.line.setFocus(Qt.FocusReason.OtherFocusReason)
+
+    # ---- playing what was said
+
+    def _play(self, number: int) -> None:
+        entry, talk = self.view.entry(number), self.app.talk
+        if talk is None or entry is None or not isinstance(entry.message, Spoken):
+            return
+        if self._played == number:
+            talk.clips.stop()
+            self._end_playing()
+        else:
+            talk.clips.play(entry.message.samples, _RATE)
+            self._played, self._looks = number, 0
+            self.view.show_playing(number)
+            self._looking.start()
+
+    def _look(self) -> None:
+        """The recording ends by itself, or makes way for a turn."""
+        talk = self.app.talk
+        self._looks += 1
+        if talk is None or not (talk.clips.playing or self._looks < _PATIENCE):
+            self._end_playing()
+        elif talk.clips.playing:
+            self._looks = _PATIENCE
+
+    def _end_playing(self) -> None:
+        self._looking.stop()
+        self._played = None
+        self.view.show_playing(None)
+
+    # ---- the talk key
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """What nobody on the page wanted for themselves: the talk key goes down."""
+        if event.key() == Qt.Key.Key_Escape:
+            self.bar.stop_all()
+        elif not self.key.take(event, down=True):
+            super().keyPressEvent(event)
+
+    def keyReleaseEvent(self, event: QKeyEvent) -> None:
+        """The talk key goes up."""
+        if not self.key.take(event, down=False):
+            super().keyReleaseEvent(event)
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """One can talk at once."""
+        super().showEvent(event)
+        self.bar.button.setFocus(Qt.FocusReason.OtherFocusReason)
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        """Another page: nobody holds the key."""
+        super().hideEvent(event)
+        self.key.let_go()
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Another language."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.LanguageChange:
+            self.bar.name()
+            self.compact.name()
+            self.tray.name()
+            self._make_empty()
+            self._make_panel()
+            self._show_model()
+
+    # ---- what happens
+
+    def _hear(self, event: object) -> None:
+        self.bar.hear(event)
+        if isinstance(event, UtteranceEnded | SpeechStarted) and self.bar.editing:
+            self.bar.end_editing()  # the message that was edited is not the last one any more
+        if isinstance(event, ModelStatus | Ready):
+            self._model = event
+            self._show_model()
+        else:
+            self.view.hear(event)
+            self._show_what_there_is()
+
+    def _show_model(self) -> None:
+        event = self._model
+        if not isinstance(event, ModelStatus) or event.status == "ready":
+            self._status.hide()
+            return
+        words = {
+            "loading": self.tr("{0} You can talk and type already: the answer comes when the model is ready."),
+            "failed": self.tr("{0} Until then nothing is answered."),
+        }
+        text = one_line(event.text)
+        said = text[:1].upper() + text[1:].rstrip(".…") + "."
+        self._status.setText(words.get(event.status, "{0}").format(said))
+        self._status.show()
+
+    def _show_what_there_is(self) -> None:
+        if self._nothing is not None:
+            self._pages.setCurrentWidget(self._nothing if self.view.last is None else self.view)
+
+    # ---- building
+
+    def _build(self) -> None:
+        self._pages = QStackedWidget()
+        self._pages.addWidget(self.view)
+        self._make_empty()
+        self._edge = QFrame()
+        self._edge.setProperty("role", "line")
+        self._upper = QBoxLayout(QBoxLayout.Direction.RightToLeft)
+        self._upper.setSpacing(0)
+        self._upper.addWidget(self.panel)
+        self._upper.addWidget(self._edge)
+        self._upper.addWidget(self._pages, 1)
+        layout = column(spacing=0)
+        layout.addLayout(self._upper, 1)
+        layout.addWidget(line())
+        layout.addWidget(self._status)
+        layout.addWidget(self.bar)
+        self.setLayout(layout)
+        actions = self.view.action_bar
+        previous: QWidget = self.view
+        for following in (*actions.buttons.values(), self.bar.button):
+            self.setTabOrder(previous, following)
+            previous = following
+        self._lay_out(narrow=False)
+
+    def _make_empty(self) -> None:
+        """What is said where nothing has been said yet."""
+        if self._nothing is not None:
+            self._pages.removeWidget(self._nothing)
+            self._nothing.deleteLater()
+        self._nothing = EmptyState(
+            "talk",
+            self.tr("Hold the button below and say something, or type."),
+            self.tr("Type a message"),
+            lambda: self.bar.line.setFocus(Qt.FocusReason.OtherFocusReason),
+        )
+        self._pages.addWidget(self._nothing)
+        self._show_what_there_is()
+
+    def _make_panel(self) -> None:
+        """The emotion panel in another language."""
+        before, self.panel = self.panel, EmotionPanel(self.app, self.panel)
+        self.panel.corrected.connect(self.view.show_correction)
+        self._upper.replaceWidget(before, self.panel)
+        before.deleteLater()
+        self._lay_out(narrow=self.width() < _NARROW)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """A narrow window has the panel above the conversation."""
+        super().resizeEvent(event)
+        self._lay_out(narrow=event.size().width() < _NARROW)
+
+    def _lay_out(self, *, narrow: bool) -> None:
+        down, across = QBoxLayout.Direction.TopToBottom, QBoxLayout.Direction.RightToLeft
+        self.panel.set_strip(narrow)
+        self._upper.setDirection(down if narrow else across)
+        width = round(_PANEL * min(1.5, theme.pixels("body") / theme.SIZES["body"]))
+        self.panel.setMinimumWidth(0 if narrow else width)
+        self.panel.setMaximumWidth(_ANY if narrow else width)
+        self._edge.setMinimumSize(1, 1)
+        self._edge.setMaximumSize(_ANY if narrow else 1, 1 if narrow else _ANY)
+
+    def _shortcut(self, keys: str, act: Callable[[], object]) -> None:
+        shortcut = QShortcut(QKeySequence(keys), self)
+        shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+        shortcut.activated.connect(act)

@@ -1,0 +1,372 @@
+"""One turn as it is shown: what the user said and how it sounded, the reply, how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+
+from PySide6.QtCore import QLocale, QSize, Qt, QTime, Signal
+from PySide6.QtGui import (
+    QColor,
+    QFont,
+    QKeyEvent,
+    QKeySequence,
+    QTextBlockFormat,
+    QTextCharFormat,
+    QTextCursor,
+    QTextOption,
+    QWheelEvent,
+)
+from PySide6.QtWidgets import QFrame, QLabel, QSizePolicy, QTextEdit, QWidget
+
+from assistant.events import (
+    EmotionRead,
+    Failed,
+    Message,
+    Outcome,
+    PlaybackFinished,
+    PlaybackProgressed,
+    ReplyFinished,
+    ReplyText,
+    Spoken,
+    Transcribed,
+    TurnEnded,
+    Typed,
+)
+from ui.core import icons, theme
+from ui.core.translations import tr
+from ui.core.untrusted_text import PARAGRAPH, paragraphs, whole
+from ui.widgets.common import EmotionChip, IconButton, button, column, label, row
+from ui.widgets.delay_chip import DelayChip, Waterfall, delay
+
+SHOWN = 6000
+"""Characters of one text that are laid out; copying gives all of them."""
+_LEADING = 118  # per cent of the font's own distance between lines
+_CUT = "|"  # where a reply was cut off
+_RATE = 16_000
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """What is known of a turn so far. `outcome` is None while it goes on."""
+
+    number: int
+    at: datetime = field(default_factory=datetime.now)
+    message: Message | None = None
+    transcript: str = ""
+    emotion: str = ""
+    confidence: float = 0.0
+    corrected: str | None = None  # how it sounded, says the user
+    reply: str = ""
+    heard: str = ""
+    outcome: Outcome | None = None
+    failure: str = ""
+    marks: Mapping[str, float] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
+    unfolded: bool = False
+
+    def hear(self, event: object) -> bool:
+        """Take in what an event tells of this turn; whether it told something."""
+        match event:
+            case EmotionRead(reading=reading) if reading is not None:
+                self.emotion, self.confidence = reading.label, reading.confidence
+            case Transcribed(text=text):
+                self.transcript = text
+            case ReplyText(text=text):
+                self.reply = self.reply + text if self.reply else text.lstrip()
+            case ReplyFinished(text=text):
+                self.reply = text
+            case PlaybackProgressed(heard=heard) | PlaybackFinished(heard=heard):
+                self.heard = heard
+            case Failed(message=message):
+                self.failure = message
+            case TurnEnded(turn=turn):
+                self.transcript, self.reply, self.heard = turn.transcript or self.transcript, turn.reply, turn.heard
+                self.outcome, self.marks, self.figures = turn.outcome, turn.marks, turn.figures
+            case _:
+                return False
+        return True
+
+    @property
+    def words(self) -> str:
+        """What the user said or typed, "" where nobody wrote it down."""
+        return self.message.text if isinstance(self.message, Typed) else self.transcript
+
+    @property
+    def clock(self) -> str:
+        """The time of day, as the user's country writes it."""
+        return QLocale().toString(QTime(self.at.hour, self.at.minute), QLocale.FormatType.ShortFormat)
+
+    @property
+    def cut(self) -> int | None:
+        """Characters of the reply that were heard, where it was cut off."""
+        if self.outcome not in (Outcome.INTERRUPTED, Outcome.STOPPED) or not self.reply:
+            return None
+        heard = len(self.heard) if self.reply.startswith(self.heard) else 0
+        return heard if heard < len(self.reply.rstrip()) else None
+
+    @property
+    def note(self) -> str:
+        """How it ended, where that needs words."""
+        if self.outcome is Outcome.SUPERSEDED:
+            return tr("You went on before an answer came.")
+        if self.outcome not in (Outcome.INTERRUPTED, Outcome.STOPPED):
+            return ""
+        if not self.reply:
+            return tr("Stopped before an answer came.")
+        if self.cut is None:
+            return tr("Stopped.")
+        if not self.heard:
+            return tr("Stopped before anything was heard.")
+        who = tr("You interrupted") if self.outcome is Outcome.INTERRUPTED else tr("Stopped")
+        return tr("{0}: heard up to the mark.").format(who)
+
+
+class Prose(QTextEdit):
+    """Plain text that can be selected, as tall as it needs to be, whatever it holds."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.setAccessibleName(name)
+        self.setReadOnly(True)
+        self.setAcceptRichText(False)
+        self.setUndoRedoEnabled(False)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWordWrapMode(QTextOption.WrapMode.WrapAtWordBoundaryOrAnywhere)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setStyleSheet("QTextEdit { background: transparent; border: none; padding: 0; }")
+        self.document().setDocumentMargin(0)
+        self._written: tuple[str, int | None, bool] = ("", None, False)
+        self.restyle()
+
+    def restyle(self) -> None:
+        """Follow the theme and the size of text."""
+        font = QFont(self.font())
+        font.setPixelSize(theme.pixels("lead"))
+        self.setFont(font)
+        self.document().setDefaultFont(font)
+        text, cut, muted = self._written
+        self._write_anew(text, cut, muted=muted)
+
+    def write(self, text: str, cut: int | None = None, *, muted: bool = False) -> None:
+        """Show the beginning of `text`, `SHOWN` characters; what lies behind `cut` is marked off as not heard."""
+        text = text[:SHOWN]
+        if (text, cut, muted) == self._written:
+            return
+        before, self._written = self._written, (text, cut, muted)
+        grown = text[len(before[0]) :] if text.startswith(before[0]) and before[1:] == (cut, muted) else None
+        if grown and before[0] and cut is None and self.document().lastBlock().length() + len(grown) < PARAGRAPH:
+            cursor = QTextCursor(self.document())
+            cursor.movePosition(QTextCursor.MoveOperation.End)
+            cursor.insertText(whole(grown))
+        else:
+            self._write_anew(text, cut, muted=muted)
+
+    def _write_anew(self, text: str, cut: int | None, *, muted: bool) -> None:
+        plain, faint, mark = (QTextCharFormat() for _ in range(3))
+        faint.setForeground(QColor(theme.colours().muted))
+        mark.setForeground(QColor(theme.colours().danger))
+        self.document().clear()
+        cursor = QTextCursor(self.document())
+        lines = QTextBlockFormat()
+        lines.setLineHeight(_LEADING, QTextBlockFormat.LineHeightTypes.ProportionalHeight.value)
+        cursor.setBlockFormat(lines)
+        cursor.insertText(paragraphs(text[:cut]), faint if muted else plain)
+        if cut is not None:
+            faint.setFontItalic(True)  # in high contrast there is no fainter colour
+            cursor.insertText(_CUT, mark)
+            cursor.insertText(paragraphs(text[cut:]), faint)
+
+    @property
+    def line(self) -> int:
+        """Pixels from line to line."""
+        return round(self.fontMetrics().lineSpacing() * _LEADING / 100)
+
+    def height_for(self, width: int) -> int:
+        """Pixels that the text needs at a width."""
+        if self.document().textWidth() != width:
+            self.document().setTextWidth(width)
+        return max(self.fontMetrics().height(), round(self.document().size().height() + 0.5))
+
+    def minimumSizeHint(self) -> QSize:
+        """Any width."""
+        return QSize(40, self.fontMetrics().height())
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        """The conversation scrolls, not its texts."""
+        event.ignore()
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Copying and selecting all; everything else, the talk key above all, is for others."""
+        if event.matches(QKeySequence.StandardKey.Copy) or event.matches(QKeySequence.StandardKey.SelectAll):
+            super().keyPressEvent(event)
+        else:
+            event.ignore()
+
+
+class TurnView(QWidget):
+    """The widgets of one turn, made while it is in sight.
+
+    Signals:
+        again: the user wants a turn that failed to be tried once more.
+        changed: something was unfolded, so that the height is another.
+    """
+
+    again = Signal()
+    changed = Signal()
+
+    def __init__(self, entry: Entry, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.entry = entry
+        self._chip = EmotionChip()
+        self._said = Prose(tr("What you said"))
+        self._who = label(tr("Assistant"), "heading", wrap=False)
+        self._delay = DelayChip()
+        self._delay.clicked.connect(self.fold)
+        self._reply = Prose(tr("Reply"))
+        self._note = label("", "small")
+        self._waterfall = Waterfall()
+        self._failure = QWidget()
+        self._why = label("", "error", selectable=True)
+        self.remedy = button(tr("Ask again"), self.again.emit, icon="again")
+        warning = QLabel()
+        warning.setPixmap(icons.icon("warning", "danger").pixmap(20, 20))
+        failure = row(warning, self._why, self.remedy, spacing=12)
+        failure.setStretch(1, 1)
+        self._failure.setLayout(failure)
+        time = label(entry.clock, "small", wrap=False)
+        layout = column(spacing=4)
+        layout.setContentsMargins(2 * theme.GRID, 12, 2 * theme.GRID, 12)
+        layout.addLayout(row(label(tr("You"), "heading", wrap=False), time, self._chip, None, spacing=10))
+        layout.addWidget(self._said)
+        layout.addSpacing(theme.GRID)
+        layout.addLayout(row(self._who, None, self._delay))
+        for part in (self._reply, self._note, self._waterfall, self._failure):
+            layout.addWidget(part)
+        self.setLayout(layout)
+        self.refresh(last=False)
+
+    def refresh(self, *, last: bool) -> None:
+        """Show what is known by now. `last`: whether it is the newest turn, which alone can be asked again."""
+        one = self.entry
+        self._chip.setVisible(bool(one.emotion))
+        if one.corrected:
+            confirms = one.corrected == one.emotion
+            self._chip.show_emotion(one.corrected, tr("confirmed") if confirms else tr("corrected"))
+        elif one.emotion:
+            self._chip.show_emotion(one.emotion, f"{one.confidence:.0%}" if one.confidence else "")
+        self._said.write(one.words or self._unwritten(), muted=not one.words)
+        self._reply.write(one.reply, one.cut)
+        self._reply.setVisible(bool(one.reply))
+        self._who.setVisible(bool(one.reply) or (one.message is not None and one.outcome is None))
+        self._note.setText(one.note or self._waiting())
+        self._note.setVisible(bool(self._note.text()))
+        self._delay.show_delay(one.marks)
+        self._delay.setChecked(one.unfolded)
+        self._waterfall.show_stages(one.marks, one.figures)
+        self._waterfall.setVisible(one.unfolded)
+        self._why.setText(one.failure)
+        self._failure.setVisible(bool(one.failure))
+        self.remedy.setVisible(last)
+        self.setAccessibleName(spoken(one))
+
+    def fold(self) -> None:
+        """Unfold what the delay went into, or fold it again."""
+        self.entry.unfolded = not self.entry.unfolded
+        self._delay.setChecked(self.entry.unfolded)
+        self._waterfall.setVisible(self.entry.unfolded)
+        self.changed.emit()
+
+    def height_for(self, width: int) -> int:
+        """Pixels that all of it needs at a width; gives the texts their heights."""
+        layout = self.layout()
+        assert layout is not None, "made in __init__"
+        margins = layout.contentsMargins()
+        inner = width - margins.left() - margins.right()
+        for prose in (self._said, self._reply):
+            prose.setFixedHeight(prose.height_for(inner))
+        layout.invalidate()
+        return layout.totalHeightForWidth(width) if layout.hasHeightForWidth() else layout.totalSizeHint().height()
+
+    def _waiting(self) -> str:
+        one = self.entry
+        longest = max(len(one.words), len(one.reply))
+        if longest > SHOWN:
+            more = tr("{0} more characters are not shown: copy the text to read them.")
+            return more.format(QLocale().toString(longest - SHOWN))
+        return tr("thinking…") if one.message and not one.reply and one.outcome is None and not one.failure else ""
+
+    def _unwritten(self) -> str:
+        message = self.entry.message
+        if message is None:
+            return tr("listening…")
+        seconds = len(message.samples) / _RATE if isinstance(message, Spoken) else 0.0
+        return tr("{0:.1f} s of speech").format(seconds)
+
+
+def spoken(entry: Entry) -> str:
+    """A turn as a screen reader says it."""
+    parts = [tr("You"), entry.clock]
+    if emotion := entry.corrected or entry.emotion:
+        parts.append(theme.words(emotion))
+    said = f"{', '.join(parts)}: {entry.words[:300]}"
+    reply = f"{tr('Assistant')}: {entry.reply[:600]}" if entry.reply else ""
+    return " ".join(part for part in (said, reply, entry.note, entry.failure) if part)
+
+
+class TurnActions(QFrame):
+    """What can be done with a turn, as icons; shown for one turn at a time.
+
+    Signals:
+        acted: "play", "copy", "edit", "again", "undo" or "delay", and the number of the turn.
+    """
+
+    acted = Signal(str, int)
+
+    def __init__(self, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.setProperty("role", "raised")
+        self._number = 0
+        actions = ("play", "copy", "edit", "again", "undo", "delay")
+        self.buttons = {action: IconButton("undo", "", partial(self._act, action), 18) for action in actions}
+        self.name()
+        layout = row(*self.buttons.values(), spacing=0)
+        layout.setContentsMargins(2, 2, 2, 2)
+        self.setLayout(layout)
+        self.hide()
+
+    def name(self) -> None:
+        """Say what they do, in the language in force."""
+        for action, picture, name in (
+            ("play", "play", tr("Play what you said")),
+            ("copy", "copy", tr("Copy both texts")),
+            ("edit", "edit", tr("Edit your message")),
+            ("again", "again", tr("Answer again")),
+            ("undo", "undo", tr("Undo this turn")),
+            ("delay", "clock", tr("Unfold the delay")),
+        ):
+            self.buttons[action].show_icon(picture, name)
+
+    @property
+    def end(self) -> QWidget:
+        """The last of them in the order of the Tab key."""
+        return self.buttons["delay"]
+
+    def show_for(self, entry: Entry, *, last: bool, playing: bool) -> None:
+        """Be for this turn. Only the newest can be edited, answered again and undone."""
+        self._number = entry.number
+        name = tr("Stop playing") if playing else tr("Play what you said")
+        self.buttons["play"].show_icon("stop" if playing else "play", name)
+        self.buttons["play"].setVisible(isinstance(entry.message, Spoken))
+        for action in ("edit", "again", "undo"):
+            self.buttons[action].setVisible(last)
+        self.buttons["delay"].setVisible(delay(entry.marks) is not None)
+
+    def _act(self, action: str) -> None:
+        self.acted.emit(action, self._number)

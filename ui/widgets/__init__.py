@@ -1,0 +1,4 @@
+"""Widgets that several pages use.
+
+They know no page.
+"""

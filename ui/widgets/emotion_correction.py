@@ -1,0 +1,119 @@
+"""The user's word against a reading: one click, taken back as easily, and asked once whether it may be kept."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from PySide6.QtCore import QEvent, QSettings, QSize, Qt, Signal
+from PySide6.QtGui import QResizeEvent
+from PySide6.QtWidgets import QFrame, QSizePolicy, QToolButton, QWidget
+
+from assistant.events import EMOTIONS
+from ui.core import icons, theme
+from ui.core.app import App
+from ui.core.translations import tr
+from ui.widgets.common import EmotionChip, button, column, label, row
+
+
+def was_asked(app: App) -> bool:
+    """Whether the user was asked if corrections may be kept, here or among the first steps."""
+    return _store(app).value("corrections_asked", "") == "yes"
+
+
+def remember_answer(app: App) -> None:
+    """The user was asked; the answer is in the settings."""
+    _store(app).setValue("corrections_asked", "yes")
+
+
+def _store(app: App) -> QSettings:
+    return QSettings(str(app.services.home / "window.ini"), QSettings.Format.IniFormat)
+
+
+class Correction(QWidget):
+    """Five emotions to choose from, and what was chosen.
+
+    Signals:
+        chosen: one of `EMOTIONS`.
+        undone: the last choice is taken back.
+        answered: whether corrections may be kept.
+    """
+
+    chosen = Signal(str)
+    undone = Signal()
+    answered = Signal(bool)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._buttons = {emotion: self._button(emotion) for emotion in EMOTIONS}
+        self._choices = row(spacing=0)
+        self._chip = EmotionChip()
+        self._undo = button(self.tr("Undo"), self.undone.emit, "quiet")
+        self._consent = QFrame()
+        self._consent.setProperty("role", "sunken")
+        yes = button(self.tr("Keep them"), partial(self.answered.emit, True))
+        no = button(self.tr("Do not keep"), partial(self.answered.emit, False), "quiet")
+        question = self.tr("May your corrections and these recordings be kept on this machine, for fine-tuning?")
+        inside = column(label(question), spacing=8)
+        inside.addLayout(row(yes, no, None))
+        inside.setContentsMargins(12, 10, 12, 10)
+        self._consent.setLayout(inside)
+        self._consent.hide()
+        layout = column(label(self.tr("Not right? It sounded"), "small"), spacing=4)
+        for made in self._buttons.values():
+            self._choices.addWidget(made)
+        layout.addLayout(self._choices)
+        layout.addLayout(row(self._chip, self._undo, None))
+        layout.addWidget(self._consent)
+        self.setLayout(layout)
+        self.show_correction(None)
+        self._draw()
+
+    def show_correction(self, emotion: str | None, *, confirms: bool = False) -> None:
+        """What the user chose, None for nothing; `confirms`: it is what was read."""
+        self._chip.setVisible(emotion is not None)
+        self._undo.setVisible(emotion is not None)
+        if emotion is not None:
+            self._chip.show_emotion(emotion, self.tr("confirmed") if confirms else self.tr("corrected"))
+
+    def ask(self, *, on: bool) -> None:
+        """Ask in place whether corrections may be kept, or ask no more."""
+        self._consent.setVisible(on)
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Follow the theme."""
+        super().changeEvent(event)
+        if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.FontChange) and self.layout() is not None:
+            self._draw()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Words under the glyphs where there is room for them."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def _button(self, emotion: str) -> QToolButton:
+        made = QToolButton()
+        made.setText(tr(emotion))
+        made.setAccessibleName(self.tr("It sounded {0}").format(tr(emotion)))
+        made.setToolTip(made.accessibleName())
+        made.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        made.setStyleSheet("padding: 4px 0;")
+        made.setCursor(Qt.CursorShape.PointingHandCursor)
+        made.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        made.clicked.connect(lambda _checked=False: self.chosen.emit(emotion))
+        return made
+
+    def _draw(self) -> None:
+        side = theme.pixels("lead")
+        for emotion, made in self._buttons.items():
+            made.setIcon(icons.icon(emotion))
+            made.setIconSize(QSize(side, side))
+        self._fit()
+
+    def _fit(self) -> None:
+        """All five with their words, or none; each as wide as its word asks."""
+        widths = [made.fontMetrics().horizontalAdvance(made.text()) + 10 for made in self._buttons.values()]
+        roomy = sum(widths) <= self.width()
+        style = Qt.ToolButtonStyle.ToolButtonTextUnderIcon if roomy else Qt.ToolButtonStyle.ToolButtonIconOnly
+        for made, width in zip(self._buttons.values(), widths, strict=True):
+            made.setToolButtonStyle(style)
+            self._choices.setStretchFactor(made, width if roomy else 1)

@@ -1,0 +1,118 @@
+"""What `model.manager list` says about a checkpoint, in plain words."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ui.core.translations import tr
+from ui.core.untrusted_text import brief, one_line
+from ui.widgets.forms import size
+
+AUTOMATIC = ("auto", "auto")
+
+About = Mapping[str, Any]
+
+
+def presets() -> tuple[str, ...]:
+    """The presets that the program ships, the default first."""
+    return tuple(tomllib.loads((files("resources") / "presets.toml").read_text("utf-8")))
+
+
+def title(source: str) -> str:
+    """A checkpoint's name: the preset's, or the folder's last part."""
+    return one_line(Path(source).name or source)
+
+
+def what_for(source: str) -> str:
+    """For whom a preset is."""
+    known = {
+        "mini": tr("Small and quick, for any computer. English."),
+        "mini-0.5b": tr("A larger language model: better answers, but slower."),
+        "mini-speech": tr("An experiment: answers the sound itself, not its transcript. It mishears more than mini."),
+    }
+    return known.get(source, brief(source))
+
+
+def facts(about: About) -> str:
+    """Where it is, how large, what it can do; one line."""
+    if about["state"] == "absent":
+        amount = about["download_bytes"]
+        return tr("not on this machine yet · a download of {size}").format(size=size(amount)) if amount else ""
+    parts = [size(about["bytes"])]
+    if about["kind"] == "original":
+        parts.append(tr("the original's format: convert it to use it"))
+    elif about["kind"] != "other":
+        parts.append(tr("reads emotion") if about["reads_emotion"] else tr("no emotion head"))
+    if about["stored"]:
+        parts.append(tr("stored in 4 bits"))
+    return " · ".join(parts)
+
+
+def way(device: str, quantize: str) -> str:
+    """A way to load a checkpoint."""
+    bits = {
+        "none": tr("in full precision"),
+        "int8": tr("in 8 bits"),
+        "nf4": tr("in 4 bits"),
+        "nf4-all": tr("in 4 bits, the encoder too"),
+    }[quantize]
+    return f"{tr('on the graphics card') if device == 'cuda' else tr('on the CPU')}, {bits}"
+
+
+def plan_words(plan: Mapping[str, Any]) -> str:
+    """Whether it fits into memory, how, and what helps where it does not."""
+    best = plan["recommended"]
+    if best is None:
+        near = min(plan["estimates"], key=lambda one: one["needed_bytes"] - one["free_bytes"])
+        return tr(
+            "Does not fit: even {way} it needs {needed} of memory, and {free} is free. Close other programs, or choose "
+            "a smaller model. The model in use is let go first, which frees some, too."
+        ).format(**_amounts(near))
+    chosen = next(one for one in plan["estimates"] if (one["device"], one["quantize"]) == tuple(best.values()))
+    if chosen["verdict"] == "fits":
+        return tr("Fits: {way}, it needs {needed} of the {free} of memory that is free.").format(**_amounts(chosen))
+    return tr(
+        "May just fit: {way}, it needs {needed}, and {free} of memory is free. Close other programs to be sure."
+    ).format(**_amounts(chosen))
+
+
+def ways(plan: Mapping[str, Any]) -> list[tuple[tuple[str, str], str]]:
+    """All ways to load it, automatic first, each with what it needs."""
+    best = plan["recommended"]
+    automatic = tr("Automatic ({way})").format(way=way(**best)) if best else tr("Automatic")
+    verdicts = {"fits": tr("fits"), "tight": tr("may just fit"), "does not fit": tr("does not fit")}
+    return [
+        (AUTOMATIC, automatic),
+        *(
+            ((one["device"], one["quantize"]), f"{_first_upper(text)}: {size(one['needed_bytes'])}, {verdict}")
+            for one in plan["estimates"]
+            for text, verdict in [(way(one["device"], one["quantize"]), verdicts[one["verdict"]])]
+        ),
+    ]
+
+
+def fits(plan: Mapping[str, Any], device: str, quantize: str) -> bool:
+    """Whether that way fits, or may."""
+    if (device, quantize) == AUTOMATIC:
+        return plan["recommended"] is not None
+    return any(
+        one["verdict"] != "does not fit"
+        for one in plan["estimates"]
+        if (one["device"], one["quantize"]) == (device, quantize)
+    )
+
+
+def _amounts(estimate: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "way": way(estimate["device"], estimate["quantize"]),
+        "needed": size(max(0, estimate["needed_bytes"])),
+        "free": size(estimate["free_bytes"]),
+    }
+
+
+def _first_upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
