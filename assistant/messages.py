@@ -42,7 +42,7 @@ class TurnSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class SpeechSuspected:
+class SpeechOnset:
     """It sounds as if the user began to speak; too short yet to be sure."""
 
 
@@ -74,7 +74,7 @@ class SpeechEnded:
 
 
 @dataclass(frozen=True, slots=True)
-class SpeechDropped:
+class SpeechRejected:
     """What had begun was no speech: a cough, a click, a breath."""
 
 
@@ -82,7 +82,7 @@ class SpeechDropped:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ModelRead:
+class ModelReading:
     """The emotion was read."""
 
     ask: int
@@ -90,7 +90,7 @@ class ModelRead:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelWords:
+class ModelTranscript:
     """The transcript was written. It may come after the turn is over."""
 
     ask: int
@@ -115,7 +115,7 @@ class ModelDone:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelBroke:
+class ModelFailed:
     """The model could not answer; the message says what to do."""
 
     ask: int
@@ -123,7 +123,7 @@ class ModelBroke:
 
 
 @dataclass(frozen=True, slots=True)
-class VoiceReached:
+class PlayerReached:
     """How far the voice is with the reply: "first_sentence" is cut, "first_speech" is made of it."""
 
     ask: int
@@ -131,14 +131,14 @@ class VoiceReached:
 
 
 @dataclass(frozen=True, slots=True)
-class VoiceStarted:
+class PlayerStarted:
     """The reply's first sample is being played."""
 
     ask: int
 
 
 @dataclass(frozen=True, slots=True)
-class VoiceProgressed:
+class PlayerProgressed:
     """What has been heard so far, to the last whole word."""
 
     ask: int
@@ -146,7 +146,7 @@ class VoiceProgressed:
 
 
 @dataclass(frozen=True, slots=True)
-class VoiceEnded:
+class PlayerEnded:
     """Everything was played, or the voice fell silent as it was told; `heard` is final."""
 
     ask: int
@@ -157,31 +157,31 @@ class VoiceEnded:
 
 
 @dataclass(frozen=True, slots=True)
-class TypedIn:
+class MessageTyped:
     """The user typed a message."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class StopPressed:
+class StopRequested:
     """Stop whatever is going on."""
 
 
 @dataclass(frozen=True, slots=True)
-class UndoPressed:
+class UndoRequested:
     """Forget the last turn."""
 
 
 @dataclass(frozen=True, slots=True)
-class AgainPressed:
+class RegenerateRequested:
     """Answer the last message once more; with `text`, that text instead of the message."""
 
     text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class NewPressed:
+class NewConversationRequested:
     """Begin a new conversation."""
 
 
@@ -197,11 +197,12 @@ class Tick:
     """Time has passed."""
 
 
-Happening = (
-    SpeechSuspected | SpeechConfirmed | SpeechPaused | SpeechResumed | SpeechEnded | SpeechDropped
-    | ModelRead | ModelWords | ModelText | ModelDone | ModelBroke
-    | VoiceReached | VoiceStarted | VoiceProgressed | VoiceEnded
-    | TypedIn | StopPressed | UndoPressed | AgainPressed | NewPressed | SettingsChanged | Tick
+InboxEvent = (
+    SpeechOnset | SpeechConfirmed | SpeechPaused | SpeechResumed | SpeechEnded | SpeechRejected
+    | ModelReading | ModelTranscript | ModelText | ModelDone | ModelFailed
+    | PlayerReached | PlayerStarted | PlayerProgressed | PlayerEnded
+    | MessageTyped | StopRequested | UndoRequested | RegenerateRequested | NewConversationRequested
+    | SettingsChanged | Tick
 )  # fmt: skip
 
 
@@ -234,8 +235,8 @@ class CancelAsk:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Say:
-    """Make speech of this text, after what was said before under this ask; hold it until `Play`."""
+class Speak:
+    """Make speech of this text, after what was said before under this ask; hold it until `StartPlayback`."""
 
     ask: int
     text: str
@@ -243,46 +244,57 @@ class Say:
 
 
 @dataclass(frozen=True, slots=True)
-class SayEnds:
-    """There is no more text; `VoiceEnded` follows when all is played."""
+class SpeakEnd:
+    """There is no more text; `PlayerEnded` follows when all is played."""
 
     ask: int
 
 
 @dataclass(frozen=True, slots=True)
-class Play:
+class StartPlayback:
     """From now on what is ready may be heard."""
 
     ask: int
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class PausePlayback:
     """Pause playback where it is."""
 
     ask: int
 
 
 @dataclass(frozen=True, slots=True)
-class GoOn:
+class ResumePlayback:
     """Go on with playback where it was paused."""
 
     ask: int
 
 
 @dataclass(frozen=True, slots=True)
-class Silence:
-    """Fall silent at once and drop what is left; `VoiceEnded` tells what was heard, unless `Play` never came."""
+class StopPlayback:
+    """Stop at once and drop the rest; `PlayerEnded` says what was heard, unless `StartPlayback` never came."""
 
     ask: int
 
 
 @dataclass(frozen=True, slots=True)
-class DropUtterance:
+class DiscardUtterance:
     """Throw away what the user is just saying."""
 
 
-Command = Ask | Prepare | CancelAsk | Say | SayEnds | Play | Hold | GoOn | Silence | DropUtterance
+Command = (
+    Ask
+    | Prepare
+    | CancelAsk
+    | Speak
+    | SpeakEnd
+    | StartPlayback
+    | PausePlayback
+    | ResumePlayback
+    | StopPlayback
+    | DiscardUtterance
+)
 
 
 # ---- between the assistant and its model process

@@ -16,8 +16,8 @@ from typing import Any
 from assistant.audio.audio_check import AudioCheck, CheckResult
 from assistant.audio.clips import ClipPlayer
 from assistant.audio.devices import SoundSystem
-from assistant.audio.echo import Canceller, Duplex, MicrophoneLine, Reference
-from assistant.audio.endpointing import PATIENCE, Ears, EarSettings, SpeechJudge
+from assistant.audio.echo import Canceller, Duplex, MicrophoneProcessor, Reference
+from assistant.audio.endpointing import PATIENCE, Endpointer, EndpointingSettings, SileroDetector
 from assistant.audio.file_devices import FileSound
 from assistant.backend.model_process import ModelProcess
 from assistant.errors import AssistantError
@@ -31,11 +31,19 @@ from assistant.events import (
     StateChanged,
     UtteranceEnded,
 )
-from assistant.messages import AgainPressed, ModelChoice, NewPressed, Ready, TurnSettings, TypedIn, UndoPressed
-from assistant.sessions.writer import Scribe, Tape
-from assistant.speech.playback import ReplyVoice, Speaker
+from assistant.messages import (
+    MessageTyped,
+    ModelChoice,
+    NewConversationRequested,
+    Ready,
+    RegenerateRequested,
+    TurnSettings,
+    UndoRequested,
+)
+from assistant.sessions.writer import PreRollBuffer, SessionWriter
+from assistant.speech.playback import ReplyPlayer, Speaker
 from assistant.speech.synthesizer import Synthesizer, VoiceSettings
-from assistant.turns.loop import Assistant
+from assistant.turns.loop import ConversationLoop
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +110,13 @@ class Talk:
         self._errands = ThreadPoolExecutor(1, "errands")  # what takes longer than a moment
         self._check: AudioCheck | None = None
         self._listening_in: Callable[[Samples], None] | None = None
-        ears = Ears(SpeechJudge(), EarSettings(patience=PATIENCE[settings.patience]))
-        ears.hands_free = settings.hands_free
-        self.line, trouble = _line(self._reference, settings.duplex)
-        self._tape = Tape(self.line)
-        self._tape.listener = self._listen_in
-        self.assistant = Assistant(ears, self._tape, self._hear, settings=settings.turns)
-        put: Callable[[Any], None] = self.assistant.put  # calls, too: they are made on the conversation's thread
+        endpointer = Endpointer(SileroDetector(), EndpointingSettings(patience=PATIENCE[settings.patience]))
+        endpointer.hands_free = settings.hands_free
+        self.processor, trouble = _processor(self._reference, settings.duplex)
+        self._pre_roll = PreRollBuffer(self.processor)
+        self._pre_roll.listener = self._listen_in
+        self.loop = ConversationLoop(endpointer, self._pre_roll, self._hear, settings=settings.turns)
+        put: Callable[[Any], None] = self.loop.put  # calls, too: they are made on the conversation's thread
         heard = tuple(heard)
         self.sound: SoundSystem | FileSound
         if heard or spoken:
@@ -117,28 +125,28 @@ class Talk:
             names = {"microphone": settings.microphone, "speaker": settings.speaker}
             changed = partial(put, self._take_what_speaker_there_is)
             self.sound = SoundSystem(put, put, changed=changed, reference=self._reference, **names)
-        self.voice = ReplyVoice(
+        self.voice = ReplyPlayer(
             synthesizer, self._speaker(), put, settings=settings.voice, wake=lambda: put(self.voice.pump)
         )
         self.clips = ClipPlayer(put, put, free=lambda: self.quiet and self._check is None)
         self.clips.speaker = self._speaker()
-        self._scribe = Scribe(put, self._about, settings.corrections)
-        self._tape.record = self._scribe.sound
+        self._writer = SessionWriter(put, self._about, settings.corrections)
+        self._pre_roll.record = self._writer.sound
         self.model = ModelProcess(settings.model, put, server=settings.server)
         if settings.sessions is None and earlier is not None:
-            self._scribe.look_after(earlier)
+            self._writer.maintain(earlier)
         self.record(settings.sessions, settings.keep_days)
-        self.assistant.attach(self.model, self.voice, self.clips)
+        self.loop.attach(self.model, self.voice, self.clips)
         if trouble:
             put(Failed(None, trouble))
 
     def start(self) -> None:
         """Begin to listen."""
-        self.assistant.start()
+        self.loop.start()
         try:
             self.sound.start()
         except AssistantError as error:
-            self.assistant.put(Failed(None, str(error)))
+            self.loop.put(Failed(None, str(error)))
 
     def close(self) -> None:
         """End everything, in the order in which nothing is lost. This one waits.
@@ -149,55 +157,55 @@ class Talk:
         try:
             self.sound.close()
         finally:
-            self.assistant.close()
+            self.loop.close()
             self.voice.close()
             self._errands.shutdown(cancel_futures=True)
             self.model.close()
-            self._scribe.close()
+            self._writer.close()
 
     @property
     def quiet(self) -> bool:
         """Whether no turn is under way."""
-        conversation = self.assistant.conversation
+        conversation = self.loop.conversation
         return conversation.state is State.IDLE and not conversation.user_speaking
 
     @property
     def folder(self) -> Path | None:
         """Where the session is recorded, once that has begun."""
-        recorder = self._scribe.recorder
+        recorder = self._writer.recorder
         return recorder.folder if recorder else None
 
     # ---- the conversation
 
     def type(self, text: str) -> None:
         """The user typed a message."""
-        self.assistant.put(TypedIn(text))
+        self.loop.put(MessageTyped(text))
 
     def press(self) -> None:
         """The talk key goes down."""
-        self.assistant.press()
+        self.loop.press()
 
     def release(self) -> None:
         """The talk key goes up."""
-        self.assistant.release()
+        self.loop.release()
 
     def stop(self) -> None:
         """Stop listening, thinking, speaking, a recording that is being played, and a check."""
-        self.assistant.stop()
-        self.assistant.put(self._end_others)
+        self.loop.stop()
+        self.loop.put(self._end_others)
 
     def undo(self) -> None:
         """Forget the last turn: `TurnUndone` tells which."""
-        self.assistant.put(UndoPressed())
+        self.loop.put(UndoRequested())
 
     def again(self, text: str | None = None) -> None:
         """Answer the last message once more, or `text` in its place; `TurnUndone` tells of the turn that goes."""
-        self.assistant.put(AgainPressed(text))
+        self.loop.put(RegenerateRequested(text))
 
     def new(self) -> None:
         """Begin a new conversation, and with its first turn a new session."""
-        self.assistant.put(NewPressed())
-        self.assistant.put(lambda: self._scribe.begin_anew(self.assistant.conversation.number))
+        self.loop.put(NewConversationRequested())
+        self.loop.put(lambda: self._writer.begin_anew(self.loop.conversation.number))
 
     def correct(self, turn: int, emotion: str | None, *, consent: bool) -> None:
         """The user says how that spoken turn of this conversation really sounded, or takes it back (None).
@@ -206,31 +214,31 @@ class Talk:
         """
 
         def find() -> None:
-            turns = self.assistant.conversation.turns
+            turns = self.loop.conversation.turns
             found = next((one for one in turns if one.number == turn and isinstance(one.message, Spoken)), None)
             if found is not None:
-                self._scribe.correct(found, emotion, consent=consent)
+                self._writer.correct(found, emotion, consent=consent)
 
-        self.assistant.put(find)
+        self.loop.put(find)
 
     # ---- what can be chosen while it runs
 
     def set_hands_free(self, on: bool) -> None:
         """Whether the ears open by themselves."""
-        self.assistant.set_hands_free(on)
+        self.loop.set_hands_free(on)
 
     def set_muted(self, on: bool) -> None:
         """Whether the microphone is ignored."""
-        self.assistant.set_muted(on)
+        self.loop.set_muted(on)
 
     def configure(self, turns: TurnSettings) -> None:
         """Who may interrupt, empathy, ceilings."""
-        self.assistant.configure(turns)
+        self.loop.configure(turns)
 
     def set_patience(self, name: str) -> None:
         """A key of `PATIENCE`."""
-        ears, patience = self.assistant.ears, PATIENCE[name]
-        self.assistant.put(lambda: setattr(ears, "settings", replace(ears.settings, patience=patience)))
+        endpointer, patience = self.loop.endpointer, PATIENCE[name]
+        self.loop.put(lambda: setattr(endpointer, "settings", replace(endpointer.settings, patience=patience)))
 
     def set_duplex(self, duplex: Duplex) -> None:
         """How it keeps from hearing itself; without a canceller it becomes deaf while it speaks, and says why."""
@@ -243,11 +251,11 @@ class Talk:
 
     def set_voice(self, settings: VoiceSettings) -> None:
         """How replies are spoken, from the next sentence on."""
-        self.assistant.put(lambda: setattr(self.voice, "settings", settings))
+        self.loop.put(lambda: setattr(self.voice, "settings", settings))
 
     def set_synthesizer(self, synthesizer: Synthesizer | None) -> None:
         """Who speaks, from the next sentence on; the one before may be closed once no reply is being spoken."""
-        self.assistant.put(lambda: setattr(self.voice, "synthesizer", synthesizer))
+        self.loop.put(lambda: setattr(self.voice, "synthesizer", synthesizer))
 
     def replace_model(self, choice: ModelChoice) -> None:
         """Let the model go and load another one: `ModelStatus` and `Ready` tell how it goes."""
@@ -259,29 +267,29 @@ class Talk:
 
     def record(self, sessions: Path | None, keep_days: int | None = None) -> None:
         """Record below that folder from now on, or nothing (None); sessions older than `keep_days` are deleted."""
-        self._scribe.record(sessions, keep_days)
+        self._writer.record(sessions, keep_days)
 
     # ---- microphone and speaker tried out
 
     def listen_in(self, callback: Callable[[Samples], None] | None) -> None:
         """Hand every chunk of the microphone, mono 16 kHz, to `callback` on the conversation's thread; None ends it."""
-        self.assistant.put(lambda: setattr(self, "_listening_in", callback))
+        self.loop.put(lambda: setattr(self, "_listening_in", callback))
 
-    def audio_check(self, told: Callable[[CheckResult], None], *, seconds: float = 3.0, echo: bool = True) -> None:
+    def audio_check(self, notify: Callable[[CheckResult], None], *, seconds: float = 3.0, echo: bool = True) -> None:
         """Measure the echo with a soft noise, record the user for some seconds, and play that back.
 
-        `told` hears of every step on the conversation's thread, lastly of `Step.DONE`; `stop` ends it early. The
+        `notify` hears of every step on the conversation's thread, lastly of `Step.DONE`; `stop` ends it early. The
         turn under way is stopped; nothing said meanwhile becomes a turn. Without a microphone no step ends: offer
         a way out.
         """
 
         def begin() -> None:
-            self.assistant.ears.drop()
-            self.assistant.deaf = True
-            self._check = AudioCheck(self.line, self.clips, told, seconds=seconds, echo=echo)
+            self.loop.endpointer.drop()
+            self.loop.deaf = True
+            self._check = AudioCheck(self.processor, self.clips, notify, seconds=seconds, echo=echo)
 
         self.stop()
-        self.assistant.put(begin)
+        self.loop.put(begin)
 
     def _errand(self, work: Callable[[], None]) -> None:
         self._errands.submit(work).add_done_callback(_raise)
@@ -292,11 +300,11 @@ class Talk:
         if isinstance(event, SpeechStarted | UtteranceEnded):
             self._end_others()
         if isinstance(event, SpeechStarted):
-            ears = self.assistant.ears
-            self._tape.begin(event.turn, ears.seconds - event.at + ears.settings.pre_roll)
+            endpointer = self.loop.endpointer
+            self._pre_roll.begin(event.turn, endpointer.seconds - event.at + endpointer.settings.pre_roll)
         elif isinstance(event, StateChanged) and not event.user_speaking:
-            self._tape.end()
-        self._scribe.note(event, self.voice)
+            self._pre_roll.end()
+        self._writer.note(event, self.voice)
         self._listener(event)
 
     def _listen_in(self, chunk: Samples) -> None:
@@ -312,7 +320,7 @@ class Talk:
         self.clips.end()
         if self._check is not None:
             check, self._check = self._check, None
-            self.assistant.deaf = False
+            self.loop.deaf = False
             check.end()
 
     def _about(self) -> dict[str, Any]:
@@ -341,8 +349,8 @@ class Talk:
                 canceller = Canceller()
             except AssistantError as error:
                 duplex = Duplex.HALF
-                self.assistant.put(Failed(None, _without(error)))
-        self.assistant.put(lambda: self.line.use(duplex, canceller))
+                self.loop.put(Failed(None, _without(error)))
+        self.loop.put(lambda: self.processor.use(duplex, canceller))
 
 
 def _raise(errand: Future[None]) -> None:
@@ -351,12 +359,12 @@ def _raise(errand: Future[None]) -> None:
         errand.result()
 
 
-def _line(reference: Reference, duplex: Duplex) -> tuple[MicrophoneLine, str]:
+def _processor(reference: Reference, duplex: Duplex) -> tuple[MicrophoneProcessor, str]:
     """The line; without a canceller it is half-duplex, and the second value says why."""
     try:
-        return MicrophoneLine(reference, duplex), ""
+        return MicrophoneProcessor(reference, duplex), ""
     except AssistantError as error:
-        return MicrophoneLine(reference, Duplex.HALF), _without(error)
+        return MicrophoneProcessor(reference, Duplex.HALF), _without(error)
 
 
 def _without(error: AssistantError) -> str:

@@ -71,7 +71,7 @@ class MainWindow(QMainWindow):
         self._stack = QStackedWidget()
         self._notices = QVBoxLayout()
         self._notices.setSpacing(8)
-        self._told: dict[str, Notice] = {}
+        self._notified: dict[str, Notice] = {}
         centre = QWidget()
         layout = column(spacing=0)
         layout.addLayout(self._header())
@@ -84,7 +84,7 @@ class MainWindow(QMainWindow):
             self._shortcut(f"Ctrl+{number}", name)
         self._shortcut("Ctrl+,", "settings")
         QShortcut(QKeySequence("Ctrl+Q"), self).activated.connect(lambda: quit_program(self))
-        app.told.connect(self.tell)
+        app.told.connect(self.notify)
         app.happened.connect(self._hear)
         self._restore()
 
@@ -111,15 +111,15 @@ class MainWindow(QMainWindow):
         """The name of the page that is shown."""
         return next((name for name, page in self.pages.items() if page is self._stack.currentWidget()), "")
 
-    def tell(self, message: Message) -> None:
+    def notify(self, message: Message) -> None:
         """Show a message above the page; the same words again replace the old ones, three stay at most."""
-        if (old := self._told.pop(message.text, None)) is not None:
+        if (old := self._notified.pop(message.text, None)) is not None:
             old.dismiss()
-        while len(self._told) >= 3:
-            self._told.pop(next(iter(self._told))).dismiss()
+        while len(self._notified) >= 3:
+            self._notified.pop(next(iter(self._notified))).dismiss()
         notice = Notice(message.text, message.action, message.act, trouble=message.trouble)
         notice.dismissed.connect(partial(self._forget, message.text, notice))
-        self._told[message.text] = notice
+        self._notified[message.text] = notice
         self._notices.addWidget(notice)
         self._notices.setContentsMargins(16, 8, 16, 0)
         if message.seconds:
@@ -169,7 +169,7 @@ class MainWindow(QMainWindow):
         self._stack.addWidget(made)
         self._outdated.discard(name)
         if before is not None:
-            for notice in self._told.values():  # their undo belongs to a page that goes
+            for notice in self._notified.values():  # their undo belongs to a page that goes
                 notice.dismiss()
             if hasattr(before, "place") and hasattr(made, "place"):
                 made.place = before.place
@@ -210,18 +210,18 @@ class MainWindow(QMainWindow):
         elif isinstance(event, ModelStatus) and event.status != "ready":  # `Ready` tells more
             self._show_status(event.text)
             if event.status == "failed":
-                self.tell(Message(event.text, self.tr("Choose a model"), lambda: self.show_page("settings"), True))
+                self.notify(Message(event.text, self.tr("Choose a model"), lambda: self.show_page("settings"), True))
         elif isinstance(event, Failed) and event.turn is None:
-            self.tell(Message(event.message, trouble=True))
+            self.notify(Message(event.message, trouble=True))
 
     def _show_status(self, text: str) -> None:
         self._status.setText(one_line(text)[:_LONGEST_STATUS])
         self._fit()
 
     def _forget(self, text: str, notice: Notice) -> None:
-        if self._told.get(text) is notice:
-            del self._told[text]
-        if not self._told:
+        if self._notified.get(text) is notice:
+            del self._notified[text]
+        if not self._notified:
             self._notices.setContentsMargins(0, 0, 0, 0)
 
     def _restore(self) -> None:

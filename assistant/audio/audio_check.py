@@ -12,7 +12,7 @@ from enum import StrEnum
 import numpy as np
 
 from assistant.audio.clips import ClipPlayer
-from assistant.audio.echo import Echo, MicrophoneLine
+from assistant.audio.echo import Echo, MicrophoneProcessor
 from assistant.events import Samples
 
 RATE = 16_000
@@ -86,15 +86,15 @@ class AudioCheck:
 
     def __init__(
         self,
-        line: MicrophoneLine,
+        processor: MicrophoneProcessor,
         clips: ClipPlayer,
-        told: Callable[[CheckResult], None],
+        notify: Callable[[CheckResult], None],
         *,
         seconds: float = 3.0,
         echo: bool = True,
     ) -> None:
         self.over = False
-        self._line, self._clips, self._told = line, clips, told
+        self._processor, self._clips, self._notified = processor, clips, notify
         self._wanted_seconds, self._wanted_echo = seconds, echo
         self._echo: Echo | None = None
         self._recording: Samples | None = None
@@ -111,22 +111,22 @@ class AudioCheck:
         """It is over, finished or not."""
         if not self.over:
             self.over = True
-            self._tell(Step.DONE)
+            self._notify(Step.DONE)
 
-    def _tell(self, step: Step, left: float = 0.0) -> None:
-        self._told(CheckResult(step, left, self._echo, self._recording))
+    def _notify(self, step: Step, left: float = 0.0) -> None:
+        self._notified(CheckResult(step, left, self._echo, self._recording))
 
     def _walk(self) -> Iterator[bool]:
         """One yield for every chunk."""
         if self._wanted_echo:
-            self._line.forget_echo()
+            self._processor.forget_echo()
             for _ in self._hear(Step.ROOM, _ROOM_SECONDS):
                 yield True
             self._clips.start(_noise(), RATE)
             yield from self._while_playing(Step.NOISE)
             for _ in self._hear(Step.NOISE, _AFTER_SECONDS):
                 yield True
-            self._echo = self._line.echo
+            self._echo = self._processor.echo
         if self._wanted_seconds:
             parts = []
             for chunk in self._hear(Step.SPEAK, self._wanted_seconds):
@@ -139,14 +139,14 @@ class AudioCheck:
     def _hear(self, step: Step, seconds: float) -> Iterator[Samples]:
         heard = 0
         while heard < seconds * RATE:
-            self._tell(step, seconds - heard / RATE)
+            self._notify(step, seconds - heard / RATE)
             yield self._chunk
             heard += len(self._chunk)
 
     def _while_playing(self, step: Step) -> Iterator[bool]:
         waited = 0
         while self._clips.playing and waited < (self._clips.duration + _CEILING_SECONDS) * RATE:
-            self._tell(step, self._clips.duration - self._clips.position)
+            self._notify(step, self._clips.duration - self._clips.position)
             yield True
             waited += len(self._chunk)
         self._clips.end()

@@ -82,7 +82,7 @@ class ClipPlayer:
         """Be silent where it is."""
         self._put(lambda: self._pause(paused=True))
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Go on where it was paused."""
         self._put(lambda: self._pause(paused=False))
 
@@ -158,7 +158,7 @@ class ClipPlayer:
     def _pause(self, *, paused: bool) -> None:
         if self._pieces is not None and self.speaker is not None:
             self._paused = paused
-            self.speaker.hold() if paused else self.speaker.go_on()
+            self.speaker.pause() if paused else self.speaker.resume()
 
 
 def _pieces(samples: Samples, rate: int, speed: float, speaker_rate: int) -> Iterator[Samples]:

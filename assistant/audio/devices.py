@@ -163,12 +163,12 @@ class SoundSystem:
             self._opened()
             retry_at = time.monotonic() + next(waits)
             while not self._over(retry_at):
-                if self._tell():
+                if self._notify():
                     waits = _waits()
                 self._wake.wait(_WATCH_SECONDS)
                 self._wake.clear()
                 self.speaker.flush()
-            self._tell()
+            self._notify()
             self.microphone.close()
             self.speaker.close()
 
@@ -191,19 +191,19 @@ class SoundSystem:
         """Whether to begin again: told to, or a device is lost, or one that was not to be had may be there now."""
         both = (self.microphone, self.speaker)
         for one in both:
-            one.look()
+            one.poll()
         lost = any(not one.alive and not one.trouble for one in both)
         missing = self.speaker.trouble or (self.microphone.trouble and self.speaker.idle)
         return self._ended or self._changed or (bool(lost or missing) and time.monotonic() >= retry_at)
 
-    def _tell(self) -> bool:
+    def _notify(self) -> bool:
         """Report what has failed or is back since the last time. Returns whether everything works."""
         for one in (self.microphone, self.speaker):
-            if one.works and one.told:
-                one.told = False
+            if one.works and one.reported:
+                one.reported = False
                 self._report(Failed(None, f"The {one.kind} is back."))
-            elif not one.alive and not one.told and not self._ended and not self._changed:
-                one.told = True
+            elif not one.alive and not one.reported and not self._ended and not self._changed:
+                one.reported = True
                 why = one.trouble or "it stopped"
                 remedy = "plug one in or choose another; typing works meanwhile"
                 self._report(Failed(None, f"The {one.kind} cannot be used ({why}): {remedy}."))

@@ -232,7 +232,7 @@ class _Frames:
         return [samples[at : at + FRAME] for at in range(0, whole, FRAME)]
 
 
-class MicrophoneLine:
+class MicrophoneProcessor:
     """From the microphone's chunks to what the model keeps and what the ears judge. See `assistant.turns.loop.Line`.
 
     Args:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from assistant.errors import AssistantError
 from assistant.events import Samples, Utterance
-from assistant.messages import SpeechConfirmed, SpeechDropped, SpeechEnded, SpeechPaused, SpeechResumed, SpeechSuspected
+from assistant.messages import SpeechConfirmed, SpeechEnded, SpeechOnset, SpeechPaused, SpeechRejected, SpeechResumed
 
 RATE = 16_000
 BLOCK = 512
@@ -33,12 +33,12 @@ _FLOOR_MARGIN_DB = 4.0
 _FLOOR_RISE_DB = 2.0  # a second: how fast the noise floor may follow a louder room
 
 SpeechHappening = (
-    SpeechSuspected | SpeechConfirmed | SpeechPaused | SpeechResumed | SpeechEnded | SpeechDropped
+    SpeechOnset | SpeechConfirmed | SpeechPaused | SpeechResumed | SpeechEnded | SpeechRejected
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class EarSettings:
+class EndpointingSettings:
     """Durations in seconds.
 
     Attributes:
@@ -63,7 +63,7 @@ class EarSettings:
 PATIENCE = {"quick": 0.4, "normal": 0.6, "patient": 1.0}
 
 
-class Judge(Protocol):
+class SpeechDetector(Protocol):
     """Tells speech from everything else, block by block."""
 
     def probability(self, block: Samples) -> float:
@@ -73,7 +73,7 @@ class Judge(Protocol):
         """Forget what came before."""
 
 
-class SpeechJudge:
+class SileroDetector:
     """webrtcvad (mode 2) as the gate, Silero (its ONNX model, run by onnxruntime) inside it.
 
     Raises:
@@ -142,7 +142,7 @@ class _Open:
     by_key: bool = False
 
 
-class Ears:
+class Endpointer:
     """Feeds on blocks, tells what the user does.
 
     Args:
@@ -150,12 +150,12 @@ class Ears:
         settings: durations.
     """
 
-    def __init__(self, judge: Judge, settings: EarSettings | None = None) -> None:
-        self.settings = settings or EarSettings()
+    def __init__(self, detector: SpeechDetector, settings: EndpointingSettings | None = None) -> None:
+        self.settings = settings or EndpointingSettings()
         self.hands_free = True
         self.over_speech = False
         """Whether the assistant is speaking right now: then it takes longer to be believed."""
-        self._judge = judge
+        self._detector = detector
         self._kept: deque[Samples] = deque()
         self._first_kept = 0  # the number of the oldest block kept
         self._blocks = 0
@@ -170,14 +170,14 @@ class Ears:
         """The ears' clock: audio taken in so far."""
         return self._blocks * _BLOCK_SECONDS
 
-    def feed(self, raw: Samples, judged: Samples | None = None) -> Iterator[SpeechHappening]:
-        """Take in samples at 16 kHz; `judged`, as many, is listened to in their place. Yields what happened."""
+    def feed(self, raw: Samples, cleaned: Samples | None = None) -> Iterator[SpeechHappening]:
+        """Take in samples at 16 kHz; `cleaned`, as many, is listened to in their place. Yields what happened."""
         raw = np.concatenate([self._rest[0], raw])
-        judged = raw if judged is None else np.concatenate([self._rest[1], judged])
+        cleaned = raw if cleaned is None else np.concatenate([self._rest[1], cleaned])
         whole = len(raw) // BLOCK * BLOCK
-        self._rest = (raw[whole:], judged[whole:])
+        self._rest = (raw[whole:], cleaned[whole:])
         for at in range(0, whole, BLOCK):
-            yield from self._block(raw[at : at + BLOCK], judged[at : at + BLOCK])
+            yield from self._block(raw[at : at + BLOCK], cleaned[at : at + BLOCK])
 
     def press(self) -> Iterator[SpeechHappening]:
         """The key goes down: the user speaks, whatever the judge says."""
@@ -203,9 +203,9 @@ class Ears:
     def _count(self, seconds: float) -> int:
         return round(seconds / _BLOCK_SECONDS)
 
-    def _block(self, raw: Samples, judged: Samples) -> Iterator[SpeechHappening]:
-        probability = self._judge.probability(judged)
-        level = 10 * float(np.log10(np.mean(np.square(judged)) + 1e-12))
+    def _block(self, raw: Samples, cleaned: Samples) -> Iterator[SpeechHappening]:
+        probability = self._detector.probability(cleaned)
+        level = 10 * float(np.log10(np.mean(np.square(cleaned)) + 1e-12))
         loud = level > self._floor_db + _FLOOR_MARGIN_DB
         if probability < _SILENCE:
             # Down at once, up slowly: a fan that starts is part of the room after a few seconds.
@@ -232,7 +232,7 @@ class Ears:
             return
         if one.voiced < self._count(self.settings.confirm):
             self.drop()
-            yield SpeechDropped()
+            yield SpeechRejected()
         elif released:
             self.drop()
             yield SpeechEnded(self._utterance(one, now))
@@ -246,13 +246,13 @@ class Ears:
             if one.paused:
                 one.paused = False
                 yield SpeechResumed()
-            yield from self._believe(one)
+            yield from self._detect(one)
         quiet = now - one.last_voiced
         if not one.confirmed:
             if quiet >= self._count(self.settings.soft_end):
                 self._open = None
                 if one.voiced >= self._count(self.settings.suspect):
-                    yield SpeechDropped()
+                    yield SpeechRejected()
             return
         if not one.paused and quiet >= self._count(self.settings.soft_end):
             one.paused = True
@@ -264,7 +264,7 @@ class Ears:
         elif length >= self._count(self.settings.longest):
             yield from self._cut(one, now)
 
-    def _believe(self, one: _Open) -> Iterator[SpeechHappening]:
+    def _detect(self, one: _Open) -> Iterator[SpeechHappening]:
         if one.confirmed:
             return
         lasted = one.last_voiced + 1 - one.began
@@ -273,7 +273,7 @@ class Ears:
             one.confirmed = True
             yield SpeechConfirmed(one.began * _BLOCK_SECONDS)
         elif one.voiced == self._count(self.settings.suspect):
-            yield SpeechSuspected()
+            yield SpeechOnset()
 
     def _long(self, blocks: int) -> bool:
         """Near the ceiling the next short pause ends the utterance."""

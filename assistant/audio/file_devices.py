@@ -36,10 +36,10 @@ class FileSpeaker:
     def played(self) -> int:
         return self._at
 
-    def hold(self) -> None:
+    def pause(self) -> None:
         self._held = True
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self._held = False
 
     def abort(self) -> int:
@@ -62,7 +62,7 @@ class FileSound:
     """A microphone that hears files, one after the other and then silence, and a speaker that plays into a file.
 
     `start` lets it run in real time; `step`, called by a script, lets a chunk's time pass at once. `clock` is
-    the time that has passed, for an `Assistant` in virtual time.
+    the time that has passed, for an `ConversationLoop` in virtual time.
 
     Args:
         sink: where the microphone's chunks go.
@@ -107,7 +107,7 @@ class FileSound:
         """Whether the recordings have come to their end so long ago."""
         return self._at >= len(self._heard) + seconds * self._rate
 
-    def say(self, samples: Samples) -> float:
+    def report(self, samples: Samples) -> float:
         """Let these be heard next, at the recordings' rate; returns their first sample's time by `clock`."""
         at = max(self._at, len(self._heard)) + round(self._rate * _CHUNK_SECONDS)  # the chunk under way is too late
         said = np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)[:, None]

@@ -45,7 +45,7 @@ class Stream:
         self.device_rate = 0
         self.trouble = ""
         """Why it could not be opened, in one line."""
-        self.told = False  # whether its failure was reported
+        self.reported = False  # whether its failure was reported
         self.missed: str | None = None  # the device that was asked for and is not there
         self.told_missed: str | None = None
         self._stream: Any = None
@@ -101,7 +101,7 @@ class Stream:
             stream.abort()
             stream.close()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Find out whether it is alive. On the watch's thread, like every call into PortAudio."""
         late = time.monotonic() - self._called_at > _FROZEN_SECONDS
         try:
@@ -170,11 +170,11 @@ class SoundSpeaker(Stream):
                 return self._written
             return min(self._written, self._gone + int(heard * RATE / self.device_rate))
 
-    def hold(self) -> None:
+    def pause(self) -> None:
         with self._lock:
             self._held = True
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         with self._lock:
             self._held = False
 

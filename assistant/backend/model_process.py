@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from assistant.events import ModelStatus
-from assistant.messages import Ask, Happening, LoadFailed, Loading, ModelBroke, ModelChoice, ModelDone, Prepare, Ready
+from assistant.messages import Ask, InboxEvent, LoadFailed, Loading, ModelChoice, ModelDone, ModelFailed, Prepare, Ready
 
 _POLL_SECONDS = 0.2
 _CLOSE_SECONDS = 5.0
@@ -37,7 +37,7 @@ class Model(Protocol):
     def close(self) -> None: ...
 
 
-Report = Callable[[Happening | ModelStatus | Ready], None]
+Report = Callable[[InboxEvent | ModelStatus | Ready], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class ModelProcess:
         if not choice.source:
             self.close()
             return
-        self._let_go(coming=True)
+        self._release(coming=True)
         with self._lock:
             self.choice = choice
             self._crashes = 0
@@ -134,10 +134,10 @@ class ModelProcess:
 
     def close(self) -> None:
         """Let the model go; its memory is free when this returns."""
-        self._let_go(coming=False)
+        self._release(coming=False)
         self._report(ModelStatus("stopped", "The model is not loaded."))
 
-    def _let_go(self, *, coming: bool) -> None:
+    def _release(self, *, coming: bool) -> None:
         with self._lock:
             self._generation += 1
             self._coming = coming
@@ -204,7 +204,7 @@ class ModelProcess:
         outbox.put(None)
         writer.join(_CLOSE_SECONDS)
         connection.close()
-        self._fell(process.exitcode, generation, hung=hung)
+        self._exited(process.exitcode, generation, hung=hung)
 
     def _take(self, message: Any, generation: int) -> None:
         with self._lock:
@@ -220,7 +220,7 @@ class ModelProcess:
                 self._ready = True
                 if self._asked is not None:
                     self._outbox.put(self._asked)
-            elif isinstance(message, ModelDone | ModelBroke):
+            elif isinstance(message, ModelDone | ModelFailed):
                 self._crashes = 0
                 if self._asked is not None and self._asked.ask <= message.ask:
                     self._asked = None
@@ -244,7 +244,7 @@ class ModelProcess:
                 return silent > self._ceilings.load
             return self._asked is not None and silent > self._ceilings.answer
 
-    def _fell(self, exitcode: int | None, generation: int, *, hung: bool) -> None:
+    def _exited(self, exitcode: int | None, generation: int, *, hung: bool) -> None:
         """The child ended. If it was not told to: report why, and start it once more."""
         with self._lock:
             if generation != self._generation:
@@ -264,7 +264,7 @@ class ModelProcess:
             self._break(asked.ask, f"{why} Say it again.")
 
     def _break(self, ask: int, message: str) -> None:
-        self._report(ModelBroke(ask, message))
+        self._report(ModelFailed(ask, message))
 
 
 def _write(connection: Connection, outbox: queue.SimpleQueue[Ask | Prepare | None]) -> None:

@@ -25,7 +25,7 @@ from assistant.audio.file_devices import FileSound
 from assistant.backend.model_process import ModelProcess
 from assistant.errors import AssistantError
 from assistant.events import Event, Exchange, Failed, ModelStatus, Samples, Turn, TurnEnded, UtteranceEnded
-from assistant.messages import Ask, ModelBroke, ModelChoice, ModelDone, ModelText, Ready
+from assistant.messages import Ask, ModelChoice, ModelDone, ModelFailed, ModelText, Ready
 from assistant.speech.sentences import sentences
 from assistant.speech.synthesizer import Pyttsx3Synthesizer, Synthesizer, VoiceSettings, mood_of
 from assistant.talk import Talk, TalkSettings
@@ -55,10 +55,10 @@ class Watcher:
     """What a model or a conversation tells, to be waited for; a failure ends the measurement."""
 
     def __init__(self) -> None:
-        self._told: queue.SimpleQueue[tuple[float, Any]] = queue.SimpleQueue()
+        self._notified: queue.SimpleQueue[tuple[float, Any]] = queue.SimpleQueue()
 
     def __call__(self, event: Event | Ready | Any) -> None:
-        self._told.put((time.monotonic(), event))
+        self._notified.put((time.monotonic(), event))
 
     def until(self, kind: type, seconds: float = _TURN_SECONDS) -> tuple[float, Any]:
         """The next event of that kind, and when it came by the monotonic clock.
@@ -68,12 +68,12 @@ class Watcher:
         """
         while True:
             try:
-                at, event = self._told.get(timeout=seconds)
+                at, event = self._notified.get(timeout=seconds)
             except queue.Empty:
                 raise AssistantError("The measurement stands still: run `doctor` to see what is missing.") from None
             if isinstance(event, kind):
                 return at, event
-            if isinstance(event, Failed | ModelBroke) or (isinstance(event, ModelStatus) and event.status == "failed"):
+            if isinstance(event, Failed | ModelFailed) or (isinstance(event, ModelStatus) and event.status == "failed"):
                 raise AssistantError(event.text if isinstance(event, ModelStatus) else event.message)
 
 
@@ -93,7 +93,7 @@ def live(
         about.update(watcher.until(Ready, _LOAD_SECONDS)[1].about)
         for number, samples in enumerate(questions, 1):
             _progress(f"turn {number} of {len(questions)}")
-            last = talk.sound.say(samples) + len(samples) / RATE
+            last = talk.sound.report(samples) + len(samples) / RATE
             ended_at, _ = watcher.until(UtteranceEnded)
             _, ended = watcher.until(TurnEnded)
             # The marks run by the conversation's clock, the microphone by its own: they meet at the hard end.

@@ -26,11 +26,11 @@ def recording_choice(path: Path, *, ask: bool) -> RecordingSection:
         sys.stderr.write(f"{trouble}\n")
     if not ask or settings.started or settings.recording.asked:
         return settings.recording
-    _say("May your conversations be kept on this machine, to be heard again? They never leave it.\n")
+    _report("May your conversations be kept on this machine, to be heard again? They never leave it.\n")
     chosen: dict[str, Any] | None = None
     while chosen is None:
         try:
-            _say("For how many days? Enter: not at all; keep: for good. ")
+            _report("For how many days? Enter: not at all; keep: for good. ")
             chosen = _as_choice(input())
         except EOFError:
             return settings.recording
@@ -42,7 +42,7 @@ def recording_choice(path: Path, *, ask: bool) -> RecordingSection:
     return settings.recording
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
 

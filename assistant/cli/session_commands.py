@@ -14,13 +14,13 @@ from typing import Any
 from assistant.backend.model_process import ModelProcess
 from assistant.errors import AssistantError, BadInput
 from assistant.events import Exchange, ModelStatus, Spoken
-from assistant.messages import Ask, ModelBroke, ModelChoice, ModelDone, ModelRead, ModelText
+from assistant.messages import Ask, ModelChoice, ModelDone, ModelFailed, ModelReading, ModelText
 from assistant.sessions.export import FORMATS, differences, export, import_archive, joined
 from assistant.sessions.maintenance import delete, tidy
 from assistant.sessions.reader import Session, as_json, read_session, sessions, summary, words_of
 from assistant.sessions.recorder import RATE
 
-Say = Callable[[str], None]
+Speak = Callable[[str], None]
 
 
 def add_commands(commands: Any) -> None:
@@ -64,7 +64,7 @@ def find(root: Path, name: str) -> Path:
     return found[0]
 
 
-def run(options: argparse.Namespace, root: Path, say: Say) -> None:
+def run(options: argparse.Namespace, root: Path, report: Speak) -> None:
     """Carry out `sessions` or `replay`, after a look at what a killed run left.
 
     Raises:
@@ -74,20 +74,20 @@ def run(options: argparse.Namespace, root: Path, say: Say) -> None:
     for message in tidy(root):
         sys.stderr.write(f"{message}\n")
     if options.command == "replay":
-        _replay(read_session(find(root, options.session)), options, say)
+        _replay(read_session(find(root, options.session)), options, report)
     else:
-        _manage(options, root, say)
+        _manage(options, root, report)
 
 
-def _manage(options: argparse.Namespace, root: Path, say: Say) -> None:
+def _manage(options: argparse.Namespace, root: Path, report: Speak) -> None:
     if options.action == "list":
-        _list([summary(read_session(folder)) for folder in sessions(root)], say, as_lines=options.json)
+        _list([summary(read_session(folder)) for folder in sessions(root)], report, as_lines=options.json)
         return
     if options.action == "import":
         done: dict[str, Any] = {"session": import_archive(options.archive, root).name}
     elif options.action == "show":
         session = read_session(find(root, options.session))
-        say(json.dumps(as_json(session), ensure_ascii=False) if options.json else _shown(session))
+        report(json.dumps(as_json(session), ensure_ascii=False) if options.json else _shown(session))
         return
     elif options.action == "delete":
         folder = find(root, options.session)
@@ -96,19 +96,19 @@ def _manage(options: argparse.Namespace, root: Path, say: Say) -> None:
     else:
         session = read_session(find(root, options.session))
         done = {"file": str(export(session, options.format, options.output))}
-    say(json.dumps(done) if options.json else " ".join(done.values()))
+    report(json.dumps(done) if options.json else " ".join(done.values()))
 
 
-def _list(rows: list[dict[str, Any]], say: Say, *, as_lines: bool) -> None:
+def _list(rows: list[dict[str, Any]], report: Speak, *, as_lines: bool) -> None:
     for row in rows:
         if as_lines:
-            say(json.dumps(row, ensure_ascii=False))
+            report(json.dumps(row, ensure_ascii=False))
         else:
             damaged = f"  ({row['damaged']} damaged)" if row["damaged"] else ""
             emotions = ", ".join(row["emotions"]) or "no readings"
-            say(f"{row['name']}  {row['turns']:3d} turns  {emotions}  {row['first_words'][:50]}{damaged}")
+            report(f"{row['name']}  {row['turns']:3d} turns  {emotions}  {row['first_words'][:50]}{damaged}")
     if not rows and not as_lines:
-        say("No session is recorded yet: talk with --record.")
+        report("No session is recorded yet: talk with --record.")
 
 
 def _shown(session: Session) -> str:
@@ -124,19 +124,19 @@ def _shown(session: Session) -> str:
     return "\n".join(lines)
 
 
-def _replay(session: Session, options: argparse.Namespace, say: Say) -> None:
+def _replay(session: Session, options: argparse.Namespace, report: Speak) -> None:
     """Sound without --model, differences with it, turn by turn."""
     if options.model:
         choice = ModelChoice(options.model, options.device, options.quantize)
         with contextlib.closing(ask_again(session, choice)) as answers:
             for row in differences(session, answers):
-                say(json.dumps(row, ensure_ascii=False) if options.json else _difference(row))
+                report(json.dumps(row, ensure_ascii=False) if options.json else _difference(row))
         return
     if not options.json:
-        say(_shown(session))
+        report(_shown(session))
     if options.output:
         say_file = export(session, "wav", options.output)
-        say(json.dumps({"file": str(say_file)}) if options.json else f"\nWritten to {say_file}")
+        report(json.dumps({"file": str(say_file)}) if options.json else f"\nWritten to {say_file}")
     else:
         _play(session)
 
@@ -201,10 +201,10 @@ def _answer(answers: queue.SimpleQueue[Any], number: int) -> dict[str, object]:
             sys.stderr.write(f"{report.text}\n")
         elif isinstance(report, ModelStatus) and report.status == "failed":
             raise AssistantError(report.text)
-        elif isinstance(report, ModelBroke):
+        elif isinstance(report, ModelFailed):
             row["reply"] = f"({report.message})"
             return row
-        elif isinstance(report, ModelRead) and report.ask == number:
+        elif isinstance(report, ModelReading) and report.ask == number:
             row["reading"] = report.reading.label if report.reading else None
         elif isinstance(report, ModelText) and report.ask == number:
             row["reply"] = f"{row['reply']}{report.text}"

@@ -196,7 +196,7 @@ class Keyboard:
             self._screen.typed = typed[:-1]
         elif key == " " and not typed:
             self._down = not self._down
-            self._talk.assistant.press() if self._down else self._talk.assistant.release()
+            self._talk.loop.press() if self._down else self._talk.loop.release()
         elif key.isprintable():
             self._screen.typed = typed + key
         return True
@@ -209,7 +209,7 @@ class _Input:
     text: str
 
 
-Told = queue.SimpleQueue[Event | Ready | _Input]
+Inbox = queue.SimpleQueue[Event | Ready | _Input]
 
 
 def run(make: Callable[[Callable[[Event | Ready], None]], Talk], *, as_json: bool, log: Path) -> None:
@@ -223,20 +223,20 @@ def run(make: Callable[[Callable[[Event | Ready], None]], Talk], *, as_json: boo
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed twice.
     """
-    told: Told = queue.SimpleQueue()
+    inbox: Inbox = queue.SimpleQueue()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the model's process inherits it: Ctrl-C is ours alone
     shown = in_terminal(as_json=as_json)
     try:
         with _messages_to(log) if shown else contextlib.nullcontext():
-            talk = make(told.put)
+            talk = make(inbox.put)
             stopper = Stopper(talk.stop)
             try:
                 signal.signal(signal.SIGINT, stopper.handle)
                 talk.start()
                 if shown:
-                    _in_terminal(talk, told, stopper)
+                    _in_terminal(talk, inbox, stopper)
                 else:
-                    _in_lines(talk, told, as_json=as_json)
+                    _in_lines(talk, inbox, as_json=as_json)
             finally:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
                 talk.close()
@@ -244,15 +244,15 @@ def run(make: Callable[[Callable[[Event | Ready], None]], Talk], *, as_json: boo
         signal.signal(signal.SIGINT, before)
 
 
-def _in_terminal(talk: Talk, told: Told, stopper: Stopper) -> None:
+def _in_terminal(talk: Talk, inbox: Inbox, stopper: Stopper) -> None:
     console = Console()
     screen = Screen(console)
     keyboard = Keyboard(talk, screen, stopper)
     console.print(Text(HELP, "dim"))
     with _keys(), Live(screen, console=console, auto_refresh=False, transient=True) as live:
-        _read_input(told)
+        _read_input(inbox)
         while not _over(talk, lines_ended=False, busy=False):
-            for happened in _waiting(told):
+            for happened in _waiting(inbox):
                 if not isinstance(happened, _Input):
                     screen.show(happened)
                 elif not happened.text or not all(map(keyboard.key, happened.text)):
@@ -260,15 +260,15 @@ def _in_terminal(talk: Talk, told: Told, stopper: Stopper) -> None:
             live.refresh()
 
 
-def _in_lines(talk: Talk, told: Told, *, as_json: bool) -> None:
+def _in_lines(talk: Talk, inbox: Inbox, *, as_json: bool) -> None:
     """Typed lines are answered one after the other; without any, the microphone is heard until Ctrl-C."""
     screen = Screen(Console(soft_wrap=True))
     show: Callable[[Event | Ready], None] = _print_json if as_json else screen.show
     lines: collections.deque[str] = collections.deque()
     rest, typed, ended, busy = "", False, False, False
-    _read_input(told)
+    _read_input(inbox)
     while not _over(talk, lines_ended=typed and ended and not lines, busy=busy):
-        for happened in _waiting(told):
+        for happened in _waiting(inbox):
             if isinstance(happened, _Input):
                 *whole, rest = (rest + happened.text).split("\n")
                 ended = not happened.text
@@ -295,30 +295,30 @@ def _over(talk: Talk, *, lines_ended: bool, busy: bool) -> bool:
     return heard and talk.quiet
 
 
-def _waiting(told: Told) -> Iterator[Event | Ready | _Input]:
+def _waiting(inbox: Inbox) -> Iterator[Event | Ready | _Input]:
     """What has come, after waiting for it a moment."""
     with contextlib.suppress(queue.Empty):
-        yield told.get(timeout=_FRAME_SECONDS)
+        yield inbox.get(timeout=_FRAME_SECONDS)
         while True:
-            yield told.get_nowait()
+            yield inbox.get_nowait()
 
 
 # ---- the standard input, and the terminal
 
 
-def _read_input(told: Told) -> None:
+def _read_input(inbox: Inbox) -> None:
     """Read on a thread of its own, below Python's buffers, whose lock would hold up the end of the program."""
-    threading.Thread(target=_read, args=(told,), daemon=True, name="input").start()
+    threading.Thread(target=_read, args=(inbox,), daemon=True, name="input").start()
 
 
-def _read(told: Told) -> None:
+def _read(inbox: Inbox) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     data = b"-"
     while data:
         data = _read_some()
         text = decoder.decode(data)
         if text or not data:
-            told.put(_Input(text))  # the last one is empty
+            inbox.put(_Input(text))  # the last one is empty
 
 
 def _read_some() -> bytes:

@@ -38,7 +38,7 @@ def _crc(line: dict[str, Any]) -> str:
     return f"{zlib.crc32(text.encode('utf-8', 'surrogatepass')):08x}"
 
 
-class Lines:
+class JsonLines:
     """A JSONL file whose lines carry a checksum in `crc`."""
 
     def __init__(self, path: Path) -> None:

@@ -57,20 +57,20 @@ def tidy(root: Path, keep_days: int | None = None, *, as_promised: bool = False)
 
     Returns what to tell the user. A session that a running program records is left alone.
     """
-    told = []
+    messages = []
     try:
         _sweep(root)
         for folder in sessions(root):
             if (folder / LOCK).exists() or _journals(folder):
-                told += _repaired(folder)
+                messages += _repaired(folder)
         if keep_days is not None or as_promised:
             gone = len(expire(root, keep_days))
             if gone:
                 age = f" older than {keep_days} days" if keep_days is not None else ""
-                told.append(f"{gone} session{'s' * (gone > 1)}{age} deleted: you chose to keep them for so long.")
+                messages.append(f"{gone} session{'s' * (gone > 1)}{age} deleted: you chose to keep them for so long.")
     except AssistantError as error:
-        told.append(str(error))
-    return told
+        messages.append(str(error))
+    return messages
 
 
 def _sweep(root: Path) -> None:
@@ -85,19 +85,19 @@ def _sweep(root: Path) -> None:
 
 def _repaired(folder: Path) -> list[str]:
     """Repair a session that was cut off, and delete one in which nothing was said; returns what to tell."""
-    told = []
+    messages = []
     try:
         with FileLock(folder / LOCK, mode=0o600, timeout=0):
             if recover(folder):
-                told.append(f"What was being said when session {folder.name} was cut off has been recovered.")
+                messages.append(f"What was being said when session {folder.name} was cut off has been recovered.")
         (folder / LOCK).unlink(missing_ok=True)
         if not any("turn" in line for line in read_lines(folder / EVENTS)[0]):
             delete(folder)
     except Timeout:
         pass
     except OSError as error:
-        told.append(f"Session {folder.name} cannot be repaired ({error.strerror or error}): free space.")
-    return told
+        messages.append(f"Session {folder.name} cannot be repaired ({error.strerror or error}): free space.")
+    return messages
 
 
 def delete(folder: Path) -> None:

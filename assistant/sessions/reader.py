@@ -16,7 +16,7 @@ import numpy as np
 from assistant.errors import AssistantError, BadInput
 from assistant.events import EMOTIONS, EmotionReading, Outcome, Samples, Spoken, Turn, Typed
 from assistant.sessions.corrections import keep
-from assistant.sessions.journal import Lines, read_lines
+from assistant.sessions.journal import JsonLines, read_lines
 from assistant.sessions.recorder import EVENTS, RATE, VERSION
 
 MESSAGES = ("utterance", "typed", "utterance_recovered")
@@ -188,7 +188,7 @@ def append(folder: Path, kind: str, **values: Any) -> None:
     """Write one more line into a session. Raises OSError."""
     started = next((line.get("started") for line in read_lines(folder / EVENTS)[0] if "started" in line), None)
     since = (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds() if started else 0.0
-    lines = Lines(folder / EVENTS)
+    lines = JsonLines(folder / EVENTS)
     try:
         lines.append({"v": VERSION, "t": round(since, 3), "type": kind, **values}, sync=True)
     finally:

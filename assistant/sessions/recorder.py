@@ -24,7 +24,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from assistant.events import Failed, Samples, Spoken, TurnEnded, Typed
-from assistant.sessions.journal import Journal, Lines
+from assistant.sessions.journal import Journal, JsonLines
 
 VERSION = 1
 RATE = 16_000
@@ -57,8 +57,8 @@ class Recorder:
         self._clock = clock
         self._started = clock()
         self._journal: Journal | None = None
-        self._lines: Lines | None = None
-        self._told: set[int] = set()  # turns whose message was written
+        self._lines: JsonLines | None = None
+        self._notified: set[int] = set()  # turns whose message was written
         self._in_use: FileLock | None = None
         with self._guard():
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ class Recorder:
             self.folder = folder
             self._in_use = FileLock(folder / LOCK, mode=0o600, thread_local=False)
             self._in_use.acquire()
-            self._lines = Lines(folder / EVENTS)
+            self._lines = JsonLines(folder / EVENTS)
             self._line("session_started", started=now.isoformat(timespec="seconds"), **(about or {}), sync=True)
 
     @property
@@ -96,7 +96,7 @@ class Recorder:
         """The user's message of a turn, complete."""
         if self._lines is None:
             return
-        self._told.add(turn)
+        self._notified.add(turn)
         with self._guard():
             if isinstance(message, Typed):
                 self._line("typed", turn=turn, text=message.text)
@@ -107,7 +107,7 @@ class Recorder:
     def ended(self, event: TurnEnded, audio: Samples | None = None, rate: int = RATE) -> None:
         """A turn is over; `audio` is what was heard of its reply."""
         turn = event.turn
-        if turn.number not in self._told:  # recording began in mid-turn
+        if turn.number not in self._notified:  # recording began in mid-turn
             self.utterance(turn.number, turn.message)
         if self._lines is None:
             return
@@ -147,11 +147,11 @@ class Recorder:
         lines, self._lines = self._lines, None
         with self._guard():
             lines.close()
-            self._let_go()
-            if not self._told:
+            self._release()
+            if not self._notified:
                 shutil.rmtree(self.folder)
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         """The session is no longer in use."""
         if self._in_use is not None and self.folder is not None:
             self._in_use.release()
@@ -178,7 +178,7 @@ class Recorder:
                         file.close()
             self._lines = self._journal = None
             with contextlib.suppress(OSError):
-                self._let_go()
+                self._release()
             why = error.strerror or str(error)
             self._report(Failed(None, f"Recording stopped ({why}): free space or choose another folder; talk on."))
 

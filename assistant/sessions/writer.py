@@ -32,13 +32,13 @@ from assistant.sessions.corrections import keep
 from assistant.sessions.maintenance import tidy
 from assistant.sessions.reader import correct
 from assistant.sessions.recorder import RATE, Recorder
-from assistant.speech.playback import ReplyVoice
-from assistant.turns.loop import Line
+from assistant.speech.playback import ReplyPlayer
+from assistant.turns.loop import InputProcessor
 
 _RECALLED_SECONDS = 4.0  # of sound kept for the journal: speech is known only after it began, a cut even 3 s after
 
 
-class Tape:
+class PreRollBuffer:
     """Remembers the last moments of the line, and hands on what the user says while they say it.
 
     Attributes:
@@ -46,16 +46,16 @@ class Tape:
         listener: takes every chunk of the microphone as it comes, mono 16 kHz.
     """
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, processor: InputProcessor) -> None:
         self.record: Callable[[int, Samples], None] | None = None
         self.listener: Callable[[Samples], None] | None = None
-        self._line = line
+        self._processor = processor
         self._past: deque[Samples] = deque()
         self._turn: int | None = None
 
     def take(self, chunk: AudioChunk, *, speaking: bool) -> tuple[Samples, Samples]:
         """See `assistant.turns.loop.Line`."""
-        raw, judged = self._line.take(chunk, speaking=speaking)
+        raw, cleaned = self._processor.take(chunk, speaking=speaking)
         self._past.append(raw)
         while sum(map(len, self._past)) - len(self._past[0]) > _RECALLED_SECONDS * RATE:
             self._past.popleft()
@@ -63,7 +63,7 @@ class Tape:
             self.record(self._turn, raw)
         if self.listener is not None and len(raw):
             self.listener(raw)
-        return raw, judged
+        return raw, cleaned
 
     def begin(self, turn: int, seconds: float) -> None:
         """The user has been speaking for so long."""
@@ -76,7 +76,7 @@ class Tape:
         self._turn = None
 
 
-class Scribe:
+class SessionWriter:
     """Writes sessions and corrections on a thread of its own: a slow disk keeps nobody waiting.
 
     Args:
@@ -104,9 +104,9 @@ class Scribe:
 
     # ---- from any thread
 
-    def look_after(self, root: Path) -> None:
+    def maintain(self, root: Path) -> None:
         """Nothing is to be recorded: still mend what earlier runs left there, and let what was promised expire."""
-        self._orders.put(lambda: self._tell(tidy(root, as_promised=True)))
+        self._orders.put(lambda: self._notify(tidy(root, as_promised=True)))
 
     def record(self, root: Path | None, keep_days: int | None = None) -> None:
         """Record below `root` from now on, or not (None). What earlier runs left there is looked after first."""
@@ -124,7 +124,7 @@ class Scribe:
         """What the user is saying."""
         self._order(lambda recorder, number: recorder.sound(number, samples), turn, begins=True)
 
-    def note(self, event: Event | Ready, voice: ReplyVoice) -> None:
+    def note(self, event: Event | Ready, voice: ReplyPlayer) -> None:
         """What of an event belongs on disk."""
         if isinstance(event, UtteranceEnded):
             self._order(lambda recorder, number: self._utterance(recorder, number, event), event.turn, begins=True)
@@ -138,15 +138,15 @@ class Scribe:
             )
         elif isinstance(event, Transcribed):
             # It may come after the turn's end.
-            self._line("transcribed", event.turn, text=event.text, language=event.language)
+            self._processor("transcribed", event.turn, text=event.text, language=event.language)
         elif isinstance(event, TurnUndone):
-            self._line("undone", event.turn)
+            self._processor("undone", event.turn)
         elif isinstance(event, StateChanged) and not event.user_speaking:
             self._order(lambda recorder, _: recorder.dropped())
         elif isinstance(event, Ready):
             self._order(lambda recorder, _: recorder.note("model_ready", **event.about))
         elif isinstance(event, Failed):
-            self._line("failed", event.turn, message=event.message)
+            self._processor("failed", event.turn, message=event.message)
 
     def close(self) -> None:
         """End the session and the thread."""
@@ -170,7 +170,7 @@ class Scribe:
         """
         self._orders.put(lambda: self._write(write, turn, begins=begins))
 
-    def _line(self, kind: str, turn: int | None, **values: Any) -> None:
+    def _processor(self, kind: str, turn: int | None, **values: Any) -> None:
         def write(recorder: Recorder, number: int) -> None:
             recorder.note(kind, turn=number if turn is not None else None, **values)
 
@@ -187,14 +187,14 @@ class Scribe:
         if self.recorder is not None:
             write(self.recorder, (turn or 0) - (self._after or 0))
 
-    def _tell(self, messages: Iterable[str]) -> None:
+    def _notify(self, messages: Iterable[str]) -> None:
         for message in messages:
             self._report(Failed(None, message))
 
     def _record(self, root: Path | None, keep_days: int | None) -> None:
         self._keep_days = keep_days
         if root is not None:
-            self._tell(tidy(root, keep_days))
+            self._notify(tidy(root, keep_days))
         if root != self._root:
             self._root = root
             self._begin()

@@ -1,6 +1,6 @@
 """The reply's way to the loudspeaker: sentences are made into speech ahead of playback, in order, without gaps.
 
-One thread owns a `ReplyVoice` (the conversation's); a second one, inside, waits for the synthesiser. What was
+One thread owns a `ReplyPlayer` (the conversation's); a second one, inside, waits for the synthesiser. What was
 heard is known in samples, so an interrupted reply is remembered to the last whole word.
 """
 
@@ -17,16 +17,16 @@ import numpy as np
 from assistant.errors import SpeechUnavailable
 from assistant.events import EmotionReading, Failed, Samples
 from assistant.messages import (
-    GoOn,
-    Hold,
-    Play,
-    Say,
-    SayEnds,
-    Silence,
-    VoiceEnded,
-    VoiceProgressed,
-    VoiceReached,
-    VoiceStarted,
+    PausePlayback,
+    PlayerEnded,
+    PlayerProgressed,
+    PlayerReached,
+    PlayerStarted,
+    ResumePlayback,
+    Speak,
+    SpeakEnd,
+    StartPlayback,
+    StopPlayback,
 )
 from assistant.speech.sentences import Sentence, sentences
 from assistant.speech.synthesizer import Speech, Synthesizer, VoiceSettings, heard, mood_of
@@ -46,17 +46,17 @@ class Speaker(Protocol):
     def played(self) -> int:
         """Samples that have been heard: given to the device, less its latency."""
 
-    def hold(self) -> None:
+    def pause(self) -> None:
         """Pause at once."""
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Go on where it was paused."""
 
     def abort(self) -> int:
         """Fall silent at once and drop the rest; returns the samples that had been heard."""
 
 
-Report = Callable[[VoiceReached | VoiceStarted | VoiceProgressed | VoiceEnded | Failed], None]
+Report = Callable[[PlayerReached | PlayerStarted | PlayerProgressed | PlayerEnded | Failed], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -73,11 +73,11 @@ class _Reply:
     made: list[Speech] = field(default_factory=list)
     written: int = 0
     samples: int = 0
-    told: str = ""
+    reported: str = ""
     broke: bool = False
 
 
-class ReplyVoice:
+class ReplyPlayer:
     """Carries out the voice's commands.
 
     Args:
@@ -85,7 +85,7 @@ class ReplyVoice:
         speaker: where it is played; None: replies are read, not heard, and end as soon as they are complete.
         report: told what begins, is heard and ends; called on the owner's thread, from `pump`.
         wake: called from the inner thread when there is something for `pump` to do.
-        threaded: False: sentences are made within `carry_out` and `pump`, for scripts in virtual time.
+        threaded: False: sentences are made within `execute` and `pump`, for scripts in virtual time.
     """
 
     def __init__(
@@ -114,27 +114,29 @@ class ReplyVoice:
             self._worker = threading.Thread(target=self._synthesize_all, daemon=True, name="synthesis")
             self._worker.start()
 
-    def carry_out(self, command: Say | SayEnds | Play | Hold | GoOn | Silence) -> None:
+    def execute(
+        self, command: Speak | SpeakEnd | StartPlayback | PausePlayback | ResumePlayback | StopPlayback
+    ) -> None:
         """One of the voice's commands. A command under an older ask than the last one does nothing."""
         reply = self._reply
-        if isinstance(command, Say) and (reply is None or reply.ask < command.ask):
+        if isinstance(command, Speak) and (reply is None or reply.ask < command.ask):
             reply = self._reply = _Reply(command.ask, reading=command.reading)
-        if isinstance(command, SayEnds | Play) and (reply is None or reply.ask < command.ask):
+        if isinstance(command, SpeakEnd | StartPlayback) and (reply is None or reply.ask < command.ask):
             reply = self._reply = _Reply(command.ask)
         if reply is None or reply.ask != command.ask:
             return
-        if isinstance(command, Say):
+        if isinstance(command, Speak):
             reply.text += command.text
             self._cut(reply)
-        elif isinstance(command, SayEnds):
+        elif isinstance(command, SpeakEnd):
             reply.complete = True
             self._cut(reply)
-        elif isinstance(command, Play):
+        elif isinstance(command, StartPlayback):
             reply.playing = True
-        elif isinstance(command, Silence):
+        elif isinstance(command, StopPlayback):
             self._silence(reply)
         elif self.speaker is not None:
-            self.speaker.hold() if isinstance(command, Hold) else self.speaker.go_on()
+            self.speaker.pause() if isinstance(command, PausePlayback) else self.speaker.resume()
         self.pump()
 
     def pump(self) -> None:
@@ -149,7 +151,7 @@ class ReplyVoice:
                 reply.broke = True
             else:
                 if not reply.made:
-                    self._report(VoiceReached(reply.ask, "first_speech"))
+                    self._report(PlayerReached(reply.ask, "first_speech"))
                 reply.made.append(speech)
         reply_now = self._reply
         if reply_now is not None and reply_now.playing:
@@ -174,7 +176,7 @@ class ReplyVoice:
         for sentence in ready[reply.cut :]:
             self._orders.put((reply, sentence))
         if ready and not reply.cut:
-            self._report(VoiceReached(reply.ask, "first_sentence"))
+            self._report(PlayerReached(reply.ask, "first_sentence"))
         reply.cut = len(ready)
 
     def _synthesize_all(self) -> None:
@@ -210,11 +212,11 @@ class ReplyVoice:
         played = speaker.played()
         if played > 0 and not reply.started:
             reply.started = True
-            self._report(VoiceStarted(reply.ask))
+            self._report(PlayerStarted(reply.ask))
         said = heard(reply.text, reply.made, played / speaker.rate)
-        if said != reply.told:
-            reply.told = said
-            self._report(VoiceProgressed(reply.ask, said))
+        if said != reply.reported:
+            reply.reported = said
+            self._report(PlayerProgressed(reply.ask, said))
         if reply.complete and reply.written == reply.cut and played >= reply.samples:
             audio = self._audio(reply, reply.samples)
             speaker.abort()
@@ -232,7 +234,7 @@ class ReplyVoice:
         self._reply = None
         self.heard_audio = audio
         self.heard_rate = self.speaker.rate if self.speaker is not None else 16_000
-        self._report(VoiceEnded(reply.ask, said.strip()))
+        self._report(PlayerEnded(reply.ask, said.strip()))
 
     def _audio(self, reply: _Reply, played: int) -> Samples:
         if self.speaker is None or not reply.written:

@@ -34,7 +34,7 @@ from assistant.events import (
     Typed,
     UtteranceEnded,
 )
-from assistant.turns.history import LiveTurn, Past, joined, same
+from assistant.turns.history import History, LiveTurn, joined, same
 
 
 class Conversation:
@@ -48,7 +48,7 @@ class Conversation:
         self.settings = settings or s.TurnSettings()
         self.state = State.IDLE
         self.user_speaking = False
-        self._past = Past()
+        self._past = History()
         self._live: LiveTurn | None = None
         self._asks = 0
         self._numbers = 0
@@ -60,7 +60,7 @@ class Conversation:
 
     # ---- the only way in
 
-    def handle(self, happened: s.Happening, now: float) -> list[s.Command | Event]:
+    def handle(self, happened: s.InboxEvent, now: float) -> list[s.Command | Event]:
         """What to do and tell after `happened` at `now` seconds."""
         self._now = now
         before = (self.state, self.user_speaking)
@@ -77,8 +77,8 @@ class Conversation:
     @property
     def history(self) -> tuple[Exchange, ...]:
         """What the model is to remember. Turns without a heard reply are left out, or carried over."""
-        told = (turn for turn in self.turns if turn.outcome is not Outcome.SUPERSEDED and turn.heard.strip())
-        return tuple(Exchange(turn.message, turn.heard) for turn in told)
+        past = (turn for turn in self.turns if turn.outcome is not Outcome.SUPERSEDED and turn.heard.strip())
+        return tuple(Exchange(turn.message, turn.heard) for turn in past)
 
     @property
     def number(self) -> int:
@@ -87,11 +87,11 @@ class Conversation:
 
     # ---- the user speaks
 
-    def _suspected(self, _: s.SpeechSuspected) -> Iterator[s.Command | Event]:
+    def _onset(self, _: s.SpeechOnset) -> Iterator[s.Command | Event]:
         live = self._live
         if live and live.sounding and self.settings.barge_in is s.BargeIn.VOICE and self._held_since is None:
             self._held_since = self._now
-            yield s.Hold(live.ask)
+            yield s.PausePlayback(live.ask)
 
     def _confirmed(self, speech: s.SpeechConfirmed) -> Iterator[s.Command | Event]:
         live = self._live
@@ -138,11 +138,11 @@ class Conversation:
         if self._live is None or not same(self._live.message, message):
             yield from self._discard()
             yield self._begin(message)
-        yield from self._make_certain()
+        yield from self._commit()
 
-    def _dropped(self, _: s.SpeechDropped) -> Iterator[s.Command | Event]:
+    def _dropped(self, _: s.SpeechRejected) -> Iterator[s.Command | Event]:
         self._ignoring = False
-        yield from self._go_on()
+        yield from self._continue()
         if not self.user_speaking:
             return
         self.user_speaking = False
@@ -151,7 +151,7 @@ class Conversation:
         if self._carried is not None:
             # The turn that made way for this noise gets its answer after all.
             yield self._begin(self._whole(None))
-            yield from self._make_certain()
+            yield from self._commit()
 
     # ---- asking
 
@@ -168,7 +168,7 @@ class Conversation:
         self._live.marks["asked"] = self._moved = self._now
         return s.Ask(self._asks, self.history, message, self.settings.empathy)
 
-    def _make_certain(self) -> Iterator[s.Command | Event]:
+    def _commit(self) -> Iterator[s.Command | Event]:
         """The turn is the user's no more: tell what was held back, and let it be heard."""
         live = self._live
         assert live is not None, "a turn was begun"
@@ -183,7 +183,7 @@ class Conversation:
         if live.broke is not None:
             yield from self._fail(live.broke)
         else:
-            yield s.Play(live.ask)
+            yield s.StartPlayback(live.ask)
             if live.done:
                 yield from self._prepare(live)
 
@@ -193,9 +193,9 @@ class Conversation:
         if live is not None and not live.certain:
             self._live = None
             yield s.CancelAsk(live.ask)
-            yield s.Silence(live.ask)
+            yield s.StopPlayback(live.ask)
 
-    def _tell(self, event: Event) -> Iterator[Event]:
+    def _notify(self, event: Event) -> Iterator[Event]:
         assert self._live is not None, "callers look first"
         if self._live.certain:
             yield event
@@ -207,16 +207,16 @@ class Conversation:
     def _current(self, ask: int) -> LiveTurn | None:
         return self._live if self._live is not None and self._live.ask == ask else None
 
-    def _read(self, answer: s.ModelRead) -> Iterator[s.Command | Event]:
+    def _read(self, answer: s.ModelReading) -> Iterator[s.Command | Event]:
         if live := self._current(answer.ask):
             live.reading = answer.reading
             live.marks["read"] = self._moved = self._now
-            yield from self._tell(EmotionRead(live.number, answer.reading))
+            yield from self._notify(EmotionRead(live.number, answer.reading))
 
-    def _words(self, answer: s.ModelWords) -> Iterator[s.Command | Event]:
+    def _words(self, answer: s.ModelTranscript) -> Iterator[s.Command | Event]:
         if live := self._current(answer.ask):
             live.transcript = answer.text
-            yield from self._tell(Transcribed(live.number, answer.text, answer.language))
+            yield from self._notify(Transcribed(live.number, answer.text, answer.language))
         elif turn := self._past.revise(answer.ask, transcript=answer.text):
             yield Transcribed(turn.number, answer.text, answer.language)
 
@@ -225,26 +225,26 @@ class Conversation:
             live.marks.setdefault("first_text", self._now)
             self._moved = self._now
             live.reply += answer.text
-            yield s.Say(live.ask, answer.text, live.reading)
-            yield from self._tell(ReplyText(live.number, answer.text))
+            yield s.Speak(live.ask, answer.text, live.reading)
+            yield from self._notify(ReplyText(live.number, answer.text))
 
     def _done(self, answer: s.ModelDone) -> Iterator[s.Command | Event]:
         if live := self._current(answer.ask):
             live.done = True
             live.figures = answer.figures
             live.marks["reply_finished"] = self._moved = self._now
-            yield s.SayEnds(live.ask)
-            yield from self._tell(ReplyFinished(live.number, live.reply.strip()))
+            yield s.SpeakEnd(live.ask)
+            yield from self._notify(ReplyFinished(live.number, live.reply.strip()))
             if live.certain:
                 yield from self._prepare(live)
 
     def _prepare(self, live: LiveTurn) -> Iterator[s.Command]:
         """Let the model take in its own reply while it is being spoken."""
         if live.reply.strip():
-            told = (*self.history, Exchange(live.message, live.reply.strip()))
-            yield s.Prepare(told, self.settings.empathy)
+            past = (*self.history, Exchange(live.message, live.reply.strip()))
+            yield s.Prepare(past, self.settings.empathy)
 
-    def _broke(self, answer: s.ModelBroke) -> Iterator[s.Command | Event]:
+    def _broke(self, answer: s.ModelFailed) -> Iterator[s.Command | Event]:
         if live := self._current(answer.ask):
             if live.certain:
                 yield from self._fail(answer.message)
@@ -258,25 +258,25 @@ class Conversation:
 
     # ---- the voice speaks
 
-    def _reached(self, voice: s.VoiceReached) -> Iterator[s.Command | Event]:
+    def _reached(self, voice: s.PlayerReached) -> Iterator[s.Command | Event]:
         if live := self._current(voice.ask):
             live.marks.setdefault(voice.stage, self._now)
         yield from ()
 
-    def _started(self, voice: s.VoiceStarted) -> Iterator[s.Command | Event]:
+    def _started(self, voice: s.PlayerStarted) -> Iterator[s.Command | Event]:
         if (live := self._current(voice.ask)) and live.certain:
             live.sounding = True
             live.marks["first_sound"] = self._moved = self._now
             self.state = State.SPEAKING
             yield PlaybackStarted(live.number)
 
-    def _progressed(self, voice: s.VoiceProgressed) -> Iterator[s.Command | Event]:
+    def _progressed(self, voice: s.PlayerProgressed) -> Iterator[s.Command | Event]:
         if (live := self._current(voice.ask)) and live.certain:
             live.heard = voice.heard
             self._moved = self._now
             yield PlaybackProgressed(live.number, voice.heard)
 
-    def _silent(self, voice: s.VoiceEnded) -> Iterator[s.Command | Event]:
+    def _silent(self, voice: s.PlayerEnded) -> Iterator[s.Command | Event]:
         if self._past.closing(voice.ask):
             yield from self._past.settle(voice.ask, voice.heard)
         elif (live := self._current(voice.ask)) and live.certain and live.done:
@@ -292,7 +292,7 @@ class Conversation:
         assert live is not None, "callers look first"
         turn = self._append(outcome, closing=live.sounding)
         yield s.CancelAsk(live.ask)
-        yield s.Silence(live.ask)
+        yield s.StopPlayback(live.ask)
         if not live.sounding:
             yield TurnEnded(turn)
 
@@ -306,51 +306,51 @@ class Conversation:
         self._past.add(live.ask, turn, closing=closing)
         return turn
 
-    def _go_on(self) -> Iterator[s.Command | Event]:
+    def _continue(self) -> Iterator[s.Command | Event]:
         if self._held_since is not None and self._live is not None:
             self._held_since = None
             self._moved = self._now
-            yield s.GoOn(self._live.ask)
+            yield s.ResumePlayback(self._live.ask)
 
     # ---- the user's hands
 
-    def _typed(self, typed: s.TypedIn) -> Iterator[s.Command | Event]:
+    def _typed(self, typed: s.MessageTyped) -> Iterator[s.Command | Event]:
         if not typed.text.strip():
             return
         if self.user_speaking:
             self.user_speaking = False
-            yield s.DropUtterance()
+            yield s.DiscardUtterance()
         if self._live:
             yield from self._break_off()
         yield self._begin(self._whole(Typed(typed.text.strip())))
-        yield from self._make_certain()
+        yield from self._commit()
 
-    def _stop(self, _: s.StopPressed) -> Iterator[s.Command | Event]:
+    def _stop(self, _: s.StopRequested) -> Iterator[s.Command | Event]:
         self._carried = None
         if self.user_speaking:
             self.user_speaking = False
-            yield s.DropUtterance()
+            yield s.DiscardUtterance()
         yield from self._discard()
         if self._live:
             yield from self._close(Outcome.STOPPED)
         self.state = State.IDLE
 
-    def _undo(self, _: s.UndoPressed) -> Iterator[s.Command | Event]:
+    def _undo(self, _: s.UndoRequested) -> Iterator[s.Command | Event]:
         if self._live and self._live.certain:
-            yield from self._stop(s.StopPressed())
+            yield from self._stop(s.StopRequested())
         yield from self._past.undo()
 
-    def _again(self, again: s.AgainPressed) -> Iterator[s.Command | Event]:
-        yield from self._stop(s.StopPressed())
+    def _again(self, again: s.RegenerateRequested) -> Iterator[s.Command | Event]:
+        yield from self._stop(s.StopRequested())
         if not self.turns:
             return
         last = self.turns[-1]
         yield from self._past.undo()
         yield self._begin(Typed(again.text.strip()) if again.text and again.text.strip() else last.message)
-        yield from self._make_certain()
+        yield from self._commit()
 
-    def _new(self, _: s.NewPressed) -> Iterator[s.Command | Event]:
-        yield from self._stop(s.StopPressed())
+    def _new(self, _: s.NewConversationRequested) -> Iterator[s.Command | Event]:
+        yield from self._stop(s.StopRequested())
         self.turns.clear()
 
     def _changed(self, changed: s.SettingsChanged) -> Iterator[s.Command | Event]:
@@ -361,7 +361,7 @@ class Conversation:
 
     def _tick(self, _: s.Tick) -> Iterator[s.Command | Event]:
         if self._held_since is not None and self._now - self._held_since > self.settings.pause_seconds:
-            yield from self._go_on()
+            yield from self._continue()
         live = self._live
         if live is None or not live.certain or self._held_since is not None:
             return
@@ -373,26 +373,26 @@ class Conversation:
 
 
 _HANDLERS: dict[type, Callable[[Conversation, Any], Iterator[s.Command | Event]]] = {
-    s.SpeechSuspected: Conversation._suspected,
+    s.SpeechOnset: Conversation._onset,
     s.SpeechConfirmed: Conversation._confirmed,
     s.SpeechPaused: Conversation._paused,
     s.SpeechResumed: Conversation._resumed,
     s.SpeechEnded: Conversation._ended,
-    s.SpeechDropped: Conversation._dropped,
-    s.ModelRead: Conversation._read,
-    s.ModelWords: Conversation._words,
+    s.SpeechRejected: Conversation._dropped,
+    s.ModelReading: Conversation._read,
+    s.ModelTranscript: Conversation._words,
     s.ModelText: Conversation._text,
     s.ModelDone: Conversation._done,
-    s.ModelBroke: Conversation._broke,
-    s.VoiceReached: Conversation._reached,
-    s.VoiceStarted: Conversation._started,
-    s.VoiceProgressed: Conversation._progressed,
-    s.VoiceEnded: Conversation._silent,
-    s.TypedIn: Conversation._typed,
-    s.StopPressed: Conversation._stop,
-    s.UndoPressed: Conversation._undo,
-    s.AgainPressed: Conversation._again,
-    s.NewPressed: Conversation._new,
+    s.ModelFailed: Conversation._broke,
+    s.PlayerReached: Conversation._reached,
+    s.PlayerStarted: Conversation._started,
+    s.PlayerProgressed: Conversation._progressed,
+    s.PlayerEnded: Conversation._silent,
+    s.MessageTyped: Conversation._typed,
+    s.StopRequested: Conversation._stop,
+    s.UndoRequested: Conversation._undo,
+    s.RegenerateRequested: Conversation._again,
+    s.NewConversationRequested: Conversation._new,
     s.SettingsChanged: Conversation._changed,
     s.Tick: Conversation._tick,
 }

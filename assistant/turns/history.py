@@ -60,7 +60,7 @@ class LiveTurn:
         )
 
 
-class Past:
+class History:
     """The turns that are over. Their last ones are known by their asks: words and hearing may still come.
 
     Attributes:

@@ -2,7 +2,7 @@
 
 Everything that happens (a chunk of sound, an answer of the model, a key) is put into the inbox and taken out by
 one thread, which owns all state; what results is carried out there and told to the listener. The thread is a
-loop around `take` and `beat`, which a test or a script may call itself, with a clock of its own.
+loop around `take` and `tick`, which a test or a script may call itself, with a clock of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from assistant.audio.clips import ClipPlayer
-from assistant.audio.endpointing import Ears
+from assistant.audio.endpointing import Endpointer
 from assistant.backend.model_process import Model
 from assistant.events import (
     AudioChunk,
@@ -32,23 +32,23 @@ from assistant.messages import (
     BargeIn,
     CancelAsk,
     Command,
-    DropUtterance,
-    Happening,
+    DiscardUtterance,
+    InboxEvent,
     Prepare,
     Ready,
     SettingsChanged,
-    SpeechDropped,
-    StopPressed,
+    SpeechRejected,
+    StopRequested,
     Tick,
     TurnSettings,
 )
-from assistant.speech.playback import ReplyVoice
+from assistant.speech.playback import ReplyPlayer
 from assistant.turns.conversation import Conversation
 
 _BEAT_SECONDS = 0.02
 _LEVEL_SECONDS = 0.05
 
-Heard = Happening | AudioChunk | ModelStatus | Ready | Failed
+Heard = InboxEvent | AudioChunk | ModelStatus | Ready | Failed
 
 
 class Listener(Protocol):
@@ -57,14 +57,14 @@ class Listener(Protocol):
     def __call__(self, event: Event | Ready) -> None: ...
 
 
-class Line(Protocol):
+class InputProcessor(Protocol):
     """Between the device and the ears: mono 16 kHz, and the same with the assistant's own voice taken out."""
 
     def take(self, chunk: AudioChunk, *, speaking: bool) -> tuple[Samples, Samples]:
         """The chunk as it came and as it is to be judged, equally long."""
 
 
-class Assistant:
+class ConversationLoop:
     """Owns a conversation and what serves it.
 
     Args:
@@ -76,31 +76,31 @@ class Assistant:
 
     def __init__(
         self,
-        ears: Ears,
-        line: Line,
+        endpointer: Endpointer,
+        processor: InputProcessor,
         listener: Listener,
         *,
         settings: TurnSettings | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.conversation = Conversation(settings)
-        self.ears = ears
+        self.endpointer = endpointer
         self.muted = False
         """Whether the microphone is ignored."""
         self.deaf = False
         """Whether the ears are closed, for a check of the microphone."""
-        self._line = line
+        self._processor = processor
         self._listener = listener
         self._clock = clock
         self._started = clock()
         self._inbox: queue.SimpleQueue[Heard | Callable[[], None] | None] = queue.SimpleQueue()
         self._level_at = 0.0
         self._model: Model | None = None
-        self._voice: ReplyVoice | None = None
+        self._voice: ReplyPlayer | None = None
         self._clips: ClipPlayer | None = None
         self._thread: threading.Thread | None = None
 
-    def attach(self, model: Model, voice: ReplyVoice, clips: ClipPlayer | None = None) -> None:
+    def attach(self, model: Model, voice: ReplyPlayer, clips: ClipPlayer | None = None) -> None:
         """Name the model, the voice, both of which report to `put`, and the player of recordings."""
         self._model, self._voice, self._clips = model, voice, clips
 
@@ -112,19 +112,19 @@ class Assistant:
 
     def press(self) -> None:
         """The talk key goes down."""
-        self._inbox.put(lambda: self._hear(self.ears.press()))
+        self._inbox.put(lambda: self._hear(self.endpointer.press()))
 
     def release(self) -> None:
         """The talk key goes up."""
-        self._inbox.put(self.ears.release)
+        self._inbox.put(self.endpointer.release)
 
     def stop(self) -> None:
         """Stop listening, thinking, speaking."""
-        self._inbox.put(StopPressed())
+        self._inbox.put(StopRequested())
 
     def set_hands_free(self, on: bool) -> None:
         """Whether the ears open by themselves."""
-        self._inbox.put(lambda: setattr(self.ears, "hands_free", on))
+        self._inbox.put(lambda: setattr(self.endpointer, "hands_free", on))
 
     def set_muted(self, on: bool) -> None:
         """Whether the microphone is ignored; what was being said is thrown away."""
@@ -132,8 +132,8 @@ class Assistant:
         def change() -> None:
             self.muted = on
             if on:
-                self.ears.drop()
-                self._handle(SpeechDropped())
+                self.endpointer.drop()
+                self._handle(SpeechRejected())
 
         self._inbox.put(change)
 
@@ -171,7 +171,7 @@ class Assistant:
         else:
             self._handle(happened)
 
-    def beat(self) -> None:
+    def tick(self) -> None:
         """Time has passed: look after playback and ceilings."""
         if self._voice is not None:
             self._voice.pump()
@@ -199,12 +199,12 @@ class Assistant:
                 self.take(happened)
             if self.now - beat_at >= _BEAT_SECONDS:
                 beat_at = self.now
-                self.beat()
+                self.tick()
 
     def _take_sound(self, chunk: AudioChunk) -> None:
         clip = self._clips is not None and self._clips.playing
         speaking = clip or self.conversation.state is State.SPEAKING
-        raw, judged = self._line.take(chunk, speaking=speaking)
+        raw, cleaned = self._processor.take(chunk, speaking=speaking)
         if not len(raw):
             return
         if self.now - self._level_at >= _LEVEL_SECONDS:
@@ -212,23 +212,23 @@ class Assistant:
             power = 0.0 if self.muted else float(np.mean(np.square(raw)))
             self._listener(InputLevel(max(-120.0, 10 * float(np.log10(power + 1e-12)))))
         if self.deaf or (clip and self.conversation.settings.barge_in is not BargeIn.VOICE):
-            judged = np.zeros_like(judged)
+            cleaned = np.zeros_like(cleaned)
         if not self.muted:
-            self.ears.over_speech = speaking
-            self._hear(self.ears.feed(raw, judged))
+            self.endpointer.over_speech = speaking
+            self._hear(self.endpointer.feed(raw, cleaned))
 
-    def _hear(self, happenings: Iterable[Happening]) -> None:
-        for happened in happenings:
+    def _hear(self, inbox_events: Iterable[InboxEvent]) -> None:
+        for happened in inbox_events:
             self._handle(happened)
 
-    def _handle(self, happened: Happening) -> None:
+    def _handle(self, happened: InboxEvent) -> None:
         for outcome in self.conversation.handle(happened, self.now):
             if isinstance(outcome, Command):
-                self._carry_out(outcome)
+                self._execute(outcome)
             else:
                 self._listener(outcome)
 
-    def _carry_out(self, command: Any) -> None:
+    def _execute(self, command: Any) -> None:
         assert self._model is not None, "attach comes first"
         assert self._voice is not None, "attach comes first"
         if isinstance(command, Ask):
@@ -237,7 +237,7 @@ class Assistant:
             self._model.prepare(command)
         elif isinstance(command, CancelAsk):
             self._model.cancel(command.ask)
-        elif isinstance(command, DropUtterance):
-            self.ears.drop()
+        elif isinstance(command, DiscardUtterance):
+            self.endpointer.drop()
         else:
-            self._voice.carry_out(command)
+            self._voice.execute(command)

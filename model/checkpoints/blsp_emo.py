@@ -98,7 +98,7 @@ def canonical(name: str, *, plain: bool) -> str | None:
     return None if _BUFFERS.fullmatch(name) else name
 
 
-def spelled(name: str, names: Collection[str]) -> str:
+def display_name(name: str, names: Collection[str]) -> str:
     """The `canonical` name as a source with the tensors `names` would write it."""
     prefixes = ("qwen_model.model.", "qwen_model.", "")
     used = [prefix for prefix in prefixes if any(other.startswith(f"{prefix}transformer.") for other in names)]

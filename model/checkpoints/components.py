@@ -180,10 +180,10 @@ def generation(folder: Path, most_tokens: int) -> GenerationConfig:
         WeightsMissing: one of them is out of all bounds.
     """
     path = folder / "generation_config.json"
-    return GenerationConfig(**heeded(read_config(folder, path.name), path, most_tokens))
+    return GenerationConfig(**effective_settings(read_config(folder, path.name), path, most_tokens))
 
 
-def heeded(settings: Mapping[str, Any], path: Path, most_tokens: int) -> dict[str, Any]:
+def effective_settings(settings: Mapping[str, Any], path: Path, most_tokens: int) -> dict[str, Any]:
     """The generation settings that this project heeds, out of the cleaned ones of `path`; as `generation`."""
     bounds: dict[str, tuple[Any, float, float]] = {
         "do_sample": (bool, 0, 1),

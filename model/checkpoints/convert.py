@@ -28,8 +28,16 @@ from filelock import FileLock, Timeout
 from rich.filesize import decimal
 from transformers import WhisperFeatureExtractor
 
-from model.checkpoints.blsp_emo import Move, Original, canonical, generation_settings, is_plain, spelled, understand
-from model.checkpoints.components import heeded
+from model.checkpoints.blsp_emo import (
+    Move,
+    Original,
+    canonical,
+    display_name,
+    generation_settings,
+    is_plain,
+    understand,
+)
+from model.checkpoints.components import effective_settings
 from model.checkpoints.inventory import CONTEXT
 from model.checkpoints.qwen_tokenizer import (
     END_OF_TEXT,
@@ -134,7 +142,7 @@ def examine(source: Path, *, shard_bytes: int = SHARD_BYTES) -> Conversion:
         else:
             found[known] = info
     original = understand(config, found)
-    missing = [spelled(name, tensors) for name in original.moves if name not in found]
+    missing = [display_name(name, tensors) for name in original.moves if name not in found]
     _compare(source, original.moves, found, {"missing": missing, "in there twice": twice})
     tokens = read_ranks(source / VOCABULARY)
     text = original.config.get_text_config()
@@ -157,7 +165,7 @@ def examine(source: Path, *, shard_bytes: int = SHARD_BYTES) -> Conversion:
         {name: found[name] for name in original.moves},
         ignored,
         tokens,
-        heeded(generation_settings(given, *stops), source / "generation_config.json", CONTEXT),
+        effective_settings(generation_settings(given, *stops), source / "generation_config.json", CONTEXT),
         layout,
         _fingerprint(paths, layout),
     )

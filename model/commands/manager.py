@@ -36,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     quiet_libraries()
     try:
-        options.run(options, _tell)
+        options.run(options, _notify)
     except ModelError as error:
-        _tell({"error": str(error)})
+        _notify({"error": str(error)})
         return 2 if isinstance(error, BadInput) else 3
     except KeyboardInterrupt:
         return 130
@@ -52,10 +52,10 @@ def _parser() -> argparse.ArgumentParser:
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     action = actions.add_parser("list", help="what checkpoints are, whether they are here, and how they fit")
     action.add_argument("sources", metavar="SOURCE", nargs="+")
-    action.set_defaults(run=lambda options, tell: [tell(describe(source)) for source in options.sources])
+    action.set_defaults(run=lambda options, notify: [notify(describe(source)) for source in options.sources])
     action = actions.add_parser("verify", help="read every file of one and compare it")
     action.add_argument("source", metavar="SOURCE")
-    action.set_defaults(run=lambda options, tell: tell(verify(options.source, tell)))
+    action.set_defaults(run=lambda options, notify: notify(verify(options.source, notify)))
     action = actions.add_parser("convert", help="as `python -m model.convert`, with its progress")
     action.add_argument("source", metavar="SOURCE", type=Path)
     action.add_argument("target", metavar="TARGET", type=Path)
@@ -73,12 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _tell(values: dict[str, Any]) -> None:
+def _notify(values: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(values) + "\n")
     sys.stdout.flush()
 
 
-def _progress(tell: Tell) -> Callable[[fetch.Progress], None]:
+def _progress(notify: Tell) -> Callable[[fetch.Progress], None]:
     """A teller of steps that leaves out those under a thousandth."""
     last = ("", -1.0)
 
@@ -87,7 +87,7 @@ def _progress(tell: Tell) -> Callable[[fetch.Progress], None]:
         now = (step.what, round(step.done / step.total, 3) if step.total else 0.0)
         if now != last:
             last = now
-            tell(asdict(step))
+            notify(asdict(step))
 
     return show
 
@@ -145,7 +145,7 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def verify(source: str, tell: Tell) -> dict[str, Any]:
+def verify(source: str, notify: Tell) -> dict[str, Any]:
     """Read all of a preset or folder. Returns `source`, `checked`: what was found sound, `sha256` of folders' weights.
 
     Args:
@@ -155,7 +155,7 @@ def verify(source: str, tell: Tell) -> dict[str, Any]:
         WeightsMissing: something is missing or damaged; the message names it.
     """
     known = preset_of(source)
-    progress = _progress(tell)
+    progress = _progress(notify)
     checked: list[str] = []
     hashes: dict[str, str] = {}
     if known:
@@ -208,23 +208,23 @@ def _verify_fetched(name: str, folder: Path, progress: Callable[[fetch.Progress]
     return f"{name}: every file has the SHA-256 with which it arrived"
 
 
-def _convert(options: argparse.Namespace, tell: Tell) -> None:
+def _convert(options: argparse.Namespace, notify: Tell) -> None:
     convert.staging_of(options.target)
     conversion = convert.examine(options.source)
-    convert.convert(conversion, options.target, _progress(tell))
-    tell({"folder": str(options.target), "error": None})
+    convert.convert(conversion, options.target, _progress(notify))
+    notify({"folder": str(options.target), "error": None})
 
 
-def _quantize(options: argparse.Namespace, tell: Tell) -> None:
+def _quantize(options: argparse.Namespace, notify: Tell) -> None:
     quantize.quantize(options.source, options.target, options.quantize, options.device)
-    tell({"folder": str(options.target), "error": None})
+    notify({"folder": str(options.target), "error": None})
 
 
-def _hub(options: argparse.Namespace, tell: Tell) -> None:
+def _hub(options: argparse.Namespace, notify: Tell) -> None:
     folder = fetch.fetch_hub(
-        options.repository, options.revision, progress=_progress(tell), allow_pickles=True
+        options.repository, options.revision, progress=_progress(notify), allow_pickles=True
     )  # the original's weights are pickles; they are read weights-only
-    tell({"folder": str(folder), "error": None})
+    notify({"folder": str(folder), "error": None})
 
 
 if __name__ == "__main__":

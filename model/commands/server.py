@@ -21,12 +21,12 @@ from assistant.messages import (
     Ask,
     LoadFailed,
     Loading,
-    ModelBroke,
     ModelChoice,
     ModelDone,
-    ModelRead,
+    ModelFailed,
+    ModelReading,
     ModelText,
-    ModelWords,
+    ModelTranscript,
     Prepare,
     Ready,
 )
@@ -106,7 +106,7 @@ def _held(device: str) -> int:
 def _progress(connection: Connection) -> Callable[[Progress], None]:
     last = 0.0
 
-    def tell(step: Progress) -> None:
+    def notify(step: Progress) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last > _REPORT_SECONDS or step.done == step.total:
@@ -114,7 +114,7 @@ def _progress(connection: Connection) -> Callable[[Progress], None]:
             share = f" {step.done / step.total:.0%}" if step.total else ""
             connection.send(Loading(f"{step.what}{share}"))
 
-    return tell
+    return notify
 
 
 class _Server:
@@ -150,14 +150,14 @@ class _Server:
         try:
             self._reply(ask)
         except ModelError as error:
-            self.connection.send(ModelBroke(ask.ask, str(error)))
+            self.connection.send(ModelFailed(ask.ask, str(error)))
         except (MemoryError, torch.OutOfMemoryError):
             self.engine.forget()
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             remedy = "close other programs, begin a new conversation, or choose a smaller model."
-            self.connection.send(ModelBroke(ask.ask, f"Memory ran out: {remedy}"))
+            self.connection.send(ModelFailed(ask.ask, f"Memory ran out: {remedy}"))
 
     def _reply(self, ask: Ask) -> None:
         engine, send, message = self.engine, self.connection.send, ask.message
@@ -166,7 +166,7 @@ class _Server:
         if isinstance(message, Spoken):
             hearing = engine.hear(message)
             encode_ms = hearing.encode_ms
-            send(ModelRead(ask.ask, hearing.reading))
+            send(ModelReading(ask.ask, hearing.reading))
             if words_first:
                 self._words(ask, message)
         for piece in engine.reply(
@@ -184,7 +184,7 @@ class _Server:
     def _words(self, ask: Ask, message: Spoken) -> None:
         words = self.engine.transcript(message)
         if words is not None:
-            self.connection.send(ModelWords(ask.ask, words.text, words.language))
+            self.connection.send(ModelTranscript(ask.ask, words.text, words.language))
 
     def _prepare(self, prepare: Prepare) -> None:
         try:

@@ -20,7 +20,7 @@ from model.errors import WeightsMissing
 from model.nn.adapter import ConvAdapter
 
 
-class Spelt(NamedTuple):
+class CtcFrames(NamedTuple):
     """What a batch's frames were read as.
 
     Attributes:
@@ -80,7 +80,7 @@ class ContextLayer(nn.Module):
         return hidden + self.fc2(nn.functional.gelu(self.fc1(self.norm2(hidden))))
 
 
-class SpellingAdapter(ConvAdapter):
+class CtcAdapter(ConvAdapter):
     """A convolutional adapter that spells.
 
     Args:
@@ -139,14 +139,14 @@ class SpellingAdapter(ConvAdapter):
             hidden = layer(hidden, mask)
         return hidden
 
-    def spell(
+    def decode(
         self,
         encoded: Tensor,
         lengths: Tensor,
         embed: Callable[[Tensor], Tensor],
         *,
         legacy_batching: bool = False,
-    ) -> Spelt:
+    ) -> CtcFrames:
         """Read a padded batch.
 
         Args:
@@ -171,7 +171,7 @@ class SpellingAdapter(ConvAdapter):
         shares = shares / shares.sum(1, keepdim=True).clamp(min=1)
         ids = torch.zeros_like(mask, dtype=torch.int64)
         ids[mask] = tokens[best[begins] - 1]
-        return Spelt(shares.transpose(1, 2) @ expected, mask, ids)
+        return CtcFrames(shares.transpose(1, 2) @ expected, mask, ids)
 
     def _targets(self, embed: Callable[[Tensor], Tensor]) -> _Targets:
         if self._kept is not None and not torch.is_grad_enabled():

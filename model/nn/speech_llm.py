@@ -21,7 +21,7 @@ from model.audio.prosody import PROSODY_FEATURES
 from model.config import SpeechLanguageConfig
 from model.nn.adapter import ConvAdapter
 from model.nn.cformer import CFormerAdapter
-from model.nn.ctc_adapter import SpellingAdapter
+from model.nn.ctc_adapter import CtcAdapter
 from model.nn.emotion import EmotionHead
 from model.nn.long_prompts import LongPrompts, add_long_prompts
 from model.nn.lora import LoraScope, add_lora
@@ -132,9 +132,9 @@ class SpeechLanguageModel(PreTrainedModel):
         """
         adapter = self.adapter
         assert adapter is not None
-        if isinstance(adapter, SpellingAdapter):
-            spelt = adapter.spell(encoded, lengths, self.get_input_embeddings(), legacy_batching=legacy_batching)
-            return spelt.frames, spelt.mask
+        if isinstance(adapter, CtcAdapter):
+            ctc_frames = adapter.decode(encoded, lengths, self.get_input_embeddings(), legacy_batching=legacy_batching)
+            return ctc_frames.frames, ctc_frames.mask
         frames, mask = adapter(encoded, lengths, legacy_batching=legacy_batching)
         return frames, mask
 
@@ -208,7 +208,7 @@ def _adapter(config: SpeechLanguageConfig, text_size: int) -> ConvAdapter | CFor
     if not config.adapter_kernel_sizes:
         return None
     if config.adapter_type == "spelling":
-        return SpellingAdapter(*sizes, config.text_config.vocab_size, config.adapter_layers)
+        return CtcAdapter(*sizes, config.text_config.vocab_size, config.adapter_layers)
     return ConvAdapter(*sizes)
 
 

@@ -46,10 +46,10 @@ def test_what_is_saved_comes_back(
 def test_a_damaged_file_is_kept_aside_and_told(tmp_path: Path, text: str) -> None:
     path = tmp_path / "settings.toml"
     path.write_text(text)
-    found, told = load(path)
+    found, emitted = load(path)
     assert found == Settings()
     (aside,) = tmp_path.iterdir()
-    assert aside.name in told
+    assert aside.name in emitted
     assert aside.read_text() == text
 
 

@@ -10,13 +10,22 @@ from typing import Any
 import numpy as np
 
 from assistant.audio.clips import ClipPlayer
-from assistant.audio.endpointing import BLOCK, Ears, EarSettings
+from assistant.audio.endpointing import BLOCK, Endpointer, EndpointingSettings
 from assistant.events import AudioChunk, Event, Samples, Spoken, State
-from assistant.messages import Ask, Happening, ModelDone, ModelRead, ModelText, ModelWords, Prepare, TurnSettings
-from assistant.speech.playback import ReplyVoice
+from assistant.messages import (
+    Ask,
+    InboxEvent,
+    ModelDone,
+    ModelReading,
+    ModelText,
+    ModelTranscript,
+    Prepare,
+    TurnSettings,
+)
+from assistant.speech.playback import ReplyPlayer
 from assistant.speech.sentences import Sentence
 from assistant.speech.synthesizer import Mood, Speech, Voice, VoiceSettings, Word
-from assistant.turns.loop import Assistant
+from assistant.turns.loop import ConversationLoop
 
 RATE = 16_000
 PLAIN, CALM = VoiceSettings(), Mood()
@@ -40,7 +49,7 @@ class Clock:
         return self.now
 
 
-class LoudnessJudge:
+class LoudnessDetector:
     """Loud blocks are speech: scripts speak with tones."""
 
     def probability(self, block: Samples) -> float:
@@ -50,7 +59,7 @@ class LoudnessJudge:
         pass
 
 
-class PlainLine:
+class PlainProcessor:
     """The chunk as it is: 16 kHz, no echo."""
 
     def take(self, chunk: AudioChunk, *, speaking: bool) -> tuple[Samples, Samples]:
@@ -82,11 +91,11 @@ class VirtualSpeaker:
         elapsed = 0.0 if self._since is None else self._clock.now - self._since
         return min(self._before + round(elapsed * RATE), sum(map(len, self.written)))
 
-    def hold(self) -> None:
+    def pause(self) -> None:
         self._before, self._since = self.played(), None
         self._held_at = self._clock.now
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self._since = self._clock.now
         self.held.append((self._held_at, self._clock.now))
 
@@ -129,19 +138,19 @@ class ScriptedModel:
 
     replies: Sequence[str]
     clock: Clock
-    put: Callable[[Happening], None]
+    put: Callable[[InboxEvent], None]
     delay: float = 0.3
     asks: list[Ask] = field(default_factory=list)
     cancelled: set[int] = field(default_factory=set)
     prepared: int = 0
-    _due: list[tuple[float, Happening]] = field(default_factory=list)
+    _due: list[tuple[float, InboxEvent]] = field(default_factory=list)
 
     def ask(self, ask: Ask) -> None:
         self.asks.append(ask)
         reply = self.replies[min(len(self.asks), len(self.replies)) - 1]
         at = self.clock.now + self.delay
         if isinstance(ask.message, Spoken):
-            self._due += [(at - self.delay / 2, ModelRead(ask.ask, None)), (at, ModelWords(ask.ask, "words"))]
+            self._due += [(at - self.delay / 2, ModelReading(ask.ask, None)), (at, ModelTranscript(ask.ask, "words"))]
         self._due += [(at + 0.02 * n, ModelText(ask.ask, f"{word} ")) for n, word in enumerate(reply.split())]
         self._due.append((self._due[-1][0], ModelDone(ask.ask, {"encode_ms": 1.0})))
 
@@ -165,37 +174,35 @@ class ScriptedModel:
 class Stage:
     """A whole assistant in virtual time: `say` and `wait` move the clock, block by block."""
 
-    def __init__(self, *replies: str, ear_settings: EarSettings | None = None, **settings: Any) -> None:
+    def __init__(self, *replies: str, ear_settings: EndpointingSettings | None = None, **settings: Any) -> None:
         self.clock = Clock()
         self.events: list[Event] = []
         self.speaker = VirtualSpeaker(self.clock)
-        self.assistant = Assistant(
-            Ears(LoudnessJudge(), ear_settings),
-            PlainLine(),
+        self.loop = ConversationLoop(
+            Endpointer(LoudnessDetector(), ear_settings),
+            PlainProcessor(),
             self.events.append,
             settings=TurnSettings(**settings),
             clock=self.clock,
         )
         self.synthesizer = ToneSynthesizer()
-        self.voice = ReplyVoice(self.synthesizer, self.speaker, self.assistant.put, threaded=False)
-        self.model = ScriptedModel(replies or ("Yes.",), self.clock, self.assistant.put)
-        self.clips = ClipPlayer(
-            self.assistant.put, self.events.append, lambda: self.assistant.conversation.state is State.IDLE
-        )
+        self.voice = ReplyPlayer(self.synthesizer, self.speaker, self.loop.put, threaded=False)
+        self.model = ScriptedModel(replies or ("Yes.",), self.clock, self.loop.put)
+        self.clips = ClipPlayer(self.loop.put, self.events.append, lambda: self.loop.conversation.state is State.IDLE)
         self.clips.speaker = self.speaker
-        self.assistant.attach(self.model, self.voice, self.clips)
+        self.loop.attach(self.model, self.voice, self.clips)
         self._chunks = 0
 
     def sound(self, level: float, seconds: float) -> None:
         for _ in range(round(seconds * RATE / BLOCK)):
             tone = np.full(BLOCK, level * 32767, np.int16)
-            self.assistant.put(AudioChunk(tone, RATE, self._chunks * BLOCK / RATE))
+            self.loop.put(AudioChunk(tone, RATE, self._chunks * BLOCK / RATE))
             self._chunks += 1
             self.clock.now += BLOCK / RATE
             self.model.run()
-            self.assistant.empty()
-            self.assistant.beat()
-            self.assistant.empty()
+            self.loop.empty()
+            self.loop.tick()
+            self.loop.empty()
 
     def say(self, seconds: float) -> None:
         self.sound(0.3, seconds)

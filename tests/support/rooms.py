@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from assistant.audio.clips import ClipPlayer
-from assistant.audio.echo import Duplex, MicrophoneLine, Reference
-from assistant.audio.endpointing import Ears, SpeechJudge
+from assistant.audio.echo import Duplex, MicrophoneProcessor, Reference
+from assistant.audio.endpointing import Endpointer, SileroDetector
 from assistant.audio.file_devices import FileSpeaker
 from assistant.events import AudioChunk, Samples, SpeechStarted, State, StateChanged
-from assistant.messages import TypedIn
-from assistant.sessions.writer import Tape
-from assistant.speech.playback import ReplyVoice
+from assistant.messages import MessageTyped
+from assistant.sessions.writer import PreRollBuffer
+from assistant.speech.playback import ReplyPlayer
 from assistant.speech.synthesizer import Synthesizer
-from assistant.turns.loop import Assistant
+from assistant.turns.loop import ConversationLoop
 from tests.support.fakes import Clock, ScriptedModel
 
 RATE = 16_000
@@ -43,8 +43,8 @@ class _Speaker(FileSpeaker):
     rate = RATE
     holds = 0
 
-    def hold(self) -> None:
-        super().hold()
+    def pause(self) -> None:
+        super().pause()
         self.holds += 1
 
 
@@ -58,20 +58,20 @@ class RoomStage:
         self.state = State.IDLE
         self.speaker = _Speaker()
         self.reference = Reference()
-        self.line = MicrophoneLine(self.reference, duplex)
-        self.ears = Ears(SpeechJudge())
-        self.tape = Tape(self.line)
-        self.assistant = Assistant(self.ears, self.tape, self._told, clock=self.clock)
-        voice = ReplyVoice(synthesizer, self.speaker, self.assistant.put, threaded=False)
-        self._model = ScriptedModel([reply], self.clock, self.assistant.put, delay=0.1)
-        self.clips = ClipPlayer(self.assistant.put, self.assistant.put, lambda: self.state is State.IDLE)
+        self.line = MicrophoneProcessor(self.reference, duplex)
+        self.endpointer = Endpointer(SileroDetector())
+        self.pre_roll = PreRollBuffer(self.line)
+        self.loop = ConversationLoop(self.endpointer, self.pre_roll, self._notified, clock=self.clock)
+        voice = ReplyPlayer(synthesizer, self.speaker, self.loop.put, threaded=False)
+        self._model = ScriptedModel([reply], self.clock, self.loop.put, delay=0.1)
+        self.clips = ClipPlayer(self.loop.put, self.loop.put, lambda: self.state is State.IDLE)
         self.clips.speaker = self.speaker
-        self.assistant.attach(self._model, voice, self.clips)
+        self.loop.attach(self._model, voice, self.clips)
         self._taps, self._gains = room.impulses()
         self._past = np.zeros(self._taps[-1] + BLOCK, np.float32)
         self._noise = np.random.default_rng(1)
 
-    def _told(self, event: object) -> None:
+    def _notified(self, event: object) -> None:
         if isinstance(event, SpeechStarted):
             self.started.append(self.clock.now)
         elif isinstance(event, StateChanged):
@@ -84,7 +84,7 @@ class RoomStage:
             said[: len(user)] = user[: len(said)]
         for at in range(0, len(said) - BLOCK + 1, BLOCK):
             if self.state is State.IDLE and user is None:
-                self.assistant.put(TypedIn("Go on."))
+                self.loop.put(MessageTyped("Go on."))
             self._step(said[at : at + BLOCK])
 
     def _step(self, said: Samples) -> None:
@@ -97,9 +97,9 @@ class RoomStage:
         heard = np.clip((said + echo + noise) * 32768, -32768, 32767).astype(np.int16)
         self.reference.played(played, RATE)
         self.reference.recorded(self.clock.now)
-        self.assistant.put(AudioChunk(heard, RATE, self.clock.now))
+        self.loop.put(AudioChunk(heard, RATE, self.clock.now))
         self.clock.now += BLOCK / RATE
         self._model.run()
-        self.assistant.empty()
-        self.assistant.beat()
-        self.assistant.empty()
+        self.loop.empty()
+        self.loop.tick()
+        self.loop.empty()

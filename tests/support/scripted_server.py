@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from assistant.events import Typed
-from assistant.messages import Ask, LoadFailed, Loading, ModelBroke, ModelChoice, ModelDone, ModelText, Prepare, Ready
+from assistant.messages import Ask, LoadFailed, Loading, ModelChoice, ModelDone, ModelFailed, ModelText, Prepare, Ready
 
 
 def serve(connection: Connection, cancelled: Any, choice: ModelChoice) -> None:
@@ -38,7 +38,7 @@ def _answer(connection: Connection, cancelled: Any, ask: Ask) -> None:
     if text == "hang":
         threading.Event().wait()
     if text == "memory":
-        connection.send(ModelBroke(ask.ask, "Memory ran out: begin a new conversation."))
+        connection.send(ModelFailed(ask.ask, "Memory ran out: begin a new conversation."))
         return
     while text == "endless" and cancelled.value < ask.ask:
         connection.send(ModelText(ask.ask, "and on "))

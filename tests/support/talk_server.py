@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from assistant.events import Spoken
-from assistant.messages import Ask, ModelChoice, ModelDone, ModelRead, ModelText, ModelWords, Ready
+from assistant.messages import Ask, ModelChoice, ModelDone, ModelReading, ModelText, ModelTranscript, Ready
 
 
 def serve(connection: Connection, cancelled: Any, choice: ModelChoice) -> None:
@@ -17,8 +17,8 @@ def serve(connection: Connection, cancelled: Any, choice: ModelChoice) -> None:
         if not isinstance(request, Ask) or cancelled.value >= request.ask:
             continue
         if isinstance(request.message, Spoken):
-            connection.send(ModelRead(request.ask, None))
-            connection.send(ModelWords(request.ask, f"{len(request.message.samples) / 16_000:.1f} s of speech"))
+            connection.send(ModelReading(request.ask, None))
+            connection.send(ModelTranscript(request.ask, f"{len(request.message.samples) / 16_000:.1f} s of speech"))
         for word in replies[len(request.history) % len(replies)].split():
             connection.send(ModelText(request.ask, f"{word} "))
         connection.send(ModelDone(request.ask, {"encode_ms": 1.0}))

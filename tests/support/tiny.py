@@ -14,7 +14,7 @@ from transformers import (
 
 from model.checkpoints.loader import Checkpoint
 from model.config import SpeechLanguageConfig
-from model.nn.ctc_adapter import SpellingAdapter
+from model.nn.ctc_adapter import CtcAdapter
 from model.nn.speech_llm import SpeechLanguageModel
 
 CHATML = (
@@ -71,7 +71,7 @@ def tiny_model(seed: int = 0, **config: object) -> SpeechLanguageModel:
         elif parameter.dim() > 1:
             # Wide weights spread the logits, so that greedy choices are not ties.
             torch.nn.init.normal_(parameter, std=0.12)
-    if isinstance(model.adapter, SpellingAdapter):
+    if isinstance(model.adapter, CtcAdapter):
         model.adapter.blank.fill_(9)  # far from every frame: they are read as tokens
     return model
 

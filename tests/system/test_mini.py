@@ -27,7 +27,7 @@ from model.errors import WeightsMissing
 from model.inference.engine import Engine
 from model.inference.kv_cache import Decoder, KeyValueCache
 from model.inference.prompt import chat_ids
-from model.nn.ctc_adapter import SpellingAdapter
+from model.nn.ctc_adapter import CtcAdapter
 from model.nn.int8 import quantize_int8
 from training.evaluation.wer import word_errors
 
@@ -69,7 +69,7 @@ def test_what_the_adapter_spells_of_human_speech() -> None:
     held, file = shipped.model.state_dict(), load_file(adapter_file(loader.presets()["mini-speech"]))
     assert all(torch.equal(held[name], value.to(held[name].dtype)) for name, value in file.items())
     engine, adapter, embed = Engine(shipped), shipped.model.adapter, shipped.model.get_input_embeddings()
-    assert isinstance(adapter, SpellingAdapter)
+    assert isinstance(adapter, CtcAdapter)
     errors = total = 0
     for name, text in transcripts().items():
         samples = read_audio(SAMPLES / name)

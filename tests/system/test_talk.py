@@ -238,7 +238,7 @@ def test_a_human_question_is_answered_aloud(
         before = len(heard.samples)
         time.sleep(1.5)
         assert said_of(heard.samples[before:]) > 0.01
-        play.talk.assistant.stop()
+        play.talk.loop.stop()
         turn = play.until(TurnEnded).turn
     assert "message" in turn.transcript
     assert turn.reading is not None
@@ -406,23 +406,23 @@ def test_a_clip_is_heard_and_makes_way_for_a_turn(scene: Callable[..., Scene], t
 def test_microphone_and_speaker_are_checked_and_nothing_said_becomes_a_turn(
     scene: Callable[..., Scene], tmp_path: Path
 ) -> None:
-    told: list[CheckResult] = []
+    emitted: list[CheckResult] = []
     chunks: list[Samples] = []
     long = tmp_path / "long.wav"
     soundfile.write(long, np.concatenate([recording("novel-1"), recording("novel-4")]), RATE)
     play = scene(scripted(tmp_path, "Yes."), heard=[long])
-    play.talk.audio_check(told.append, seconds=1.0, echo=False)
+    play.talk.audio_check(emitted.append, seconds=1.0, echo=False)
     play.talk.listen_in(chunks.append)
-    eventually(lambda: bool(told) and told[-1].step is Step.DONE)
-    assert len(told[-1].recording) >= RATE
+    eventually(lambda: bool(emitted) and emitted[-1].step is Step.DONE)
+    assert len(emitted[-1].recording) >= RATE
     assert sum(map(len, chunks)) > RATE
     assert not play.of(SpeechStarted)
     play.until(SpeechStarted)  # afterwards the ears are open again
-    play.talk.audio_check(told.append, seconds=30.0, echo=False)
-    eventually(lambda: told[-1].step is Step.SPEAK)
+    play.talk.audio_check(emitted.append, seconds=30.0, echo=False)
+    eventually(lambda: emitted[-1].step is Step.SPEAK)
     play.talk.stop()
-    eventually(lambda: told[-1].step is Step.DONE)
-    assert told[-1].recording is None
+    eventually(lambda: emitted[-1].step is Step.DONE)
+    assert emitted[-1].recording is None
 
 
 def test_settings_change_from_any_thread(scene: Callable[..., Scene], tmp_path: Path) -> None:
@@ -435,10 +435,10 @@ def test_settings_change_from_any_thread(scene: Callable[..., Scene], tmp_path: 
     talk.choose_devices(None, None)
     talk.set_hands_free(True)
     talk.set_muted(True)
-    eventually(lambda: talk.assistant.muted and talk.line.duplex is Duplex.OPEN)
-    assert talk.assistant.ears.settings.patience == PATIENCE["patient"]
-    assert talk.assistant.ears.hands_free
-    assert talk.assistant.conversation.settings.barge_in is BargeIn.OFF
+    eventually(lambda: talk.loop.muted and talk.line.duplex is Duplex.OPEN)
+    assert talk.loop.endpointer.settings.patience == PATIENCE["patient"]
+    assert talk.loop.endpointer.hands_free
+    assert talk.loop.conversation.settings.barge_in is BargeIn.OFF
     talk.set_muted(False)
     talk.press()
     play.until(SpeechStarted)
@@ -455,9 +455,9 @@ def test_settings_change_from_any_thread(scene: Callable[..., Scene], tmp_path: 
 
 def test_the_talk_key_is_up_after_a_stop() -> None:
     done: list[str] = []
-    ears = SimpleNamespace(press=lambda: done.append("press"), release=lambda: done.append("release"))
+    endpointer = SimpleNamespace(press=lambda: done.append("press"), release=lambda: done.append("release"))
     keyboard = Keyboard(
-        cast("Talk", SimpleNamespace(assistant=ears)), Screen(Console()), Stopper(lambda: done.append("stop"))
+        cast("Talk", SimpleNamespace(assistant=endpointer)), Screen(Console()), Stopper(lambda: done.append("stop"))
     )
     for key in (" ", "\x03", " ", " "):
         assert keyboard.key(key)

@@ -47,11 +47,11 @@ def test_the_bridge_joins_text_and_keeps_order_across_threads(qtbot: QtBot) -> N
     ]
     levels = [InputLevel(-40.0), InputLevel(-20.0)]
 
-    def tell() -> None:
+    def notify() -> None:
         for event in [levels[0], *events, levels[1]]:
             bridge(event)
 
-    thread = threading.Thread(target=tell)
+    thread = threading.Thread(target=notify)
     thread.start()
     thread.join()
     bridge.flush()
@@ -108,11 +108,11 @@ def test_pages_status_and_messages(app: App, qtbot: QtBot) -> None:
     talk.happen(Failed(None, "The microphone is gone."), Failed(None, "The microphone is gone."))
     qtbot.waitUntil(lambda: window._notices.count() == 1)
     done: list[str] = []
-    app.tell("Deleted.", "Undo", lambda: done.append("undone"))
-    window._told["Deleted."].action.click()
+    app.notify("Deleted.", "Undo", lambda: done.append("undone"))
+    window._notified["Deleted."].action.click()
     assert done == ["undone"]
     for number in range(9):
-        app.tell(f"message {number}", trouble=True)
+        app.notify(f"message {number}", trouble=True)
     qtbot.waitUntil(lambda: window._notices.count() == 3)
 
 

@@ -20,7 +20,7 @@ from pytestqt.qtbot import QtBot
 from assistant.events import Failed, ModelStatus, ReplyFinished, ReplyText
 from assistant.finetune.tuning_data import Problem, Recording
 from assistant.messages import Ready
-from assistant.sessions.journal import Lines, read_lines
+from assistant.sessions.journal import JsonLines, read_lines
 from assistant.sessions.recorder import EVENTS
 from tests.ui.support.hostile import SLOWEST, Clock, hostile, traps
 from tests.ui.support.recorded import STORY, record
@@ -63,7 +63,7 @@ def notices(app: App, qtbot: QtBot) -> Show:
     page = open_page(app, qtbot)
 
     def show(text: str) -> None:
-        app.tell(text, "Undo", lambda: None)
+        app.notify(text, "Undo", lambda: None)
         happen(app, Failed(None, text + "!"))
         page.window().grab()
 
@@ -102,7 +102,7 @@ def models(app: App, qtbot: QtBot) -> Show:
     def show(text: str) -> None:
         card = ModelCard(app, text, preset=False)
         card.show_about(BROKEN | {"source": text, "error": text})
-        card.outcome.say(text, trouble=True, action="Try again", act=lambda: None)
+        card.outcome.report(text, trouble=True, action="Try again", act=lambda: None)
         picker = Picker()
         card.setParent(page)
         picker.setParent(page)
@@ -163,7 +163,7 @@ def test_hostile_texts_in_recorded_sessions(
         for number in range(COUNT // 10):
             folder = app.sessions / f"{now - timedelta(hours=number):%Y-%m-%d_%H-%M-%S}-aaaa"
             folder.mkdir(parents=True)
-            lines = Lines(folder / EVENTS)
+            lines = JsonLines(folder / EVENTS)
             lines.append(template[0] | {"model": texts[number]})
             for turn, text in enumerate(texts[number::50], 1):
                 reading = ended["reading"] | {"label": text[:40]}
@@ -176,7 +176,7 @@ def test_hostile_texts_in_recorded_sessions(
         qtbot.waitUntil(lambda: len(page.list.shown) == COUNT // 10 and not page.list._reading, timeout=60_000)
         for row, session in enumerate(page.list.shown):
             clock.time(str(row), partial(page.list.view.setCurrentIndex, page.list._rows.index(row)))
-            while page.player.tape is None or page.player.tape.session.folder != session.folder:
+            while page.player.session_audio is None or page.player.session_audio.session.folder != session.folder:
                 clock.time(str(row), lambda: None)
             clock.time(str(row), page.grab)
         for text in texts[:40]:

@@ -60,7 +60,7 @@ def recording(name: str) -> Samples:
 
 def saying(stack: SoundStack, samples: Samples) -> Wait:
     """Say it, while the window goes on; wait until it is said."""
-    thread = threading.Thread(target=stack.say, args=(samples,))
+    thread = threading.Thread(target=stack.report, args=(samples,))
     thread.start()
     return "what is said", lambda: not thread.is_alive()
 
@@ -85,8 +85,10 @@ class Watch:
         """So many words of the present reply."""
 
         def enough() -> bool:
-            told = self.of(PlaybackProgressed)
-            return bool(told) and told[-1].turn > len(self.of(TurnEnded)) and len(told[-1].heard.split()) >= words
+            emitted = self.of(PlaybackProgressed)
+            return (
+                bool(emitted) and emitted[-1].turn > len(self.of(TurnEnded)) and len(emitted[-1].heard.split()) >= words
+            )
 
         return f"{words} words", enough
 
@@ -104,7 +106,7 @@ def test_a_conversation_by_key_by_voice_and_by_hand(sound_stack: SoundStack, hom
 
         # Held to talk, by the space bar.
         QTest.keyPress(window.pages["talk"], Qt.Key.Key_Space)
-        yield "listening", lambda: window.app.talk.assistant.conversation.user_speaking
+        yield "listening", lambda: window.app.talk.loop.conversation.user_speaking
         yield saying(sound_stack, recording("who-sent-this"))
         QTest.keyRelease(window.pages["talk"], Qt.Key.Key_Space)
         yield watch.has(PlaybackStarted)
@@ -183,7 +185,7 @@ def test_what_goes_wrong_is_told_and_survived(sound_stack: SoundStack, home: Pat
         yield "the loss is told", lambda: "cannot be used" in texts(window)
         sound_stack.start()
         yield "it is back", lambda: "is back" in texts(window)
-        yield "quiet", lambda: window.app.talk.assistant.conversation.state is State.IDLE
+        yield "quiet", lambda: window.app.talk.loop.conversation.state is State.IDLE
 
     assert play(script, seconds=90).code == 0
 
@@ -284,7 +286,7 @@ def test_settings_are_in_force_at_once_and_at_the_next_start(sound_stack: SoundS
         window.resize(720, 640)
         yield "the theme", lambda: theme.colours() is theme.DARK
 
-    def look(window: MainWindow) -> Generator[Wait, None, None]:
+    def inspect(window: MainWindow) -> Generator[Wait, None, None]:
         yield "the window as it was", lambda: (window.width(), window.height()) == (720, 640)
         assert theme.colours() is theme.DARK
         settings: Any = window.show_page("settings")
@@ -293,7 +295,7 @@ def test_settings_are_in_force_at_once_and_at_the_next_start(sound_stack: SoundS
             yield choice, lambda choice=choice: named(settings, choice).isChecked()
 
     assert play(change).code == 0
-    assert play(look).code == 0
+    assert play(inspect).code == 0
     kept, _ = load(home / "settings.toml")
     assert (kept.turns.patience, kept.looks.theme, kept.recording.mode) == ("patient", "dark", "off")
 
@@ -338,7 +340,7 @@ def test_a_correction_is_taken_back_and_another_model_asked(sound_stack: SoundSt
         window.app.talk.new()
         click(window, "Sessions")
         page: Any = window.pages["sessions"]
-        yield "the player", lambda: page.player.tape is not None and findable(page, "Ask another model")
+        yield "the player", lambda: page.player.session_audio is not None and findable(page, "Ask another model")
         click(page, "Ask another model")
         assert named(page, "Model").currentText() == "mini"
         click(page, "Ask")

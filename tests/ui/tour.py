@@ -77,48 +77,48 @@ class Tour:
     def __call__(self, window: MainWindow) -> Generator[Wait, None, None]:
         window.resize(*self.size)
         for step in range(3):
-            yield from self.look(window, f"first-{step + 1}")
+            yield from self.inspect(window, f"first-{step + 1}")
             if step < 2:
-                window.pages["first"].go_on()  # type: ignore[attr-defined]
+                window.pages["first"].advance()  # type: ignore[attr-defined]
         window.app.finish_first_start()
         window.show_page("talk")
         yield from self.talk(window)
         window.show_page("sessions")
         yield "the sessions", lambda: "Something is terribly wrong" in all_text(window)
-        yield from self.look(window, "sessions")
+        yield from self.inspect(window, "sessions")
         for section in SETTINGS:
             window.show_page("settings").show_section(section)  # type: ignore[attr-defined]
-            yield from self.look(window, f"settings-{section}")
+            yield from self.inspect(window, f"settings-{section}")
         window.show_page("finetune")
-        yield from self.look(window, "finetune")
+        yield from self.inspect(window, "finetune")
 
     def talk(self, window: MainWindow) -> Generator[Wait, None, None]:
         talk: Any = window.app.talk
         talk.happen(ModelStatus("loading", "loading mini"))
-        yield from self.look(window, "talk-loading")
+        yield from self.inspect(window, "talk-loading")
         talk.happen(Ready(ABOUT))
-        yield from self.look(window, "talk-empty")
+        yield from self.inspect(window, "talk-empty")
         for number, (what, emotion, reply) in enumerate(TURNS, 1):
             talk.happen(*turn_events(number, what, emotion, reply))
-        yield from self.look(window, "talk")
+        yield from self.inspect(window, "talk")
         number = len(TURNS) + 1
         talk.happen(StateChanged(State.LISTENING, True), SpeechStarted(number, 0.0), InputLevel(-18.0))
-        yield from self.look(window, "talk-listening")
+        yield from self.inspect(window, "talk-listening")
         talk.happen(*asked(number, "go-forward", "happy"), StateChanged(State.THINKING, False))
-        yield from self.look(window, "talk-thinking")
+        yield from self.inspect(window, "talk-thinking")
         reply = "Ten metres it is. Onwards, and mind the step at the door!"
         talk.happen(ReplyText(number, reply), PlaybackStarted(number), StateChanged(State.SPEAKING, False))
         talk.happen(PlaybackProgressed(number, "Ten metres it is."))
-        yield from self.look(window, "talk-speaking")
+        yield from self.inspect(window, "talk-speaking")
         talk.happen(ended(number, "go-forward", "happy", reply, "Ten metres it is.", Outcome.INTERRUPTED))
         talk.happen(StateChanged(State.IDLE, False))
-        yield from self.look(window, "talk-interrupted")
+        yield from self.inspect(window, "talk-interrupted")
         talk.happen(*turn_events(number + 1, "Go on.", None, LONG))
-        yield from self.look(window, "talk-long")
+        yield from self.inspect(window, "talk-long")
         talk.happen(Failed(None, "The microphone cannot be used (it stopped): plug one in or choose another."))
-        yield from self.look(window, "talk-trouble")
+        yield from self.inspect(window, "talk-trouble")
 
-    def look(self, window: MainWindow, name: str) -> Generator[Wait, None, None]:
+    def inspect(self, window: MainWindow, name: str) -> Generator[Wait, None, None]:
         """Wait until the view has been painted, then take its picture."""
         for _ in range(12):
             yield "the view", lambda: True

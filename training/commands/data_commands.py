@@ -44,11 +44,11 @@ def run_data_command(given: argparse.Namespace) -> dict[str, Any] | None:
         return None
     quiet_libraries()
     values = vars(given)
-    told: Counter[tuple[str, str]] = Counter()
+    notified: Counter[tuple[str, str]] = Counter()
 
-    def tell(one: Dropped) -> None:
-        told[one.file, one.reason] += 1
-        if told[one.file, one.reason] <= _SHOWN:
+    def notify(one: Dropped) -> None:
+        notified[one.file, one.reason] += 1
+        if notified[one.file, one.reason] <= _SHOWN:
             sys.stderr.write(f"{one}\n")
 
     try:
@@ -63,15 +63,15 @@ def run_data_command(given: argparse.Namespace) -> dict[str, Any] | None:
         if given.command == "label":
             from training.data.label import label
 
-            return label(LabelOptions.of(values), tell=tell)
+            return label(LabelOptions.of(values), notify=notify)
         if given.command == "clean":
             from training.data.clean import clean
 
-            return clean(CleanOptions.of(values), tell)
+            return clean(CleanOptions.of(values), notify)
         from training.data.prepare import prepare
 
-        return prepare(PrepareOptions.of(values), tell)
+        return prepare(PrepareOptions.of(values), notify)
     finally:
-        for (file, reason), count in told.items():
+        for (file, reason), count in notified.items():
             if count > _SHOWN:
                 sys.stderr.write(f"{file}: {count - _SHOWN} more rows ({reason}); dropped.jsonl has all\n")

@@ -1,4 +1,4 @@
-"""Command lines of `train`, `plan`, `evaluate`, `fitting`, `bench`, `demo`: arguments, and what is told of a run."""
+"""Command lines of `train`, `plan`, `evaluate`, `fitting`, `bench` and `demo`: arguments, and what a run reports."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def add_train_commands(commands: Any) -> list[argparse.ArgumentParser]:
     )
     evaluate.add_argument("--features", type=Path, action="append", default=[], help="feature cache; repeatable")
     evaluate.add_argument("--picture", type=Path, metavar="OUT.svg", help="bars, and confusion matrices beside them")
-    fitting = commands.add_parser("fitting", help="whether replies differ with the emotion, and fit it")
-    fitting.add_argument("checkpoint", help="folder or preset")
-    fitting.add_argument("corpus", type=Path, help="folder of `corpus`")
-    fitting.add_argument("--split", choices=("test", "engine", "human"), default="test")
-    fitting.add_argument("--sentences", type=int, default=50, help="each spoken in five ways")
+    reply_emotion_fit = commands.add_parser("fitting", help="whether replies differ with the emotion, and fit it")
+    reply_emotion_fit.add_argument("checkpoint", help="folder or preset")
+    reply_emotion_fit.add_argument("corpus", type=Path, help="folder of `corpus`")
+    reply_emotion_fit.add_argument("--split", choices=("test", "engine", "human"), default="test")
+    reply_emotion_fit.add_argument("--sentences", type=int, default=50, help="each spoken in five ways")
     bench = commands.add_parser("bench", help="training steps with cached features and bucketing, and without")
     bench.add_argument("checkpoint", help="folder to train from")
     bench.add_argument("--data", type=Path, required=True, help="data set of `prepare`")
@@ -58,7 +58,7 @@ def add_train_commands(commands: Any) -> list[argparse.ArgumentParser]:
     demo.add_argument("out", type=Path, help="folder of everything")
     demo.add_argument("--sentences", type=int, default=24)
     demo.add_argument("--steps", type=int, default=6, help="of each stage")
-    return [train, plan, evaluate, fitting, bench, demo]
+    return [train, plan, evaluate, reply_emotion_fit, bench, demo]
 
 
 def run_train_command(given: argparse.Namespace) -> dict[str, Any] | None:
@@ -80,11 +80,11 @@ def run_train_command(given: argparse.Namespace) -> dict[str, Any] | None:
         return plan(TrainOptions.of(vars(given)))
     if given.command == "fitting":
         from training.evaluation.evaluate import Subject
-        from training.evaluation.reply_emotion_fit import fitting, read_scenes
+        from training.evaluation.reply_emotion_fit import read_scenes, reply_emotion_fit
 
         scenes = read_scenes(given.corpus, given.split, given.sentences)
         subject = Subject.load(given.checkpoint)
-        return fitting(subject.engine, subject.writer, scenes)
+        return reply_emotion_fit(subject.engine, subject.writer, scenes)
     if given.command == "bench":
         from training.commands.bench import bench
 

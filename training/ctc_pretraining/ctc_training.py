@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.nn.ctc_adapter import SpellingAdapter
+from model.nn.ctc_adapter import CtcAdapter
 from training.data.feature_cache import FeatureCache
 from training.evaluation.wer import word_errors
 
@@ -52,7 +52,7 @@ class Recipe:
     """What a run does; kept in its checkpoint, so that a resumed run is the same run.
 
     Attributes:
-        kernel_sizes, inner_size, layers: the adapter's (`model.nn.ctc_adapter.SpellingAdapter`).
+        kernel_sizes, inner_size, layers: the adapter's (`model.nn.ctc_adapter.CtcAdapter`).
         start: folder of another run, whose averaged weights are the first; layers that it lacks are new.
         steps: in all; the learning rate rises over `warm_up` steps, stays, and falls to zero over the last fifth.
         batch_frames: encoder frames of a batch, padding included (50 a second).
@@ -95,7 +95,7 @@ class _ProductConvolution(nn.Conv1d):
         return nn.functional.linear(windows, self.weight.transpose(1, 2).flatten(1), self.bias).transpose(1, 2)
 
 
-class Speller(nn.Module):
+class CtcPretrainer(nn.Module):
     """A spelling adapter in training: encoder states to scores of tokens.
 
     Args:
@@ -110,7 +110,7 @@ class Speller(nn.Module):
     def __init__(self, recipe: Recipe, embeddings: Tensor, scale: Tensor, blank: Tensor) -> None:
         super().__init__()
         sizes = (len(scale), embeddings.shape[1], recipe.inner_size, recipe.kernel_sizes)
-        self.adapter = SpellingAdapter(*sizes, len(embeddings), recipe.layers)
+        self.adapter = CtcAdapter(*sizes, len(embeddings), recipe.layers)
         last = len(recipe.kernel_sizes) - 1
         self.adapter.convolutions = nn.ModuleList(
             _ProductConvolution(
@@ -159,18 +159,18 @@ def augment(states: Tensor, recipe: Recipe, scale: Tensor, random: np.random.Gen
     return states * kept
 
 
-def loss_of(speller: Speller, batch: list[Clip], vocabulary: Tensor, recipe: Recipe, step: int) -> Tensor:
+def loss_of(pretrainer: CtcPretrainer, batch: list[Clip], vocabulary: Tensor, recipe: Recipe, step: int) -> Tensor:
     """CTC loss per token of a batch; `step` fixes its augmentation and its negatives."""
     random = np.random.default_rng([recipe.seed, 2, step])
-    states = [augment(clip.cache[clip.row["key"]], recipe, speller.scale, random) for clip in batch]
+    states = [augment(clip.cache[clip.row["key"]], recipe, pretrainer.scale, random) for clip in batch]
     lengths = torch.tensor([len(rows) for rows in states])
     own, places = torch.unique(torch.tensor([i for clip in batch for i in clip.ids]), return_inverse=True)
     others = vocabulary[~torch.isin(vocabulary, own)]
     drawn = others[torch.from_numpy(random.permutation(len(others))[: recipe.negatives])]
     tokens = torch.cat([own, drawn])
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
-        frames, counts = speller.frames(nn.utils.rnn.pad_sequence(states, batch_first=True), lengths)
-        scores = speller.scores(frames, tokens)
+        frames, counts = pretrainer.frames(nn.utils.rnn.pad_sequence(states, batch_first=True), lengths)
+        scores = pretrainer.scores(frames, tokens)
     if len(drawn):
         scores[..., 1 + len(own) :] += math.log(len(others) / len(drawn))
     logs = scores.log_softmax(-1)
@@ -182,21 +182,21 @@ def loss_of(speller: Speller, batch: list[Clip], vocabulary: Tensor, recipe: Rec
 
 
 @torch.inference_mode()
-def spell(speller: Speller, clips: list[Clip], vocabulary: Tensor, tokenizer: Any) -> list[str]:
+def transcribe_ctc(pretrainer: CtcPretrainer, clips: list[Clip], vocabulary: Tensor, tokenizer: Any) -> list[str]:
     """What the adapter's frames spell, greedily, clip by clip."""
     read = []
     for clip in clips:
         states = clip.cache[clip.row["key"]][None]
-        frames, _ = speller.frames(states, torch.tensor([states.shape[1]]))
-        best = speller.scores(frames, vocabulary)[0].argmax(-1).unique_consecutive()  # type: ignore[no-untyped-call]
+        frames, _ = pretrainer.frames(states, torch.tensor([states.shape[1]]))
+        best = pretrainer.scores(frames, vocabulary)[0].argmax(-1).unique_consecutive()  # type: ignore[no-untyped-call]
         read.append(tokenizer.decode(vocabulary[best[best > 0] - 1].tolist()))
     return read
 
 
-def word_error(speller: Speller, clips: list[Clip], vocabulary: Tensor, tokenizer: Any) -> dict[str, float]:
+def word_error(pretrainer: CtcPretrainer, clips: list[Clip], vocabulary: Tensor, tokenizer: Any) -> dict[str, float]:
     """Word error of the greedy reading by set ("split engine"), word by word over the whole set."""
     totals: dict[str, list[int]] = {}
-    for clip, text in zip(clips, spell(speller, clips, vocabulary, tokenizer), strict=True):
+    for clip, text in zip(clips, transcribe_ctc(pretrainer, clips, vocabulary, tokenizer), strict=True):
         errors, words = word_errors(clip.row["text"], text)
         name = f"{clip.row['split']} {clip.row['voice'] if clip.row['engine'] == 'human' else clip.row['engine']}"
         total = totals.setdefault(name, [0, 0])

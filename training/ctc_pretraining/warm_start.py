@@ -1,4 +1,4 @@
-"""Stage 0: the adapter's warm start on transcripts, without a language-model pass (see `speller`).
+"""Stage 0: the adapter's warm start on transcripts, without a language-model pass (see `pretrainer`).
 
 A run folder is the whole contract (`run_folder`); `checkpoint.pt` resumes exactly, `adapter.safetensors` is the
 running mean of the weights at the last validation.
@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model.errors import BadInput
-from training.ctc_pretraining.ctc_training import Clip, Recipe, Speller, loss_of, word_error
+from training.ctc_pretraining.ctc_training import Clip, CtcPretrainer, Recipe, loss_of, word_error
 from training.data.feature_cache import FeatureCache
 from training.runs.run_folder import Run, read_lines
 
@@ -83,7 +83,7 @@ class WarmStart:
 
     Args:
         folder: of the run; it exists.
-        embeddings, blank: see `Speller`. A run that goes on, or begins with another, keeps that one's blank.
+        embeddings, blank: see `CtcPretrainer`. A run that goes on, or begins with another, keeps that one's blank.
         checks: what is validated on.
 
     Raises:
@@ -102,16 +102,16 @@ class WarmStart:
             recipe = self.recipe = Recipe(**{**saved["recipe"], "steps": recipe.steps})
         torch.manual_seed(recipe.seed)
         scale = saved["averaged"]["scale"] if saved else _channel_sizes(corpora, recipe)
-        self.speller = Speller(recipe, embeddings, scale, blank)
+        self.pretrainer = CtcPretrainer(recipe, embeddings, scale, blank)
         if recipe.start and not saved:
-            _take_over(Path(recipe.start), self.speller)
-        self.averaged = Speller(recipe, embeddings, scale, blank).requires_grad_(False)
-        self.averaged.load_state_dict(saved["averaged"] if saved else self.speller.state_dict())
+            _take_over(Path(recipe.start), self.pretrainer)
+        self.averaged = CtcPretrainer(recipe, embeddings, scale, blank).requires_grad_(False)
+        self.averaged.load_state_dict(saved["averaged"] if saved else self.pretrainer.state_dict())
         self.optimiser = torch.optim.AdamW(
-            self.speller.parameters(), recipe.learning_rate, (0.9, 0.98), weight_decay=recipe.weight_decay
+            self.pretrainer.parameters(), recipe.learning_rate, (0.9, 0.98), weight_decay=recipe.weight_decay
         )
         if saved:
-            self.speller.load_state_dict(saved["speller"])
+            self.pretrainer.load_state_dict(saved["speller"])
             self.optimiser.load_state_dict(saved["optimiser"])
             self.step, self.epoch, self.place = saved["step"], saved["epoch"], saved["place"]
             self.counts, self.seconds = saved["counts"], saved["seconds"]
@@ -120,7 +120,7 @@ class WarmStart:
         """Write the checkpoint beside the old one, then in its place."""
         state = {
             "recipe": asdict(self.recipe),
-            "speller": self.speller.state_dict(),
+            "speller": self.pretrainer.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
@@ -147,14 +147,14 @@ class WarmStart:
         rise = min(1.0, (self.step + 1) / recipe.warm_up)
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.learning_rate * min(rise, (recipe.steps - self.step) / (0.2 * recipe.steps))
-        loss = loss_of(self.speller, batch, vocabulary, recipe, self.step)
+        loss = loss_of(self.pretrainer, batch, vocabulary, recipe, self.step)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.speller.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(self.pretrainer.parameters(), 1.0)
         self.optimiser.step()
         decay = min(recipe.averaging, (self.step + 1) / (self.step + 10))
         with torch.no_grad():
-            for mean, value in zip(self.averaged.parameters(), self.speller.parameters(), strict=True):
+            for mean, value in zip(self.averaged.parameters(), self.pretrainer.parameters(), strict=True):
                 mean.lerp_(value, 1 - decay)
         self.step += 1
         self.place += 1
@@ -178,16 +178,16 @@ class WarmStart:
         return words
 
 
-def _take_over(folder: Path, speller: Speller) -> None:
+def _take_over(folder: Path, pretrainer: CtcPretrainer) -> None:
     """The averaged weights of another run, with the channel sizes and the blank that they were trained on.
 
     Raises:
         BadInput: there is no such run, its weights are damaged or of another shape, or it learnt something else.
     """
-    fixed = {name: value.clone() for name, value in speller.state_dict().items() if _is_fixed(name)}
+    fixed = {name: value.clone() for name, value in pretrainer.state_dict().items() if _is_fixed(name)}
     try:
         saved = torch.load(folder / CHECKPOINT, weights_only=True)["averaged"]
-        new, other = speller.load_state_dict(saved, strict=False)
+        new, other = pretrainer.load_state_dict(saved, strict=False)
         finite = all(bool(value.isfinite().all()) for value in saved.values())
     except _DAMAGED as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
@@ -195,7 +195,7 @@ def _take_over(folder: Path, speller: Speller) -> None:
     unlike = [*other, *(name for name in new if not name.startswith("adapter.layers."))]
     if unlike or not finite:
         raise BadInput(f"--start {folder}: its adapter {f'differs in {unlike[0]}' if unlike else 'is no number'}.")
-    own = speller.state_dict()
+    own = pretrainer.state_dict()
     if not all(torch.allclose(own[name], value) for name, value in fixed.items()):
         raise BadInput(f"--start {folder}: it learnt other embeddings, or with another sharpness: name another run.")
 

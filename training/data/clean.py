@@ -58,8 +58,8 @@ def reason_against(output: str, *, strict: bool = False, also: Sequence[str] = (
     return next((f"phrase {phrase!r}" for phrase in also if phrase.lower() in output.lower()), None)
 
 
-def clean(options: CleanOptions, tell: Tell | None = None) -> dict[str, Any]:
-    """Clean all labelled files of a folder; counts by file and reason. `tell` hears of every line that is dropped.
+def clean(options: CleanOptions, notify: Tell | None = None) -> dict[str, Any]:
+    """Clean all labelled files of a folder; counts by file and reason. `notify` hears of every line that is dropped.
 
     Raises:
         BadInput: there is nothing to clean, it is clean already, or the output would lie among the inputs.
@@ -79,7 +79,7 @@ def clean(options: CleanOptions, tell: Tell | None = None) -> dict[str, Any]:
     foreign = sorted(path.name for path in target.glob("*.jsonl") if path.name not in ours) if target.exists() else []
     if foreign:
         raise BadInput(f"--output-dir: {target} holds {foreign[0]}, which is no output of this: name another folder.")
-    report, kept = Report(tell), Counter[str]()
+    report, kept = Report(notify), Counter[str]()
     with open_run(target / "clean.run", options.plain(), changeable=CleanOptions.model_fields) as run:
         rules = Rules(needs_audio=False, emotions="any", required=("output",))
         with run.bar("clean", sum(path.stat().st_size for path in files), unit="bytes") as bar:

@@ -15,7 +15,7 @@ from model.audio.features import LONGEST_SECONDS
 from model.errors import BadInput
 from training.data.batches import TrainingRow
 from training.data.feature_cache import FeatureCache
-from training.data.manifest import Report, Row, Rules, look, read_clip, read_rows
+from training.data.manifest import Report, Row, Rules, inspect, read_clip, read_rows
 from training.data.prepare import PreparedRows, clip_of, row_ids
 from training.runs.config import CONTINUE, PrepareOptions
 from training.stages.init import Chat
@@ -57,7 +57,7 @@ def read_cases(
     cases = []
     for number in evenly(len(sound), limit):
         row = sound[number]
-        found = look(row, 0.1, LONGEST_SECONDS)
+        found = inspect(row, 0.1, LONGEST_SECONDS)
         if found.clip is None:
             reason, message = found.problem or ("no audio", "it has only a key")
             report.drop(row.file, row.line, reason, message)

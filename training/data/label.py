@@ -33,7 +33,7 @@ from model.weights import fetch
 from training.data.batches import tokenise
 from training.data.manifest import Report, Row, Rules, Tell, read_rows
 from training.runs.config import CONTINUE_WITH_EMOTION, LabelOptions
-from training.runs.run_folder import STOP, Run, append_lines, mend, open_run, read_lines, write_whole
+from training.runs.run_folder import STOP, Run, append_lines, open_run, read_lines, repair, write_whole
 from training.stages.init import Chat, fetching, model_folder, read_chat
 
 _FIELDS = ("audio", "text", "instruction", "emotion", "output", "early_stop")
@@ -139,7 +139,7 @@ def make_writer(model: Any, chat: Chat) -> Writer:
     return Writer(model.eval(), chat, end, frozenset(token for token in known if token is not None), pad)
 
 
-def label(options: LabelOptions, writer: Writer | None = None, tell: Tell | None = None) -> dict[str, Any]:
+def label(options: LabelOptions, writer: Writer | None = None, notify: Tell | None = None) -> dict[str, Any]:
     """Label a manifest, or go on with it; counts, and "stopped" when it was asked to stop before its end.
 
     In a process of `accelerate launch` this does that process' share of the batches; the first one joins them.
@@ -157,7 +157,7 @@ def label(options: LabelOptions, writer: Writer | None = None, tell: Tell | None
     state = PartialState(cpu=options.device == "cpu" or not torch.cuda.is_available(), timeout=_PATIENCE)
     if options.device == "cuda" and state.device.type != "cuda":
         raise WeightsMissing("No CUDA device is available: use --device cpu.")
-    report = Report(tell if state.is_main_process else None)
+    report = Report(notify if state.is_main_process else None)
     rows = _share(list(read_rows([options.manifest], rules(options), report)), options.nshard, options.rank)
     target = options.lab_dir / f"{options.manifest.stem}_{options.rank}_{options.nshard}.jsonl"
     folder = target.with_suffix(".run")
@@ -247,7 +247,7 @@ def _label_share(
     batches = [batch for batch in _batches(prompts, options.batch_size) if not done.keys() >= set(batch)]
     mine = batches[state.process_index :: state.num_processes]
     part = parts / f"{state.process_index}.jsonl"
-    mend(part)
+    repair(part)
     with run.bar("label", sum(map(len, mine))) if run else nullcontext() as bar:
         for batch in mine:
             if (parts.parent / STOP).exists():

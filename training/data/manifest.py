@@ -57,17 +57,17 @@ Tell = Callable[[Dropped], None]
 
 @dataclass(slots=True)
 class Report:
-    """What was dropped, in order; `tell` hears of it at once."""
+    """What was dropped, in order; `notify` hears of it at once."""
 
-    tell: Tell | None = None
+    notify: Tell | None = None
     dropped: list[Dropped] = field(default_factory=list)
 
     def drop(self, file: Path | str, line: int, reason: str, message: str) -> None:
         """Note a row that is left out."""
         name = str(file)
         self.dropped.append(Dropped(name if name.isprintable() else ascii(name), line, reason, message))
-        if self.tell is not None:
-            self.tell(self.dropped[-1])
+        if self.notify is not None:
+            self.notify(self.dropped[-1])
 
     def counts(self) -> dict[str, dict[str, int]]:
         """How many rows of each file were dropped for each reason."""
@@ -368,7 +368,7 @@ class Found(NamedTuple):
     problem: tuple[str, str] | None = None
 
 
-def look(row: Row, min_seconds: float, max_seconds: float, root: Path | None = None) -> Found:
+def inspect(row: Row, min_seconds: float, max_seconds: float, root: Path | None = None) -> Found:
     """Find the row's recording, read all of it and measure it. A row without one has only the key that it names.
 
     The key is that of feature caches: the SHA-256 of the file, or of the samples of a part of one.

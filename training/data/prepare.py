@@ -32,7 +32,19 @@ from model.config import ENCODER_FRAME_SECONDS
 from model.errors import BadInput
 from training.data.batches import IGNORED, TrainingRow, tokenise
 from training.data.feature_cache import FeatureCache
-from training.data.manifest import KEY, BadRow, Clip, Found, Report, Row, Rules, Tell, find_manifests, look, read_rows
+from training.data.manifest import (
+    KEY,
+    BadRow,
+    Clip,
+    Found,
+    Report,
+    Row,
+    Rules,
+    Tell,
+    find_manifests,
+    inspect,
+    read_rows,
+)
 from training.runs.config import PrepareOptions
 from training.runs.run_folder import OPTIONS, Run, open_run, write_whole
 from training.stages.init import Chat, fetching, model_folder, read_chat
@@ -103,8 +115,8 @@ def load_tokens(folder: Path, options: PrepareOptions) -> Tokens:
     return Tokens(read_chat(folder), kernels)
 
 
-def prepare(options: PrepareOptions, tell: Tell | None = None) -> dict[str, Any]:
-    """Prepare a data set, or go on with it; the counts of prepared.json, or "stopped". `tell` hears of every drop.
+def prepare(options: PrepareOptions, notify: Tell | None = None) -> dict[str, Any]:
+    """Prepare a data set, or go on with it; the counts of prepared.json, or "stopped". `notify` hears of every drop.
 
     Raises:
         BadInput: no usable row, other options than before, or another process is at work.
@@ -121,7 +133,7 @@ def prepare(options: PrepareOptions, tell: Tell | None = None) -> dict[str, Any]
         with fetching(run) as progress:
             tokens = load_tokens(model_folder(options.model, progress), options)
         caches = [FeatureCache.open(Path(folder)) for folder in options.features]
-        report = Report(tell)
+        report = Report(notify)
         sound = _of_a_split(read_rows(manifests, _rules(options), report), options.split_field, report)
         chunks = _chunks(sound, run.folder / "chunks")
         with run.bar("prepare", sum(len(rows) for _, rows in chunks)) as bar, ExitStack() as stack:
@@ -178,7 +190,7 @@ def _write_chunk(
     """Write the chunk's sound rows; what was dropped stands in the file's metadata, so both are there or neither."""
     report, table = Report(), []
     limits = (options.min_duration, options.max_duration, options.audio_root)
-    looked = (pool.map if pool else map)(look, rows, *(repeat(limit) for limit in limits))
+    looked = (pool.map if pool else map)(inspect, rows, *(repeat(limit) for limit in limits))
     for row, found in zip(rows, looked, strict=True):
         try:
             table.append(_prepared(row, found, tokens, caches, options))

@@ -28,7 +28,7 @@ from model.errors import BadInput
 from model.inference.batch import Prompt, generate
 from model.inference.engine import Engine
 from model.inference.prompt import encode_text
-from model.nn.ctc_adapter import SpellingAdapter
+from model.nn.ctc_adapter import CtcAdapter
 from training.data.batches import IGNORED, PADDING, Batch, collate, tokenise
 from training.data.eval_cases import Case, evenly
 from training.data.label import Writer, make_writer
@@ -109,9 +109,11 @@ def _frames(subject: Subject, encoded: Tensor) -> tuple[Tensor, str | None]:
     assert model.adapter is not None
     states = encoded[None].to(next(model.adapter.parameters()).dtype)
     lengths = torch.tensor([len(encoded)], device=encoded.device)
-    if isinstance(model.adapter, SpellingAdapter):
-        spelt = model.adapter.spell(states, lengths, model.get_input_embeddings())
-        return spelt.frames[0][spelt.mask[0]], str(subject.checkpoint.tokenizer.decode(spelt.ids[0].tolist()))
+    if isinstance(model.adapter, CtcAdapter):
+        ctc_frames = model.adapter.decode(states, lengths, model.get_input_embeddings())
+        return ctc_frames.frames[0][ctc_frames.mask[0]], str(
+            subject.checkpoint.tokenizer.decode(ctc_frames.ids[0].tolist())
+        )
     frames, mask = model.adapt(states, lengths)
     return frames[0][mask[0]], None
 
@@ -183,8 +185,8 @@ def _word_error(texts: Sequence[str], heard: Sequence[str]) -> float:
     return sum(wrong for wrong, _ in errors) / max(sum(words for _, words in errors), 1)
 
 
-def _spelling(texts: Sequence[str], spelt: Sequence[str | None]) -> dict[str, float]:
-    read = [words for words in spelt if words is not None]
+def _ctc_decoding(texts: Sequence[str], ctc_frames: Sequence[str | None]) -> dict[str, float]:
+    read = [words for words in ctc_frames if words is not None]
     return {"spelt_word_error": _word_error(texts, read)} if read else {}
 
 
@@ -206,14 +208,14 @@ def examine(
     """All figures of a checkpoint, and the words, repetition and replies of `replies` cases."""
     model = subject.checkpoint.model
     scores, confident = Scores(), list[tuple[float, bool]]()
-    encoded, frames, spelt = list[Tensor](), list[Tensor](), list[str | None]()
+    encoded, frames, ctc_frames = list[Tensor](), list[Tensor](), list[str | None]()
     for case in _tracked(cases, progress):
         own = None
         if model.adapter is not None:
             encoded.append(_encoded(subject, case))
             own, words = _frames(subject, encoded[-1])
             frames.append(own)
-            spelt.append(words)
+            ctc_frames.append(words)
         emotion, read = case.ids.emotion, _probabilities(subject, case, own)
         if emotion != IGNORED and read is not None:
             scores.confusion[emotion][int(read.argmax())] += 1
@@ -224,7 +226,7 @@ def examine(
         figures |= {n: v for n, v in read_figures.items() if n not in ("none", "failed_lines", "unknown_references")}
     if model.adapter is None:
         return figures, []
-    figures |= _spelling([case.transcript for case in cases], spelt)
+    figures |= _ctc_decoding([case.transcript for case in cases], ctc_frames)
     figures |= continuations(subject, cases, encoded)
     chosen = evenly(len(cases), replies) if replies else []
     said = _conversations(subject, [cases[at].transcript for at in chosen], [frames[at] for at in chosen], progress)
@@ -310,7 +312,7 @@ def _along(path: Way, subject: Subject, cases: Sequence[Case]) -> dict[str, Any]
     """Figures of one path: understanding, emotion, time to the first token."""
     texts, heard, scores = [case.transcript for case in cases], list[Tensor | str](), Scores()
     first, repeated, replies, by_text = list[float](), list[str](), list[str](), list[str]()
-    spelt = list[str | None]()
+    ctc_frames = list[str | None]()
     for case in _tracked(cases, f"compare: {path}"):
         first.append(_first_token(subject, case, path))
         frames = read_as = None
@@ -319,7 +321,7 @@ def _along(path: Way, subject: Subject, cases: Sequence[Case]) -> dict[str, Any]
         if path == "speech":
             assert frames is not None
             heard.append(frames)
-            spelt.append(read_as)
+            ctc_frames.append(read_as)
         else:
             words = subject.engine.transcript(Spoken(case.samples))
             heard.append(words.text if words is not None else "")
@@ -335,7 +337,7 @@ def _along(path: Way, subject: Subject, cases: Sequence[Case]) -> dict[str, Any]
         "reply_agreement": _agreement(by_text, replies),
         "first_token_ms_median": float(np.median(first)),
     }
-    figures |= _spelling(texts, spelt)
+    figures |= _ctc_decoding(texts, ctc_frames)
     if path == "transcript":
         figures["transcript_word_error"] = _word_error(texts, [str(words) for words in heard])
     if sum(scores.counts):

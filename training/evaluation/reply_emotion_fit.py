@@ -85,7 +85,7 @@ def likelihoods(writer: Writer, text: str, reply: str) -> list[float]:
     return found
 
 
-def fitting(engine: Engine, writer: Writer, scenes: Sequence[Scene], seed: int = 0) -> dict[str, Any]:
+def reply_emotion_fit(engine: Engine, writer: Writer, scenes: Sequence[Scene], seed: int = 0) -> dict[str, Any]:
     """Shares of replies that fit, with and without the voice, each with its 95 % interval over sentences.
 
     Args:

@@ -93,7 +93,7 @@ class Listener:
         self.engine = engine
         self._samples: dict[Path, Samples] = {}
 
-    def told(self, probabilities: Tensor, threshold: float) -> None:
+    def notified(self, probabilities: Tensor, threshold: float) -> None:
         """From now on every recording is read so."""
         head = self.engine.model.emotion_head
         assert head is not None
@@ -117,23 +117,23 @@ class Listener:
 
 
 def replies_beside(
-    listener: Listener, rows: Sequence[Heard], thresholds: tuple[float, float], told: Callable[[], None]
+    listener: Listener, rows: Sequence[Heard], thresholds: tuple[float, float], notified: Callable[[], None]
 ) -> list[dict[str, str]]:
     """The replies to each recording with the reading before and with that after."""
     found = []
     for row in rows:
         both = []
         for probabilities, threshold in zip((row.before, row.after), thresholds, strict=True):
-            listener.told(probabilities, threshold)
+            listener.notified(probabilities, threshold)
             both.append(listener.reply(row.audio))
         words = listener.engine.transcript(listener.spoken(row.audio))
         found.append({"heard": words.text if words else "", "reply_before": both[0], "reply_after": both[1]})
-        told()
+        notified()
     return found
 
 
 def neutral_losses(
-    listener: Listener, rows: Sequence[Heard], thresholds: tuple[float, float], told: Callable[[], None]
+    listener: Listener, rows: Sequence[Heard], thresholds: tuple[float, float], notified: Callable[[], None]
 ) -> dict[str, Any]:
     """Loss per token of the reply to the plain words, given what the model is told before and after.
 
@@ -147,7 +147,7 @@ def neutral_losses(
         reference = encode_text(engine.tokenizer, _start(engine, words.text if words else row.text))[:_REFERENCE_TOKENS]
         known: dict[str, float] = {}
         for side, (probabilities, threshold) in enumerate(zip((row.before, row.after), thresholds, strict=True)):
-            listener.told(probabilities, threshold)
+            listener.notified(probabilities, threshold)
             frames: dict[int, Tensor] = {}
             content = engine.content(message, frames)
             # The frames stay as they are.
@@ -156,7 +156,7 @@ def neutral_losses(
                 known[tone] = _loss(engine, content, frames, reference)
             sums[side] += known[tone]
         tokens += len(reference)
-        told()
+        notified()
     if not tokens:
         return {}
     before, after = (total / tokens for total in sums)

@@ -24,7 +24,7 @@ from training.finetune.features import mean_frame
 from training.finetune.head import Rows, divide, tune_head
 from training.finetune.judge import Heard, Listener, neutral_losses, replies_beside
 from training.finetune.options import TuneOptions
-from training.finetune.tune import Said, head_of, prosody_of, read_manifest, tell
+from training.finetune.tune import Said, head_of, notify, prosody_of, read_manifest
 
 _PROBED = 6
 _CAREFUL = 0.9
@@ -42,7 +42,7 @@ def plan_tuning(options: TuneOptions) -> dict[str, Any]:
 
         return plan_stages(options)
     began = psutil.Process().create_time()
-    said = read_manifest(options, Report(tell))
+    said = read_manifest(options, Report(notify))
     free = memory_of("cuda" if torch.cuda.is_available() else "cpu").free
     loaded = loader.load(options.model)
     head, engine = head_of(loaded), Engine(loaded)

@@ -44,8 +44,8 @@ _CLIPPED_SHARE, _FLAT = 5e-4, 3  # of the samples on flat tops; samples that mak
 _RATE, _FRAME = 16_000, 400
 
 
-def check(source: Path, mapping: dict[str, str], tell: Callable[[Recording], None] | None = None) -> list[Recording]:
-    """Every recording that `source` names, judged; `tell` hears of each at once.
+def check(source: Path, mapping: dict[str, str], notify: Callable[[Recording], None] | None = None) -> list[Recording]:
+    """Every recording that `source` names, judged; `notify` hears of each at once.
 
     Raises:
         BadInput: there is no such file or folder, or no recording in it.
@@ -58,8 +58,8 @@ def check(source: Path, mapping: dict[str, str], tell: Callable[[Recording], Non
         _judge(row, seen)
         known = row.emotion.strip().lower() in EMOTIONS or row.emotion in mapping
         row.suggestion = "" if known or not row.emotion else emotion_of_label(row.emotion) or ""
-        if tell is not None:
-            tell(row)
+        if notify is not None:
+            notify(row)
     return rows
 
 
@@ -72,7 +72,7 @@ def check_command(options: CheckOptions, *, as_json: bool) -> dict[str, Any]:
 
     mapping, out = options.emotion_map, options.write
 
-    def tell(row: Recording) -> None:
+    def notify(row: Recording) -> None:
         if as_json:
             sys.stdout.write(json.dumps({"recording": row.as_dict()}, ensure_ascii=False) + "\n")
             sys.stdout.flush()
@@ -80,7 +80,7 @@ def check_command(options: CheckOptions, *, as_json: bool) -> dict[str, Any]:
         for one in row.problems(mapping):
             sys.stdout.write(f"{row.audio}: {one.message}{'' if one.fatal else ' (it can be used)'}\n")
 
-    rows = check(options.source, mapping, tell)
+    rows = check(options.source, mapping, notify)
     found = overview(rows, mapping)
     summary = {name: getattr(found, name) for name in found.__dataclass_fields__}
     if out is not None:

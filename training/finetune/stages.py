@@ -34,7 +34,7 @@ from training.data.prepare import prepare
 from training.evaluation.evaluate import Subject, continuations
 from training.finetune.judge import Heard, figures, verdict
 from training.finetune.options import TuneOptions
-from training.finetune.tune import MODEL, Clock, Stopped, finish, read_manifest, tell
+from training.finetune.tune import MODEL, Clock, Stopped, finish, notify, read_manifest
 from training.runs.config import CleanOptions, LabelOptions, PrepareOptions, TrainOptions
 from training.runs.run_folder import STOP, ProgressTail, Run, append_lines, request_stop, write_whole
 from training.stages.train import train
@@ -66,7 +66,7 @@ def tune_stages(options: TuneOptions, run: Run, clock: Clock) -> dict[str, Any]:
         Stopped: the watcher asked for it. BadInput, WeightsMissing: as the commands say.
     """
     stages = stages_of(options)
-    report = Report(tell)
+    report = Report(notify)
     said = read_manifest(options, report)
     report.write(run.folder)
     current, trained = options.model, dict[str, Any]()
@@ -79,12 +79,12 @@ def tune_stages(options: TuneOptions, run: Run, clock: Clock) -> dict[str, Any]:
         current = str(run.folder / MODEL)  # it was moved there before a kill
     with run.bar("judge", 2 * _CASES) as bar:
 
-        def told() -> None:
+        def notified() -> None:
             if run.stop_requested:
                 raise Stopped
             bar.advance(**clock.figures())
 
-        judged = _judge(options, current, run.folder / f"data-{stages[-1]}", told)
+        judged = _judge(options, current, run.folder / f"data-{stages[-1]}", notified)
     out = run.folder / MODEL
     if Path(current) != out:
         Path(current).rename(out)
@@ -118,12 +118,12 @@ def _data(options: TuneOptions, folder: Path, stage: int, relay: Relay) -> Path:
     labels, data, emotion = folder / f"labels-{stage}", folder / f"data-{stage}", {"use_emotion": stage == 2}
     given: dict[str, Any] = {"model": options.model, "manifest": options.manifest, "lab_dir": labels}
     with relay(labels):
-        _whole(label(LabelOptions.of(given | {"max_new_tokens": _LABEL_TOKENS} | emotion), tell=tell))
-    clean(CleanOptions.of({"input_dir": labels, "output_dir": labels / "clean"}), tell)
+        _whole(label(LabelOptions.of(given | {"max_new_tokens": _LABEL_TOKENS} | emotion), notify=notify))
+    clean(CleanOptions.of({"input_dir": labels, "output_dir": labels / "clean"}), notify)
     given = {"dataroot": labels / "clean", "save_dir": data, "model": options.model, "seed": options.seed}
     given |= {"audio_root": options.manifest.absolute().parent, "validation": options.validation, "min_duration": 0.3}
     with relay(data):
-        _whole(prepare(PrepareOptions.of(given | emotion), tell))
+        _whole(prepare(PrepareOptions.of(given | emotion), notify))
     return data
 
 
@@ -163,7 +163,7 @@ def _relayed(run: Run, folder: Path, clock: Clock) -> Iterator[None]:
 # ---- judging
 
 
-def _judge(options: TuneOptions, trained: str, data: Path, told: Callable[[], None]) -> dict[str, Any]:
+def _judge(options: TuneOptions, trained: str, data: Path, notified: Callable[[], None]) -> dict[str, Any]:
     """Before and after on the rows that were kept for validation."""
     about = json.loads((data / "prepared.json").read_text("utf-8"))
     if not about["validation"]["rows"]:
@@ -178,7 +178,7 @@ def _judge(options: TuneOptions, trained: str, data: Path, told: Callable[[], No
     for source in (options.model, trained):
         subject = Subject.load(source)
         cases, _ = read_cases(data, subject.writer.chat, limit=_CASES)
-        sides.append(_side(subject, cases, options, told))
+        sides.append(_side(subject, cases, options, notified))
         del subject
     before, after = sides
     rows = [
@@ -211,7 +211,9 @@ def _judge(options: TuneOptions, trained: str, data: Path, told: Callable[[], No
     }
 
 
-def _side(subject: Subject, cases: Sequence[Case], options: TuneOptions, told: Callable[[], None]) -> dict[str, Any]:
+def _side(
+    subject: Subject, cases: Sequence[Case], options: TuneOptions, notified: Callable[[], None]
+) -> dict[str, Any]:
     """What one checkpoint makes of the recordings: readings, replies to the first of them, continuation losses."""
     rows, kept, states = list[dict[str, Any]](), list[Case](), list[Tensor]()
     for number, case in enumerate(cases):
@@ -228,7 +230,7 @@ def _side(subject: Subject, cases: Sequence[Case], options: TuneOptions, told: C
             states.append(hearing.pieces[0][0][0, : encoder_frames(len(case.samples))])
         rows.append(row)
         subject.engine.forget()
-        told()
+        notified()
     head = subject.checkpoint.model.emotion_head
     loss = continuations(subject, kept, states) if kept else {}
     return {"rows": rows, "loss": loss, "threshold": head.threshold if head is not None else 0.0}
@@ -281,7 +283,7 @@ def plan_stages(options: TuneOptions) -> dict[str, Any]:
 
     began = psutil.Process().create_time()
     stages = stages_of(options)
-    said = read_manifest(options, Report(tell))
+    said = read_manifest(options, Report(notify))
     free = memory_of("cuda" if torch.cuda.is_available() else "cpu").free
     probe = options.run.with_name(f".{options.run.name}.probe")
     shutil.rmtree(probe, ignore_errors=True)

@@ -29,7 +29,7 @@ from model.checkpoints.memory import peak_bytes
 from model.errors import BadInput, WeightsMissing
 from model.inference.engine import Engine
 from model.nn.emotion import EmotionHead
-from training.data.manifest import Dropped, Found, Report, Row, Rules, look, read_clip, read_rows
+from training.data.manifest import Dropped, Found, Report, Row, Rules, inspect, read_clip, read_rows
 from training.finetune.card import tuning_card
 from training.finetune.features import mean_frame
 from training.finetune.head import Rows, Tuned, divide, tune_head
@@ -112,7 +112,7 @@ def tune(options: TuneOptions) -> dict[str, Any]:
             ) from error
 
 
-def tell(dropped: Dropped) -> None:
+def notify(dropped: Dropped) -> None:
     """Say on stderr what is left out."""
     sys.stderr.write(f"{dropped}\n")
 
@@ -121,7 +121,7 @@ def read_manifest(options: TuneOptions, report: Report) -> list[Said]:
     """The rows to learn from. Raises: BadInput, there are none."""
     said = []
     for row in read_rows([options.manifest], Rules(text="", emotions="required"), report):
-        found = look(row, SHORTEST_SECONDS, LONGEST_SECONDS)
+        found = inspect(row, SHORTEST_SECONDS, LONGEST_SECONDS)
         if found.clip is None:
             report.drop(row.file, row.line, *(found.problem or ("no audio", "it names no recording")))
         else:
@@ -133,7 +133,7 @@ def read_manifest(options: TuneOptions, report: Report) -> list[Said]:
 
 def _tune_head(options: TuneOptions, run: Run, clock: Clock) -> dict[str, Any]:
     run.report("prepare", 0, 1, **clock.figures())
-    report = Report(tell)
+    report = Report(notify)
     said = read_manifest(options, report)
     report.write(run.folder)
     with fetching(run) as progress:
@@ -276,12 +276,12 @@ def judge(
     with run.bar("judge", len(neutral) + len(chosen)) as bar:
         listener = Listener(engine)
 
-        def told() -> None:
+        def notified() -> None:
             _stop_if_asked(run)
             bar.advance(**clock.figures())
 
-        losses = neutral_losses(listener, neutral, thresholds, told)
-        replies = replies_beside(listener, [heard[at] for at in chosen], thresholds, told)
+        losses = neutral_losses(listener, neutral, thresholds, notified)
+        replies = replies_beside(listener, [heard[at] for at in chosen], thresholds, notified)
     rows = [
         {"audio": str(row.audio), "text": row.text, "emotion": EMOTIONS[row.emotion]}
         | {"before": row.before.tolist(), "after": row.after.tolist()}

@@ -18,14 +18,14 @@ SUMS, STATE, WEIGHTS = "sums.json", "trainer_state.json", "model.safetensors"
 _BLOCK = 1 << 20
 
 
-def seal(checkpoint: Path) -> None:
+def write_checksums(checkpoint: Path) -> None:
     """Write the sums of a checkpoint that is otherwise complete."""
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != SUMS)
     sums = {path.relative_to(checkpoint).as_posix(): [path.stat().st_size, _sum(path)] for path in files}
     write_whole(checkpoint / SUMS, json.dumps(sums, indent=2) + "\n")
 
 
-def flaw(checkpoint: Path) -> str | None:
+def damage_in(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, in one phrase; None: it is as it was written."""
     try:
         sums = json.loads((checkpoint / SUMS).read_text("utf-8"))
@@ -45,7 +45,7 @@ def newest(run: Path) -> tuple[Path | None, list[str]]:
     unfinished = {path for path in run.glob("checkpoint-*") if path.is_dir()} - set(checkpoints(run))
     problems = [f"{path}: it was not written to its end; left out." for path in sorted(unfinished)]
     for path in reversed(checkpoints(run)):
-        problem = flaw(path)
+        problem = damage_in(path)
         if problem is None:
             return path, problems
         problems.append(f"{path}: {problem}; the one before it is used.")

@@ -53,7 +53,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     fresh.replace(path)
 
 
-def mend(path: Path) -> None:
+def repair(path: Path) -> None:
     """Cut off a last line that a kill has torn, so that the next one starts a line."""
     if not path.exists():
         return
@@ -198,7 +198,7 @@ def open_run(
                 (folder / OPTIONS).unlink(missing_ok=True)
             _settle(folder, dict(options), frozenset(changeable))
             (folder / STOP).unlink(missing_ok=True)
-            mend(folder / PROGRESS)
+            repair(folder / PROGRESS)
             yield Run(folder)
     except Timeout as error:
         raise BadInput(f"{folder} is in use by another process: wait for it, or ask it to stop.") from error

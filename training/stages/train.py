@@ -205,7 +205,7 @@ def _finish(
 ) -> dict[str, Any]:
     """Write the checkpoint with the best weights, the card and the summary."""
     best = run.folder / f"checkpoint-{state.get('best_global_step') or state['global_step']}"
-    if best != last and checkpoints.flaw(best) is not None:
+    if best != last and checkpoints.damage_in(best) is not None:
         sys.stderr.write(f"{best}, the best by validation, cannot be read any more; the last one is taken.\n")
         best = last
     weights = load_file(best / checkpoints.WEIGHTS)

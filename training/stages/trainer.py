@@ -108,12 +108,12 @@ class Reporter(TrainerCallback):
             "gradient_norm": logs["grad_norm"],
             "seconds": round(self.seconds + taken, 2),
         }
-        self._tell(state.global_step)
+        self._notify(state.global_step)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
         """The validation rows were gone through."""
         figures = {name.removeprefix("eval_"): value for name, value in metrics.items()}
-        self._tell(
+        self._notify(
             state.global_step, validation=figures.pop("loss"), **{f"validation_{n}": v for n, v in figures.items()}
         )
 
@@ -128,7 +128,7 @@ class Reporter(TrainerCallback):
         if is_over(about, self.options, self.steps):
             control.should_training_stop = True
 
-    def _tell(self, step: int, **figures: Any) -> None:
+    def _notify(self, step: int, **figures: Any) -> None:
         if self.bar is not None:
             self.bar.set(step, **self._known, **figures)
             if self.bar.news:
@@ -230,7 +230,7 @@ class RecipeTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                checkpoints.seal(target)
+                checkpoints.write_checksums(target)
         if self.args.should_save:
             best = self.options.run / f"checkpoint-{self.state.best_global_step}"
             checkpoints.prune(self.options.run, self.options.keep, {best})

@@ -26,7 +26,7 @@ from assistant.events import Samples
 from model.audio.features import LONGEST_SECONDS
 from model.errors import BadInput
 from training.data.feature_cache import FeatureCache, content_key, states_of
-from training.runs.run_folder import append_lines, mend, read_lines, write_whole
+from training.runs.run_folder import append_lines, read_lines, repair, write_whole
 from training.synthesis.expression import analyse, draw_speaker, express, record
 from training.synthesis.voices import (
     CALIBRATION_VOICES,
@@ -177,7 +177,7 @@ def build_wide_corpus(
     """
     out.mkdir(parents=True, exist_ok=True)
     cache = FeatureCache.create(out / "features", encoder, "trimmed", half=half)
-    mend(out / "dropped.jsonl")
+    repair(out / "dropped.jsonl")
     found, dropped = (read_lines(out / f"{name}.jsonl")[0] for name in ("manifest", "dropped"))
     rows = [row for row in found if row["key"] in cache]
     write_whole(out / "manifest.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

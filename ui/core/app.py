@@ -20,7 +20,7 @@ from ui.core import theme
 from ui.core.bridge import Bridge
 from ui.core.jobs import Job
 from ui.core.translations import tr
-from ui.core.trash import Aside
+from ui.core.trash import Trash
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class App(QObject):
         self._path = services.home / "settings.toml"
         self.settings, self._trouble = load(self._path)
         self._jobs: list[Job] = []
-        self.aside = Aside(services.home / "deleted", self)
+        self.trash = Trash(services.home / "deleted", self)
 
     @property
     def sessions(self) -> Path:
@@ -104,12 +104,12 @@ class App(QObject):
     def start(self) -> None:
         """Begin the conversation; the model loads in its own process meanwhile."""
         if self._trouble:
-            self.tell(self._trouble, trouble=True)
+            self.notify(self._trouble, trouble=True)
         self.synthesizer = self._synthesizer()
         try:
             self.talk = self.services.talk(self._talk_settings(), self.synthesizer, self._bridge)
         except AssistantError as error:
-            self.tell(str(error), trouble=True)
+            self.notify(str(error), trouble=True)
             return
         self.talk.start()
 
@@ -117,13 +117,13 @@ class App(QObject):
         """End the conversation and every child process."""
         for job in self._jobs:
             job.close()
-        self.aside.empty()
+        self.trash.empty()
         self._bridge.stop()
         try:
             if self.talk is not None:
                 self.talk.close()
         except AssistantError as error:
-            self.tell(str(error), trouble=True)
+            self.notify(str(error), trouble=True)
         finally:
             if self.synthesizer is not None:
                 self.synthesizer.close()
@@ -151,7 +151,7 @@ class App(QObject):
         self.settings = self.settings.model_copy(update={"started": True})
         self._save()
 
-    def tell(
+    def notify(
         self, text: str, action: str = "", act: Callable[[], object] | None = None, *, trouble: bool = False
     ) -> None:
         """Show a message in the window; with an action it stays long enough to be used."""
@@ -164,19 +164,19 @@ class App(QObject):
             AssistantError: they cannot be deleted; they are where they were.
         """
         try:
-            moved = self.aside.put(paths)
+            moved = self.trash.put(paths)
         except OSError as error:
             raise AssistantError(tr("That cannot be deleted ({why}).").format(why=error.strerror)) from error
 
         def undo() -> None:
             try:
-                self.aside.bring_back(moved)
+                self.trash.bring_back(moved)
             except OSError as error:
-                self.tell(tr("That cannot be brought back ({why}).").format(why=error.strerror), trouble=True)
+                self.notify(tr("That cannot be brought back ({why}).").format(why=error.strerror), trouble=True)
             else:
                 back()
 
-        self.tell(words, tr("Undo"), undo)
+        self.notify(words, tr("Undo"), undo)
 
     def run(self, *words: str) -> Job:
         """One of our own commands in a child process: `run("plan", "--model", folder, "--json")`."""
@@ -204,7 +204,7 @@ class App(QObject):
         try:
             save(self._path, self.settings)
         except AssistantError as error:
-            self.tell(str(error), trouble=True)
+            self.notify(str(error), trouble=True)
         self.settings_changed.emit(self.settings)
 
     def _synthesizer(self) -> Synthesizer | None:
@@ -214,7 +214,7 @@ class App(QObject):
         try:
             return self.services.synthesizer(engine)
         except AssistantError as error:
-            self.tell(str(error), trouble=True)
+            self.notify(str(error), trouble=True)
             return self.services.synthesizer("system") if engine != "system" else None
 
     def _talk_settings(self) -> TalkSettings:

@@ -62,7 +62,7 @@ class Playback(QObject):
         self._app.talk.clips.play(self._samples, RATE, self.position, self.speed)
         self._begun, self._waited = False, 0
         self._frames.start()
-        self._tell(playing=True)
+        self._notify(playing=True)
 
     def pause(self) -> None:
         """Be silent and stay."""
@@ -70,7 +70,7 @@ class Playback(QObject):
             self._frames.stop()
             if self._app.talk is not None:
                 self._app.talk.clips.stop()
-            self._tell(playing=False)
+            self._notify(playing=False)
 
     def toggle(self) -> None:
         """Play or pause."""
@@ -103,17 +103,17 @@ class Playback(QObject):
         elif ended:  # it is over, or a turn of the conversation has begun
             self._move(min(talk.clips.position, self.duration))
             self._frames.stop()
-            self._tell(playing=False)
+            self._notify(playing=False)
         elif self._waited >= _PATIENCE:
             self._frames.stop()
-            self._tell(playing=False)
+            self._notify(playing=False)
             self.refused.emit(self.tr("It cannot be played while a conversation goes on: stop it, or wait a moment."))
 
     def _move(self, seconds: float) -> None:
         self.position = seconds
         self.moved.emit(seconds)
 
-    def _tell(self, *, playing: bool) -> None:
+    def _notify(self, *, playing: bool) -> None:
         if playing != self.playing:
             self.playing = playing
             self.changed.emit(playing)

@@ -14,7 +14,7 @@ UNDO_MS = 11_000
 """A little longer than the message with the undo is shown."""
 
 
-class Aside(QObject):
+class Trash(QObject):
     """The folder of what is about to be deleted. What a killed program left in it goes at the next start.
 
     Args:

@@ -93,7 +93,7 @@ class DataPage(QWidget):
         self.shown.show_kind("")
         self.name = source.stem if source.is_file() else source.name
         self.title.setText(tr("Recordings in {name}").format(name=source.name))
-        self.outcome.say("")
+        self.outcome.report("")
         self._weigh()
         job = self._app.run_module("training", "check", str(source), "--json")
         job.printed.connect(self._found)
@@ -113,7 +113,7 @@ class DataPage(QWidget):
     def _ended(self, code: int, said: str, _last: object) -> None:
         self._writing = []
         if code:
-            self.outcome.say(said or tr("The check ended unexpectedly."), trouble=True)
+            self.outcome.report(said or tr("The check ended unexpectedly."), trouble=True)
         self._propose()
         self._weigh()
 
@@ -163,7 +163,7 @@ class DataPage(QWidget):
         if silent:
             some = tr("One recording has") if len(silent) == 1 else tr("{n} recordings have").format(n=len(silent))
             words = tr("{some} no transcript. Only tuning of replies needs it.").format(some=some)
-            self.outcome.say(words, action=tr("Have it written down"), act=self.write_transcripts)
+            self.outcome.report(words, action=tr("Have it written down"), act=self.write_transcripts)
 
     def _mapping(self, name: str, count: int, suggestion: str) -> QWidget:
         picker = Picker()
@@ -194,7 +194,7 @@ class DataPage(QWidget):
         if files and not self.work.running:
             job = self._app.run_module("training", "transcribe", "--json", *files)
             job.printed.connect(self._found)
-            self.outcome.say("")
+            self.outcome.report("")
             self.work.follow(job, tr("Writing down {n} recordings…").format(n=len(files)))
             self._weigh()
 
@@ -209,7 +209,7 @@ class DataPage(QWidget):
         try:
             samples, rate = read_sound(Path(self.rows[at].audio))
         except AssistantError as error:
-            self.outcome.say(str(error), trouble=True)
+            self.outcome.report(str(error), trouble=True)
             return
         if self._app.talk is not None:
             self._app.talk.clips.play(samples, rate)

@@ -154,11 +154,11 @@ class PlanPage(QWidget):
             words = self.what.value != "head"
             count = write_manifest(self.folder / MANIFEST, self._rows, self._mapping, words=words)
         except OSError as error:
-            self.outcome.say(
+            self.outcome.report(
                 tr("{path} cannot be written ({why}).").format(path=self.folder, why=error.strerror), trouble=True
             )
             return
-        self.outcome.say("")
+        self.outcome.report("")
         self.forecast.setText("")
         self.details.setText("")
         self._probe = self._app.run_module("training", "tune", *self.options(self.folder), "--plan", "--json")
@@ -167,7 +167,7 @@ class PlanPage(QWidget):
     def _measured(self, code: int, said: str, last: dict[str, Any]) -> None:
         self._probe = None
         if code or "seconds" not in last:
-            self.outcome.say(
+            self.outcome.report(
                 said or tr("It could not be tried out."), trouble=True, action=tr("Try again"), act=self._measure
             )
             return
@@ -186,7 +186,9 @@ class PlanPage(QWidget):
             self.start.setEnabled(True)
         else:
             remedies = tr(", or ").join(last["remedies"])
-            self.outcome.say(tr("It does not fit on this machine: {remedies}.").format(remedies=remedies), trouble=True)
+            self.outcome.report(
+                tr("It does not fit on this machine: {remedies}.").format(remedies=remedies), trouble=True
+            )
 
     def _begin(self) -> None:
         assert self.folder is not None
@@ -194,7 +196,7 @@ class PlanPage(QWidget):
         try:
             write_plan(self.folder / PLAN, self.plan)
         except OSError as error:
-            self.outcome.say(
+            self.outcome.report(
                 tr("{path} cannot be written ({why}).").format(path=self.folder, why=error.strerror), trouble=True
             )
             return

@@ -89,7 +89,7 @@ class ResultPage(QWidget):
         )
         self.mark.show_icon(icon, role)
         self.verdict.setText(str(summary.get("why", "")))
-        self.outcome.say("")
+        self.outcome.report("")
         self._fill(summary)
         self._show_use()
 
@@ -119,16 +119,16 @@ class ResultPage(QWidget):
         try:
             self._app.change("model", **adopt(self.run, self._app.settings))
         except (ValueError, OSError) as error:
-            self.outcome.say(str(error), trouble=True)
+            self.outcome.report(str(error), trouble=True)
             return
-        self._app.tell(tr("The tuned checkpoint is being loaded."), tr("Go back"), self._roll_back)
+        self._app.notify(tr("The tuned checkpoint is being loaded."), tr("Go back"), self._roll_back)
 
     def _roll_back(self) -> None:
         assert self.run is not None
         try:
             self._app.change("model", **roll_back(self.run, self._app.settings))
         except (ValueError, OSError) as error:
-            self.outcome.say(str(error), trouble=True)
+            self.outcome.report(str(error), trouble=True)
 
     def _ask_where(self) -> None:
         dialog = QFileDialog(self, tr("A folder to export into"))
@@ -155,8 +155,8 @@ class ResultPage(QWidget):
 
         self._files.run(
             copy,
-            lambda path: self.outcome.say(tr("Exported to {path}.").format(path=path)),
-            lambda words: self.outcome.say(words, trouble=True),
+            lambda path: self.outcome.report(tr("Exported to {path}.").format(path=path)),
+            lambda words: self.outcome.report(words, trouble=True),
         )
 
     def _discard(self) -> None:
@@ -164,9 +164,9 @@ class ResultPage(QWidget):
         try:
             kept = discard(self.run)
         except OSError as error:
-            self.outcome.say(tr("It cannot be discarded ({why}).").format(why=error.strerror), trouble=True)
+            self.outcome.report(tr("It cannot be discarded ({why}).").format(why=error.strerror), trouble=True)
             return
-        self._app.tell(tr("Discarded {name}.").format(name=self.run.name), tr("Undo"), partial(restore, kept))
+        self._app.notify(tr("Discarded {name}.").format(name=self.run.name), tr("Undo"), partial(restore, kept))
         self.left.emit()
 
     # ---- what is shown
@@ -253,7 +253,7 @@ class ResultPage(QWidget):
         try:
             samples, rate = read_sound(audio)
         except AssistantError as error:
-            self.outcome.say(str(error), trouble=True)
+            self.outcome.report(str(error), trouble=True)
             return
         if self._app.talk is not None:
             self._app.talk.clips.play(samples, rate)

@@ -57,11 +57,11 @@ class RunPage(QWidget):
         self.log.hide()
         self.fold = button(tr("Show the log"), self._fold, "quiet")
         self.pause = button(tr("Pause"), self._pause, "", "pause")
-        self.resume = button(tr("Go on"), self.go_on, "primary", "play")
+        self.resume = button(tr("Go on"), self.advance, "primary", "play")
         self.leave = button(tr("Leave it for later"), leave, "quiet")
         self._watch = QTimer(self)
         self._watch.setInterval(_LOOK_MS)
-        self._watch.timeout.connect(self._look)
+        self._watch.timeout.connect(self._inspect)
         curves = Beside(self.loss, self.right)
         layout = column(self.title, self.phase, self.bar, self.outcome, spacing=12)
         layout.addLayout(self._grid())
@@ -109,7 +109,7 @@ class RunPage(QWidget):
             try:
                 words = command_of(run)
             except ValueError as error:
-                self.outcome.say(str(error), trouble=True)
+                self.outcome.report(str(error), trouble=True)
                 return
         if self._app.talk is not None:
             self._app.talk.release_model()
@@ -120,7 +120,7 @@ class RunPage(QWidget):
         self.job.ended.connect(self._ended)
         self._draw()
 
-    def go_on(self) -> None:
+    def advance(self) -> None:
         """Go on with the run that is shown."""
         if self.run is not None and self.job is None:
             self.begin(self.run)
@@ -136,7 +136,7 @@ class RunPage(QWidget):
         try:
             self.run.ask_to_stop()
         except OSError as error:
-            self.outcome.say(tr("It cannot be paused ({why}).").format(why=error.strerror), trouble=True)
+            self.outcome.report(tr("It cannot be paused ({why}).").format(why=error.strerror), trouble=True)
             return
         self._pausing = True
         self._draw()
@@ -147,14 +147,14 @@ class RunPage(QWidget):
         run.note_end(code, _last_words(said))
         run.refresh()
         self._app.load_model()
-        self._look()
+        self._inspect()
         if run.stage is Stage.FINISHED:
             self._watch.stop()
             self.finished.emit(run)
 
     # ---- what it shows
 
-    def _look(self) -> None:
+    def _inspect(self) -> None:
         run = self.run
         if run is None:
             return
@@ -170,7 +170,7 @@ class RunPage(QWidget):
         needed = min(float(self._plan.get("disk_bytes", 0)), 2e9) + _LEAST_ROOM
         if self.at_work and not self._pausing and run.free_bytes() < needed:
             self._pause()
-            self._app.tell(tr("The disk is almost full: the training pauses. Make room, then go on."), trouble=True)
+            self._app.notify(tr("The disk is almost full: the training pauses. Make room, then go on."), trouble=True)
 
     def _note(self, reports: list[dict[str, Any]]) -> None:
         for line in reports:
@@ -205,17 +205,17 @@ class RunPage(QWidget):
         if not working:
             self._say_why(run)
         else:
-            self.outcome.say("")
+            self.outcome.report("")
         self._show_facts(run, last, working=working)
         self._curves(run)
 
     def _say_why(self, run: TuningRun) -> None:
         if run.stage is Stage.FAILED:
             self.phase.setText(tr("It ended before it was done. What was learnt so far is kept."))
-            self.outcome.say(run.why, trouble=True)
+            self.outcome.report(run.why, trouble=True)
         else:
             self.phase.setText(tr("Paused. It goes on where it was, today or another day."))
-            self.outcome.say("")
+            self.outcome.report("")
 
     def _share(self, run: TuningRun) -> float:
         """How much of the whole is done: by the plan's times, else by the phase's own count."""

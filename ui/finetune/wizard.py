@@ -95,12 +95,12 @@ class FineTunePage(QWidget):
         try:
             run = TuningRun.open(folder)
         except ValueError as error:
-            self._app.tell(str(error), trouble=True)
+            self._app.notify(str(error), trouble=True)
             return
         if run.stage is Stage.FINISHED:
             self.show_result(run)
         elif run.stage is Stage.PLANNED:
-            self._app.tell(tr("This run was planned and never begun: choose its recordings again."))
+            self._app.notify(tr("This run was planned and never begun: choose its recordings again."))
         elif not self.training.at_work or self.training.run is None or self.training.run.folder != folder:
             self.training.show_run(run)
             self._turn_to(self.training)
@@ -114,7 +114,7 @@ class FineTunePage(QWidget):
 
     def _plan(self) -> None:
         if self.training.at_work:
-            self._app.tell(tr("A training is at work: let it end, or pause it, before another one begins."))
+            self._app.notify(tr("A training is at work: let it end, or pause it, before another one begins."))
             return
         name = self.data.name.replace(" ", "-")[:40]
         folder = self._app.runs / f"{datetime.now():%Y-%m-%d-%H%M%S}-{name}"
@@ -226,14 +226,14 @@ class _StartPage(QWidget):
         try:
             kept = discard(run)
         except OSError as error:
-            self.outcome.say(tr("It cannot be discarded ({why}).").format(why=error.strerror), trouble=True)
+            self.outcome.report(tr("It cannot be discarded ({why}).").format(why=error.strerror), trouble=True)
             return
 
         def bring_back() -> None:
             restore(kept)
             self.refresh()
 
-        self._app.tell(tr("Discarded {name}.").format(name=run.name), tr("Undo"), bring_back)
+        self._app.notify(tr("Discarded {name}.").format(name=run.name), tr("Undo"), bring_back)
         self.refresh()
 
     def _ask_folder(self) -> None:

@@ -44,7 +44,7 @@ class FirstStart(QWidget):
         self.place = label("", "small", wrap=False)
         self.missing = Outcome()
         self.back = button(tr("Back"), lambda: self._go(self.step - 1))
-        self.next = button(tr("Next"), self.go_on, "primary")
+        self.next = button(tr("Next"), self.advance, "primary")
         self.skip = button(tr("Skip these steps"), self._skip, "quiet")
         below = column(self.missing, self.model.outcome, self.model.work, spacing=8)
         self._buttons = row(self.skip, None)
@@ -67,10 +67,10 @@ class FirstStart(QWidget):
         """Which step is shown: 0, 1, 2."""
         return self._stack.currentIndex()
 
-    def go_on(self) -> None:
+    def advance(self) -> None:
         """The next step, or the end."""
         missing = self.steps[self.step].ready()
-        self.missing.say(missing, trouble=True)
+        self.missing.report(missing, trouble=True)
         if missing:
             return
         self.steps[self.step].leave()
@@ -87,7 +87,7 @@ class FirstStart(QWidget):
         elif isinstance(here, QPushButton):
             here.click()
         else:
-            self.go_on()
+            self.advance()
 
     def showEvent(self, event: QShowEvent) -> None:
         """The keyboard begins at the question."""
@@ -115,7 +115,7 @@ class FirstStart(QWidget):
 
     def _go(self, step: int) -> None:
         self._stack.setCurrentIndex(step)
-        self.missing.say("")
+        self.missing.report("")
         self.place.setText(tr("Step {number} of {all}").format(number=step + 1, all=len(self.steps)))
         self.place.setAccessibleName(f"{self.place.text()}: {self.steps[step].question}")
         self.back.setEnabled(step > 0)

@@ -106,8 +106,8 @@ class ModelStep(Step):
         self.work.ended.connect(self._fetched)
         self._loaded = ""
         job = app.run_module("model.manager", "list", *_PRESETS)
-        job.printed.connect(self._tell)
-        job.ended.connect(self._told)
+        job.printed.connect(self._notify)
+        job.ended.connect(self._notified)
 
     def ready(self) -> str:
         """The released one must be found first."""
@@ -164,17 +164,17 @@ class ModelStep(Step):
         elif about.get("error"):
             self.mini.setText(str(about["error"]))
 
-    def _tell(self, about: dict[str, Any]) -> None:
+    def _notify(self, about: dict[str, Any]) -> None:
         if about.get("source") in _PRESETS:
             self._about[about["source"]] = about
             self._explain()
 
-    def _told(self, code: int, said: str) -> None:
+    def _notified(self, code: int, said: str) -> None:
         self._unknown = said or tr("Whether it is here is not known: it is fetched if it is not.")
         self._explain()
 
     def _fetch(self, preset: str) -> None:
-        self.outcome.say("")
+        self.outcome.report("")
         if not self.work.running:
             self._fetching = preset
             job = self.app.run("fetch", preset, "--json")
@@ -190,15 +190,15 @@ class ModelStep(Step):
     def _fetched(self, code: int, said: str, _last: dict[str, Any]) -> None:
         preset = self._fetching
         if code == 0:
-            self._tell({"source": preset, "state": "ready"})
+            self._notify({"source": preset, "state": "ready"})
             if self.choices.value == preset:
                 self.use(preset)
             return
         again = partial(self._fetch, preset)
         why = said or tr("{name} could not be fetched: check the network.").format(name=preset)
-        self.outcome.say(why, trouble=code != 130, action=tr("Try again"), act=again)
+        self.outcome.report(why, trouble=code != 130, action=tr("Try again"), act=again)
         if not self.isVisibleTo(self.window()) and code != 130:
-            self.app.tell(why, tr("Try again"), again, trouble=True)
+            self.app.notify(why, tr("Try again"), again, trouble=True)
 
 
 class SoundStep(Step):

@@ -72,10 +72,10 @@ class SessionsPage(QWidget):
 
     def _connect(self) -> None:
         self.list.chosen.connect(self._show)
-        self.list.opened.connect(partial(self._look, at_session=True))
+        self.list.opened.connect(partial(self._inspect, at_session=True))
         self.list.emptied.connect(self._show_empty)
         self.list.import_asked.connect(self._ask_archive)
-        self.player.back_asked.connect(partial(self._look, at_session=False))
+        self.player.back_asked.connect(partial(self._inspect, at_session=False))
         self.player.delete_asked.connect(self.delete)
         self.player.reask_asked.connect(self._ask_again)
         self.player.export_asked.connect(self._ask_target)
@@ -105,17 +105,17 @@ class SessionsPage(QWidget):
         if summary is None:
             return
         if summary.running:
-            self.app.tell(self.tr("It is still being recorded: begin a new conversation first."), trouble=True)
+            self.app.notify(self.tr("It is still being recorded: begin a new conversation first."), trouble=True)
             return
         folder, words = summary.folder, self.tr("Deleted: {}.").format(when_in_words(summary))
         self.player.playback.pause()
         try:
             self.app.delete([folder], words, partial(self.list.refresh, folder))
         except AssistantError as error:
-            self.app.tell(str(error), trouble=True)
+            self.app.notify(str(error), trouble=True)
             return
         self.list.leave(folder)
-        self._look(at_session=False)
+        self._inspect(at_session=False)
 
     def finish(self) -> None:
         """The program ends: be silent."""
@@ -137,20 +137,20 @@ class SessionsPage(QWidget):
             return
         self._files.run(
             partial(_export, summary.folder, form, target),
-            lambda path: self.app.tell(self.tr("Saved as {}.").format(path)),
-            lambda why: self.app.tell(why, trouble=True),
+            lambda path: self.app.notify(self.tr("Saved as {}.").format(path)),
+            lambda why: self.app.notify(why, trouble=True),
         )
 
     def bring(self, archive: Path) -> None:
         """Read an archive in and show it."""
-        self.app.tell(self.tr("Importing {}…").format(archive.name))
+        self.app.notify(self.tr("Importing {}…").format(archive.name))
         root = self.app.sessions
-        self._files.run(partial(_import, archive, root), self._brought, lambda why: self.app.tell(why, trouble=True))
+        self._files.run(partial(_import, archive, root), self._brought, lambda why: self.app.notify(why, trouble=True))
 
     def _brought(self, folder: Path) -> None:
         self.list.field.clear()
         self.list.refresh(folder)
-        self._look(at_session=True)
+        self._inspect(at_session=True)
 
     def _ask_target(self, form: str) -> None:
         summary = self.player.summary
@@ -179,7 +179,7 @@ class SessionsPage(QWidget):
         if event.key() == Qt.Key.Key_Escape and self.right.currentWidget() is self.reask:
             self._back()
         elif event.key() == Qt.Key.Key_Escape and self._looking:
-            self._look(at_session=False)
+            self._inspect(at_session=False)
         elif self.right.currentWidget() is not self.player or not self.player.take_key(event):
             super().keyPressEvent(event)
 
@@ -212,7 +212,7 @@ class SessionsPage(QWidget):
         if summary is None or (before is not None and before.folder != summary.folder):
             self.right.setCurrentWidget(self.player)
         if summary is None:
-            self._look(at_session=False)
+            self._inspect(at_session=False)
 
     def _show_empty(self, empty: bool) -> None:
         off = self.app.settings.recording.mode == "off"
@@ -221,7 +221,7 @@ class SessionsPage(QWidget):
             self._focus_due = False
             (self.nothing if empty and off else self.recording if empty else self.list.view).setFocus()
 
-    def _look(self, *, at_session: bool) -> None:
+    def _inspect(self, *, at_session: bool) -> None:
         self._looking = at_session and self.player.summary is not None
         self._lay_out()
         if self._narrow:
@@ -245,7 +245,7 @@ class SessionsPage(QWidget):
         self.player.reask.setFocus()
 
     def _find(self) -> None:
-        self._look(at_session=False)
+        self._inspect(at_session=False)
         self.list.field.setFocus()
         self.list.field.selectAll()
 

@@ -9,7 +9,7 @@ from assistant.events import Spoken, Typed
 from assistant.sessions.recorder import RATE
 from ui.core import theme
 from ui.core.translations import tr
-from ui.sessions.timeline import Tape
+from ui.sessions.timeline import SessionAudio
 from ui.sessions.transcript import ReadingArea
 from ui.widgets.common import column, label
 from ui.widgets.emotion_charts import ReadingBars, ReadingHistory, TurnReading
@@ -29,7 +29,7 @@ class MoodPanel(ReadingArea):
 
     def __init__(self) -> None:
         super().__init__("")
-        self._tape: Tape | None = None
+        self._session_audio: SessionAudio | None = None
         self._turn = -1
         self.setAccessibleName(self.tr("Emotion"))
         self._words = label("", "lead")
@@ -49,25 +49,29 @@ class MoodPanel(ReadingArea):
         inner.setLayout(layout)
         self.setWidget(inner)
 
-    def show_tape(self, tape: Tape | None) -> None:
+    def show_tape(self, session_audio: SessionAudio | None) -> None:
         """Show a session."""
-        self._tape, self._turn = tape, -1
+        self._session_audio, self._turn = session_audio, -1
         self._show_turn()
 
     def set_position(self, seconds: float) -> None:
         """Follow the player."""
-        if self._tape is None:
+        if self._session_audio is None:
             return
-        turn = self._tape.turn_at(seconds)
+        turn = self._session_audio.turn_at(seconds)
         if turn != self._turn:
             self._turn = turn
             self._show_turn()
-        part = self._tape.part(turn, "you")
+        part = self._session_audio.part(turn, "you")
         inside = part is not None and part.start <= seconds <= part.end
         self._wave.set_position(seconds - part.start if part is not None and inside else None)
 
     def _show_turn(self) -> None:
-        recorded = self._tape.session.turns[self._turn] if self._tape is not None and self._turn >= 0 else None
+        recorded = (
+            self._session_audio.session.turns[self._turn]
+            if self._session_audio is not None and self._turn >= 0
+            else None
+        )
         turn = recorded.turn if recorded else None
         reading = turn.reading if turn else None
         if recorded is not None and recorded.corrected is not None:
@@ -89,15 +93,15 @@ class MoodPanel(ReadingArea):
         self._show_history(turn.number if turn else None)
 
     def _show_history(self, number: int | None) -> None:
-        turns = self._tape.session.turns if self._tape else ()
+        turns = self._session_audio.session.turns if self._session_audio else ()
         read = [TurnReading(t.turn.number, t.turn.reading, t.corrected) for t in turns if t.turn.reading is not None]
         self._history.show_turns(read, number)
 
     def _seek(self, seconds: float) -> None:
-        part = self._tape.part(self._turn, "you") if self._tape else None
+        part = self._session_audio.part(self._turn, "you") if self._session_audio else None
         if part is not None:
             self.sought.emit(part.start + seconds)
 
     def _choose(self, number: int) -> None:
-        turns = self._tape.session.turns if self._tape else ()
+        turns = self._session_audio.session.turns if self._session_audio else ()
         self.turn_asked.emit(next(index for index, one in enumerate(turns) if one.turn.number == number))

@@ -18,7 +18,7 @@ from ui.core.playback import SPEEDS, Playback
 from ui.core.translations import tr
 from ui.sessions.mood import MoodPanel
 from ui.sessions.search import Summary, clock, day_in_words, turns_in_words, when_in_words
-from ui.sessions.timeline import Tape, Timeline, emotion_of, wind
+from ui.sessions.timeline import SessionAudio, Timeline, emotion_of, wind
 from ui.sessions.transcript import Transcript
 from ui.widgets.common import EmotionChip, EmptyState, IconButton, Picker, button, column, label, line, row
 
@@ -49,12 +49,12 @@ class SessionPlayer(QWidget):
         self.background = Background()
         self.destroyed.connect(self.background.close)
         self.playback = Playback(app, self)
-        self.tape: Tape | None = None
+        self.session_audio: SessionAudio | None = None
         self._summary: Summary | None = None
         self._make()
         self.playback.moved.connect(self._move)
         self.playback.changed.connect(self._show_playing)
-        self.playback.refused.connect(self._say)
+        self.playback.refused.connect(self._report)
         app.settings_changed.connect(self._describe)
 
     def _make(self) -> None:
@@ -148,7 +148,7 @@ class SessionPlayer(QWidget):
         if summary is None:
             self._take(None)
             return
-        again = before is not None and before.folder == summary.folder and self.tape is not None
+        again = before is not None and before.folder == summary.folder and self.session_audio is not None
         if not again:
             self._take(None)
         self._describe()
@@ -156,9 +156,9 @@ class SessionPlayer(QWidget):
 
     def correct(self, turn: int, emotion: str | None) -> None:
         """The user says how a turn, by its number, really sounded; None: as it was read."""
-        if self.tape is None:
+        if self.session_audio is None:
             return
-        session = self.tape.session
+        session = self.session_audio.session
         before = next(one.corrected for one in session.turns if one.turn.number == turn)
         self.background.run(
             partial(
@@ -170,25 +170,25 @@ class SessionPlayer(QWidget):
                 corrections=self.app.corrections,
             ),
             lambda _done: self._corrected(turn, emotion, before),
-            self._say,
+            self._report,
         )
 
     def jump(self, turns: int) -> None:
         """So many turns on or back; in the midst of a turn, back is to its beginning."""
-        if self.tape is None or not self.tape.parts:
+        if self.session_audio is None or not self.session_audio.parts:
             return
-        here = self.tape.turn_at(self.playback.position)
-        late = self.playback.position > self.tape.start(here) + 1.0
+        here = self.session_audio.turn_at(self.playback.position)
+        late = self.playback.position > self.session_audio.start(here) + 1.0
         self.go_to(here + turns + (turns < 0 and late))
 
     def go_to(self, turn: int) -> None:
         """To the beginning of a turn, by its index."""
-        if self.tape is not None and self.tape.parts:
-            self.playback.seek(self.tape.start(min(max(turn, 0), len(self.tape.session.turns) - 1)))
+        if self.session_audio is not None and self.session_audio.parts:
+            self.playback.seek(self.session_audio.start(min(max(turn, 0), len(self.session_audio.session.turns) - 1)))
 
     def take_key(self, event: QKeyEvent) -> bool:
         """Keys of the player; whether it was one."""
-        if self.tape is None or event.modifiers() & ~(
+        if self.session_audio is None or event.modifiers() & ~(
             Qt.KeyboardModifier.ShiftModifier | Qt.KeyboardModifier.KeypadModifier
         ):
             return False
@@ -199,7 +199,7 @@ class SessionPlayer(QWidget):
             Qt.Key.Key_Left: partial(seek, here - _STEP_SECONDS) if little else partial(self.jump, -1),
             Qt.Key.Key_Right: partial(seek, here + _STEP_SECONDS) if little else partial(self.jump, 1),
             Qt.Key.Key_Home: partial(seek, 0.0),
-            Qt.Key.Key_End: partial(self.go_to, len(self.tape.session.turns)),
+            Qt.Key.Key_End: partial(self.go_to, len(self.session_audio.session.turns)),
             Qt.Key.Key_Delete: self.delete_asked.emit,
         }
         act = keys.get(event.key())
@@ -217,9 +217,9 @@ class SessionPlayer(QWidget):
 
     # ---- inside
 
-    def _wound(self, summary: Summary, tape: Tape) -> None:
+    def _wound(self, summary: Summary, session_audio: SessionAudio) -> None:
         if self._summary is not None and self._summary.folder == summary.folder:
-            self._take(tape)
+            self._take(session_audio)
 
     def _fail(self, summary: Summary, why: str) -> None:
         if self._summary is not None and self._summary.folder == summary.folder:
@@ -228,35 +228,41 @@ class SessionPlayer(QWidget):
             self.problem.show()
             self._stack.setCurrentWidget(self._session)
 
-    def _take(self, tape: Tape | None) -> None:
-        same = tape is not None and self.tape is not None and tape.session.folder == self.tape.session.folder
-        unchanged = same and tape is not None and tape.seconds == self.playback.duration  # corrected while it plays
+    def _take(self, session_audio: SessionAudio | None) -> None:
+        same = (
+            session_audio is not None
+            and self.session_audio is not None
+            and session_audio.session.folder == self.session_audio.session.folder
+        )
+        unchanged = (
+            same and session_audio is not None and session_audio.seconds == self.playback.duration
+        )  # corrected while it plays
         position = self.playback.position if same else 0.0
-        self.tape = tape
+        self.session_audio = session_audio
         if not unchanged:
-            self.playback.load(tape.samples if tape else None)
-        self.timeline.show_tape(tape)
-        self.transcript.show_tape(tape)
-        self.mood.show_tape(tape)
-        self._say("")
+            self.playback.load(session_audio.samples if session_audio else None)
+        self.timeline.show_tape(session_audio)
+        self.transcript.show_tape(session_audio)
+        self.mood.show_tape(session_audio)
+        self._report("")
         self._describe()
         if unchanged:
             self._move(position)
         else:
             self.playback.seek(position)
         self._stack.setCurrentWidget(
-            self._session if tape is not None else self._opening if self._summary else self._nothing
+            self._session if session_audio is not None else self._opening if self._summary else self._nothing
         )
 
     def _describe(self, *_: object) -> None:
-        summary, tape = self._summary, self.tape
+        summary, session_audio = self._summary, self.session_audio
         if summary is None:
             return
         today = date.today()
         self.title.setText(when_in_words(summary))
         parts = [turns_in_words(summary.turns), clock(summary.seconds), summary.model, self._kept(summary, today)]
         self.about.setText(" · ".join(part for part in parts if part))
-        count = tape.session.damaged if tape else 0
+        count = session_audio.session.damaged if session_audio else 0
         lost = self.tr("{} of its lines or recordings are missing or damaged; the rest is here.").format(count)
         self.problem.setText(lost)
         self.problem.setVisible(bool(count))
@@ -272,15 +278,15 @@ class SessionPlayer(QWidget):
         return self.tr("kept {} days, until {}").format(recording.keep_days, _until(last, today))
 
     def _move(self, seconds: float) -> None:
-        tape = self.tape
-        whole = tape.seconds if tape else 0.0
+        session_audio = self.session_audio
+        whole = session_audio.seconds if session_audio else 0.0
         self.time.setText(f"{clock(seconds)} / {clock(whole)}")
         self.time.setAccessibleName(self.tr("{} of {}").format(clock(seconds), clock(whole)))
         self.timeline.set_position(seconds)
         self.mood.set_position(seconds)
-        turn = tape.turn_at(seconds) if tape else -1
+        turn = session_audio.turn_at(seconds) if session_audio else -1
         self.transcript.set_current(turn)
-        recorded = tape.session.turns[turn] if tape and turn >= 0 else None
+        recorded = session_audio.session.turns[turn] if session_audio and turn >= 0 else None
         emotion = emotion_of(recorded) if recorded else None
         self.chip.setVisible(emotion is not None)
         if recorded is not None and emotion is not None:
@@ -291,16 +297,16 @@ class SessionPlayer(QWidget):
     def _show_playing(self, playing: bool) -> None:
         self.play.show_icon(*(("pause", self.tr("Pause (Space)")) if playing else ("play", self.tr("Play (Space)"))))
         if playing:
-            self._say("")
+            self._report("")
 
-    def _say(self, text: str) -> None:
+    def _report(self, text: str) -> None:
         self.said.setText(text)
         self.said.setAccessibleName(text)
 
     def _corrected(self, turn: int, emotion: str | None, before: str | None) -> None:
         sounded = theme.words(emotion) if emotion else self.tr("as it was read")
         what = self.tr("Turn {} corrected: {}.").format(turn, sounded)
-        self.app.tell(what, self.tr("Undo"), lambda: self.correct(turn, before))
+        self.app.notify(what, self.tr("Undo"), lambda: self.correct(turn, before))
         self.corrected.emit()
 
 

@@ -94,7 +94,7 @@ class SessionList(QWidget):
         self._watcher = QFileSystemWatcher(self)
         self._watcher.directoryChanged.connect(lambda _path: self._soon.start())
         app.happened.connect(self._hear)
-        app.settings_changed.connect(self._say)
+        app.settings_changed.connect(self._report)
         self.refresh()
 
     def _make(self) -> None:
@@ -236,7 +236,7 @@ class SessionList(QWidget):
         elif shown and not self._reading:
             self.view.setCurrentIndex(self._rows.index(0))
         self._choose()
-        self._say()
+        self._report()
 
     def _choose(self, *_indexes: object) -> None:
         index = self.view.currentIndex()
@@ -245,7 +245,7 @@ class SessionList(QWidget):
             self._current = chosen
             self.chosen.emit(chosen)
 
-    def _say(self, *_: object) -> None:
+    def _report(self, *_: object) -> None:
         everything = len(self._all)
         recording = self.app.settings.recording
         if self._reading:

@@ -44,7 +44,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Tape:
+class SessionAudio:
     """A session as it is played: mono samples at 16 kHz, its parts in order, and the loudness of each lane.
 
     Attributes:
@@ -75,7 +75,7 @@ class Tape:
         return next((part for part in self.parts if (part.turn, part.who) == (turn, who)), None)
 
 
-def wind(folder: Path) -> Tape:
+def wind(folder: Path) -> SessionAudio:
     """Read a session, ready to be shown and played. It takes a while: not on Qt's thread.
 
     Raises:
@@ -101,7 +101,7 @@ def wind(folder: Path) -> Tape:
     spans = [(one.start, one.end) for one in parts if one.who == "you"]
     for part in parts:
         spans[part.turn] = (spans[part.turn][0], part.end)
-    return Tape(session, samples, tuple(parts), tuple(spans), lanes)
+    return SessionAudio(session, samples, tuple(parts), tuple(spans), lanes)
 
 
 def emotion_of(recorded: RecordedTurn) -> str | None:
@@ -157,7 +157,7 @@ class Timeline(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._tape: Tape | None = None
+        self._session_audio: SessionAudio | None = None
         self._turn = -1
         self._backdrop: tuple[object, QPixmap] | None = None  # and how it was when it was drawn
         names = {"you": self.tr("You"), "assistant": self.tr("Assistant")}
@@ -175,12 +175,14 @@ class Timeline(QWidget):
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setAccessibleName(self.tr("Timeline"))
 
-    def show_tape(self, tape: Tape | None) -> None:
+    def show_tape(self, session_audio: SessionAudio | None) -> None:
         """Show a session, or nothing."""
-        self._tape, self._turn = tape, -1
+        self._session_audio, self._turn = session_audio, -1
         for who, lane in self.lanes.items():
-            lane.show_lane(tape.lanes[who] if tape else (), tape.seconds if tape else 0.0)
-        turns = len(tape.session.turns) if tape else 0
+            lane.show_lane(
+                session_audio.lanes[who] if session_audio else (), session_audio.seconds if session_audio else 0.0
+            )
+        turns = len(session_audio.session.turns) if session_audio else 0
         self.setAccessibleDescription(self.tr("{} turns. Left and right go from turn to turn.").format(turns))
         self.update()
 
@@ -188,7 +190,7 @@ class Timeline(QWidget):
         """Move both playheads."""
         for lane in self.lanes.values():
             lane.set_position(seconds)
-        turn = self._tape.turn_at(seconds) if self._tape else -1
+        turn = self._session_audio.turn_at(seconds) if self._session_audio else -1
         if turn != self._turn:
             self._turn = turn
             self.update()
@@ -196,15 +198,15 @@ class Timeline(QWidget):
     def mousePressEvent(self, event: QMouseEvent) -> None:
         """Beside the lanes a click goes there as well."""
         lane = self.lanes["you"]
-        if self._tape and event.button() == Qt.MouseButton.LeftButton:
+        if self._session_audio and event.button() == Qt.MouseButton.LeftButton:
             share = (event.position().x() - lane.x()) / max(1, lane.width())
-            self.sought.emit(min(max(share, 0.0), 1.0) * self._tape.seconds)
+            self.sought.emit(min(max(share, 0.0), 1.0) * self._session_audio.seconds)
 
     def paintEvent(self, _event: QPaintEvent) -> None:
         """The bands of the turns, what is lost, where a reply was cut off; the lanes paint over them."""
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        looks = (self.size(), theme.colours().window, self._tape, self.lanes["you"].geometry())
+        looks = (self.size(), theme.colours().window, self._session_audio, self.lanes["you"].geometry())
         if self._backdrop is None or self._backdrop[0] != looks:
             self._backdrop = (looks, self._draw_backdrop())
         painter.drawPixmap(0, 0, self._backdrop[1])
@@ -216,9 +218,9 @@ class Timeline(QWidget):
             painter.drawRoundedRect(QRectF(self.rect()).adjusted(1, 1, -1, -1), 9, 9)
 
     def _x(self, seconds: float) -> float:
-        assert self._tape is not None, "painted only with a tape"
+        assert self._session_audio is not None, "painted only with a tape"
         lane = self.lanes["you"]
-        return lane.x() + seconds / self._tape.seconds * lane.width()
+        return lane.x() + seconds / self._session_audio.seconds * lane.width()
 
     def _draw_backdrop(self) -> QPixmap:
         """All that stands still while it plays."""
@@ -231,22 +233,22 @@ class Timeline(QWidget):
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(QColor(theme.colours().sunken))
         painter.drawRoundedRect(QRectF(self.rect()), 10, 10)
-        if self._tape is not None and self._tape.seconds:
-            for index in range(len(self._tape.session.turns)):
+        if self._session_audio is not None and self._session_audio.seconds:
+            for index in range(len(self._session_audio.session.turns)):
                 band, hue = self._band(index)
                 painter.setBrush(hue)
                 painter.drawRoundedRect(band, 4, 4)
-            for part in self._tape.parts:
-                self._paint_part(painter, part, self._tape.session.turns[part.turn])
+            for part in self._session_audio.parts:
+                self._paint_part(painter, part, self._session_audio.session.turns[part.turn])
         painter.end()
         return drawn
 
     def _band(self, index: int) -> tuple[QRectF, QColor]:
         """Where a turn lies, and its faint hue."""
-        assert self._tape is not None, "painted only with a tape"
+        assert self._session_audio is not None, "painted only with a tape"
         c = theme.colours()
-        left, right = (self._x(seconds) for seconds in self._tape.spans[index])
-        emotion = emotion_of(self._tape.session.turns[index])
+        left, right = (self._x(seconds) for seconds in self._session_audio.spans[index])
+        emotion = emotion_of(self._session_audio.session.turns[index])
         hue = QColor(c.emotion(emotion)) if emotion else QColor(c.outline)
         hue.setAlphaF(0.1)
         return QRectF(left, 4, max(2.0, right - left), self.height() - 8), hue

@@ -24,7 +24,7 @@ from ui.core import icons, theme
 from ui.core.translations import tr
 from ui.core.untrusted_text import LONGEST, paragraphs, whole
 from ui.sessions.search import clock
-from ui.sessions.timeline import Tape, emotion_of
+from ui.sessions.timeline import SessionAudio, emotion_of
 from ui.widgets.common import EmotionChip, IconButton, column, label, row
 
 _BATCH_MS = 20  # of making rows, before the window may do something else
@@ -58,15 +58,15 @@ class TurnRow(QFrame):
     sought = Signal(float)
     corrected = Signal(object)
 
-    def __init__(self, tape: Tape, index: int) -> None:
+    def __init__(self, session_audio: SessionAudio, index: int) -> None:
         super().__init__()
-        self._recorded = recorded = tape.session.turns[index]
+        self._recorded = recorded = session_audio.session.turns[index]
         self.shows = shown_of(recorded)
-        self._start = tape.start(index)
+        self._start = session_audio.start(index)
         self._current = False
         turn = recorded.turn
         said = words_of(turn)
-        mine, reply = tape.part(index, "you"), tape.part(index, "assistant")
+        mine, reply = session_audio.part(index, "you"), session_audio.part(index, "assistant")
         layout = column(spacing=4)
         layout.setContentsMargins(20, 10, 16, 12)
         layout.addLayout(self._head(self.tr("You"), self._start, self._marks()))
@@ -158,15 +158,15 @@ class TurnRow(QFrame):
         for emotion in EMOTIONS:
             action = QAction(icons.icon(emotion), theme.words(emotion), menu, checkable=True)
             action.setChecked(emotion == emotion_of(self._recorded))
-            action.triggered.connect(partial(self._say, emotion))
+            action.triggered.connect(partial(self._report, emotion))
             group.addAction(action)
             menu.addAction(action)
         if self._recorded.corrected is not None:
             menu.addSeparator()
-            menu.addAction(self.tr("As it was read")).triggered.connect(partial(self._say, None))
+            menu.addAction(self.tr("As it was read")).triggered.connect(partial(self._report, None))
         return menu
 
-    def _say(self, emotion: str | None, _checked: bool = False) -> None:
+    def _report(self, emotion: str | None, _checked: bool = False) -> None:
         if emotion != self._recorded.corrected:
             self.corrected.emit(emotion)
 
@@ -280,7 +280,7 @@ class Transcript(ReadingArea):
     def __init__(self) -> None:
         super().__init__("")
         self.setAccessibleName(self.tr("Transcript"))
-        self._tape: Tape | None = None
+        self._session_audio: SessionAudio | None = None
         self._current = -1
         self._column = _Column()
         self.setWidget(self._column)
@@ -292,16 +292,16 @@ class Transcript(ReadingArea):
         """The turns that are there by now."""
         return self._column.rows
 
-    def show_tape(self, tape: Tape | None) -> None:
+    def show_tape(self, session_audio: SessionAudio | None) -> None:
         """Show a session, a long one little by little. Of the one that is shown already, only what has changed."""
-        before, self._tape = self._tape, tape
-        if not _goes_on(before, tape):
+        before, self._session_audio = self._session_audio, session_audio
+        if not _goes_on(before, session_audio):
             self._current = -1
             self._column = _Column()
             self.setWidget(self._column)
-        elif tape is not None:
+        elif session_audio is not None:
             for index, turn in enumerate(self.rows):
-                if turn.shows != shown_of(tape.session.turns[index]):
+                if turn.shows != shown_of(session_audio.session.turns[index]):
                     self._column.put(self._made(index), index)
         self._more.start()
 
@@ -318,7 +318,7 @@ class Transcript(ReadingArea):
     # ---- inside
 
     def _add(self) -> None:
-        first, turns = len(self.rows), self._tape.session.turns if self._tape else ()
+        first, turns = len(self.rows), self._session_audio.session.turns if self._session_audio else ()
         if first >= len(turns):
             self._more.stop()
             return
@@ -332,10 +332,10 @@ class Transcript(ReadingArea):
             self._reveal()
 
     def _made(self, index: int) -> TurnRow:
-        assert self._tape is not None, "there are turns"
-        made = TurnRow(self._tape, index)
+        assert self._session_audio is not None, "there are turns"
+        made = TurnRow(self._session_audio, index)
         made.sought.connect(self.sought)
-        made.corrected.connect(partial(self.corrected.emit, self._tape.session.turns[index].turn.number))
+        made.corrected.connect(partial(self.corrected.emit, self._session_audio.session.turns[index].turn.number))
         made.set_current(current=index == self._current)
         return made
 
@@ -356,9 +356,9 @@ def shown_of(recorded: RecordedTurn) -> tuple[object, ...]:
     return turn.number, words_of(turn), turn.reply, turn.heard, turn.outcome, label, recorded.corrected, sounds
 
 
-def _goes_on(before: Tape | None, now: Tape | None) -> bool:
+def _goes_on(before: SessionAudio | None, now: SessionAudio | None) -> bool:
     """Whether it is the same session, with more turns at most."""
     if before is None or now is None or before.session.folder != now.session.folder:
         return False
-    numbers = [[one.turn.number for one in tape.session.turns] for tape in (before, now)]
+    numbers = [[one.turn.number for one in session_audio.session.turns] for session_audio in (before, now)]
     return numbers[1][: len(numbers[0])] == numbers[0]

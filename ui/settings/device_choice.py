@@ -49,16 +49,16 @@ class DeviceChoice(QWidget):
         layout.addWidget(self.trouble)
         self.setLayout(layout)
         self.show_devices(Devices((), ()))
-        self.trouble.say("")
+        self.trouble.report("")
         self._timer = QTimer(self, interval=_LOOK_MS)
-        self._timer.timeout.connect(self.look)
+        self._timer.timeout.connect(self.inspect)
         app.happened.connect(self._hear)
         app.settings_changed.connect(self._follow)
 
     def showEvent(self, event: QShowEvent) -> None:
         """Look for devices while it is seen."""
         super().showEvent(event)
-        self.look()
+        self.inspect()
         self._timer.start()
 
     def hideEvent(self, event: QHideEvent) -> None:
@@ -66,7 +66,7 @@ class DeviceChoice(QWidget):
         super().hideEvent(event)
         self._timer.stop()
 
-    def look(self) -> None:
+    def inspect(self) -> None:
         """List the devices, off Qt's thread."""
         if not self._looking:
             self._looking = True
@@ -82,12 +82,12 @@ class DeviceChoice(QWidget):
     def _found(self, found: Devices) -> None:
         self._looking = False
         none = tr("No microphone was found: plug one in, or go on and type.")
-        self.trouble.say("" if found.microphones else none, trouble=True)
+        self.trouble.report("" if found.microphones else none, trouble=True)
         self.show_devices(found)
 
     def _fail(self, why: str) -> None:
         self._looking = False
-        self.trouble.say(why, trouble=True)
+        self.trouble.report(why, trouble=True)
 
     def _hear(self, event: object) -> None:
         if isinstance(event, InputLevel) and self.isVisible():

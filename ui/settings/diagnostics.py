@@ -38,7 +38,7 @@ class Diagnostics(Section):
         rows = QWidget()
         rows.setLayout(self._rows)
         self.state = Outcome()
-        self.again = button(tr("Look again"), self.look, icon="again")
+        self.again = button(tr("Look again"), self.inspect, icon="again")
         self.log = button(tr("Open the log's folder"), self._open, "quiet", icon="folder")
         self.report = QPlainTextEdit()
         self.report.setReadOnly(True)
@@ -57,19 +57,19 @@ class Diagnostics(Section):
             note=tr("All of it is above. It holds no words of yours, no names of people, folders or devices; it goes "
                     "nowhere unless you send it."),
         )  # fmt: skip
-        self.look()
+        self.inspect()
 
-    def look(self) -> None:
+    def inspect(self) -> None:
         """Ask the doctor, in a child process."""
         self.again.setEnabled(False)
-        self.state.say(tr("Looking…"))
+        self.state.report(tr("Looking…"))
         job = self.app.run("doctor", "--model", self.app.settings.model.source, "--json")
         job.ended.connect(lambda _code, said: self._show(job.results, said))
 
     def _show(self, results: list[dict[str, Any]], said: str) -> None:
         self.again.setEnabled(True)
         if not results:
-            self.state.say(tr("The doctor could not be asked: {why}").format(why=said or "?"), trouble=True)
+            self.state.report(tr("The doctor could not be asked: {why}").format(why=said or "?"), trouble=True)
             return
         self.found = results[-1]
         while (item := self._rows.takeAt(0)) is not None:
@@ -80,7 +80,7 @@ class Diagnostics(Section):
             remedies += one["remedy"] is not None
             self._rows.addWidget(_finding(name, str(one["value"]), one["remedy"]))
         words = tr("Remarks: {count}").format(count=remedies) if remedies else tr("Everything is there.")
-        self.state.say(words)
+        self.state.report(words)
         self.report.setPlainText(report(self.found, self.app.settings, str(self.app.services.home), self._log_text()))
 
     def _log_text(self) -> str:
@@ -94,11 +94,11 @@ class Diagnostics(Section):
         if folder.is_dir():
             QDesktopServices.openUrl(QUrl.fromLocalFile(str(folder)))
         else:
-            self.done.say(tr("There is no log: nothing went wrong so far."))
+            self.done.report(tr("There is no log: nothing went wrong so far."))
 
     def _copy(self) -> None:
         QGuiApplication.clipboard().setText(self.report.toPlainText())
-        self.done.say(tr("Copied."))
+        self.done.report(tr("Copied."))
 
     def _save(self) -> None:
         dialog = QFileDialog(self, tr("Save the report"))
@@ -112,11 +112,11 @@ class Diagnostics(Section):
         try:
             Path(path).write_text(self.report.toPlainText() + "\n", "utf-8")
         except OSError as error:
-            self.done.say(
+            self.done.report(
                 tr("It cannot be written ({why}): choose another place.").format(why=error.strerror), trouble=True
             )
         else:
-            self.done.say(tr("Saved."))
+            self.done.report(tr("Saved."))
 
 
 def _finding(name: str, value: str, remedy: str | None) -> QWidget:

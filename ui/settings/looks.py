@@ -64,9 +64,9 @@ class LooksSettings(Section):
                 desktop_entry.remove()
         except OSError as error:
             self.menu.setChecked(desktop_entry.installed())
-            self.trouble.say(tr("The menu cannot be changed ({why}).").format(why=error.strerror), trouble=True)
+            self.trouble.report(tr("The menu cannot be changed ({why}).").format(why=error.strerror), trouble=True)
         else:
-            self.trouble.say("")
+            self.trouble.report("")
 
     def _follow(self, settings: Settings) -> None:
         looks = settings.looks

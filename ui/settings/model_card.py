@@ -140,11 +140,11 @@ class ModelCard(QFrame):
                 action, act = tr("Back to {name}").format(name=title(back.source)), self._go_back
             else:
                 action, act = tr("Try again"), self.app.load_model
-            self.outcome.say(text, trouble=True, action=action, act=act)
+            self.outcome.report(text, trouble=True, action=action, act=act)
         elif status == "ready":
-            self.outcome.say("")
+            self.outcome.report("")
         else:
-            self.outcome.say(text)
+            self.outcome.report(text)
 
     # ---- what it looks like
 
@@ -181,7 +181,7 @@ class ModelCard(QFrame):
     def _load(self, device: str, quantize: str, *, anyway: bool = False) -> None:
         plan = self.about["plan"] if self.about else None
         if plan and not anyway and not fits(plan, device, quantize):
-            self.outcome.say(
+            self.outcome.report(
                 tr("That way it does not fit into memory."),
                 trouble=True,
                 action=tr("Try it all the same"),
@@ -190,12 +190,12 @@ class ModelCard(QFrame):
             self._update()
             return
         self._before = self.app.settings.model
-        self.outcome.say("")
+        self.outcome.report("")
         self.app.change("model", source=self.source, device=device, quantize=quantize)
 
     def _go_back(self) -> None:
         before = self._before
-        self.outcome.say("")
+        self.outcome.report("")
         self.app.change("model", source=before.source, device=before.device, quantize=before.quantize)
 
     def _fetch(self) -> None:
@@ -232,7 +232,7 @@ class ModelCard(QFrame):
 
     def _follow(self, doing: str, words: str, job: Any) -> None:
         self._doing = doing
-        self.outcome.say("")
+        self.outcome.report("")
         self.work.follow(job, words)
         self._update()
 
@@ -241,17 +241,17 @@ class ModelCard(QFrame):
         if code != 0:
             act = again.get(self._doing, self._ask_quantize)
             words = said or tr("It ended without a word (code {code}).").format(code=code)
-            self.outcome.say(words, trouble=code != 130, action=tr("Try again"), act=act)
+            self.outcome.report(words, trouble=code != 130, action=tr("Try again"), act=act)
         elif self._doing == "verify":
             hashes = "\n".join(f"{digest}  {name}" for name, digest in last.get("sha256", {}).items())
             copy = (lambda: QGuiApplication.clipboard().setText(hashes)) if hashes else None
             checked = "; ".join(map(str, last.get("checked", [])))
-            self.outcome.say(
+            self.outcome.report(
                 tr("Whole: {checked}.").format(checked=checked), action=tr("Copy the SHA-256 sums"), act=copy
             )
         elif self._doing == "fetch":
             self.changed.emit(self.source)
         else:
-            self.outcome.say(tr("Done: the new folder is in the list."))
+            self.outcome.report(tr("Done: the new folder is in the list."))
             self.made.emit(str(last["folder"]))
         self._update()

@@ -72,11 +72,11 @@ class ModelSettings(Section):
         app.happened.connect(self._hear)
         self._allow_download()
         self._lay_out()
-        self.look(list(self.cards))
+        self.inspect(list(self.cards))
 
-    def look(self, sources: Sequence[str]) -> None:
+    def inspect(self, sources: Sequence[str]) -> None:
         """Have checkpoints looked at, in a child process."""
-        self.trouble.say("")
+        self.trouble.report("")
         job = self.app.run_module("model.manager", "list", *sources)
         job.printed.connect(self._show)
         job.ended.connect(lambda code, said: self._looked(code, said, sources))
@@ -94,7 +94,7 @@ class ModelSettings(Section):
                 card = ModelCard(self.app, source, preset=source in shipped)
                 card.made.connect(self.add_folder)
                 card.removed.connect(self._remove)
-                card.changed.connect(lambda one: self.look([one]))
+                card.changed.connect(lambda one: self.inspect([one]))
                 self.cards[source] = card
             self._cards.addWidget(self.cards[source])
 
@@ -105,11 +105,11 @@ class ModelSettings(Section):
 
     def _looked(self, code: int, said: str, sources: Sequence[str]) -> None:
         if code != 0:
-            self.trouble.say(
+            self.trouble.report(
                 tr("The models cannot be looked at: {why}").format(why=said or tr("the program ended")),
                 trouble=True,
                 action=tr("Try again"),
-                act=lambda: self.look(sources),
+                act=lambda: self.inspect(sources),
             )
 
     def _follow(self, _settings: Settings) -> None:
@@ -118,7 +118,7 @@ class ModelSettings(Section):
         for card in self.cards.values():
             card.follow()
         if new := [source for source in self.cards if source not in before]:
-            self.look(new)
+            self.inspect(new)
 
     def _hear(self, event: object) -> None:
         card = self.cards.get(self.app.settings.model.source)
@@ -127,7 +127,7 @@ class ModelSettings(Section):
         if isinstance(event, ModelStatus):
             card.show_status(event.status, event.text)
         elif isinstance(event, Ready) and (card.about is None or card.about["state"] == "absent"):
-            self.look([card.source])  # it was fetched while it was loaded
+            self.inspect([card.source])  # it was fetched while it was loaded
 
     # ---- more and fewer
 
@@ -135,13 +135,13 @@ class ModelSettings(Section):
         """Put a folder on the list."""
         path = Path(folder.strip()).expanduser().absolute()
         if not path.is_dir():
-            self.added.say(tr("There is no folder {path}.").format(path=path), trouble=True)
+            self.added.report(tr("There is no folder {path}.").format(path=path), trouble=True)
             return
         self.path.clear()
         if str(path) in self.cards:
-            self.added.say(tr("{name} is in the list already.").format(name=path.name))
+            self.added.report(tr("{name} is in the list already.").format(name=path.name))
             return
-        self.added.say("")
+        self.added.report("")
         self.app.change("model", folders=(*self.app.settings.model.folders, str(path)))
 
     def _add_typed(self) -> None:
@@ -166,7 +166,7 @@ class ModelSettings(Section):
         folders = self.app.settings.model.folders
         app = self.app
         app.change("model", folders=tuple(one for one in folders if one != source))
-        app.tell(
+        app.notify(
             tr("{name} is off the list; its files stay where they are.").format(name=title(source)),
             tr("Undo"),
             lambda: app.change("model", folders=folders),
@@ -182,7 +182,7 @@ class ModelSettings(Section):
     def _download(self) -> None:
         repository, revision = self.repository.text().strip(), self.revision.text().strip()
         job = self.app.run_module("model.manager", "hub", repository, revision)
-        self.added.say("")
+        self.added.report("")
         self.work.follow(job, tr("Downloading {name}…").format(name=repository))
         self._allow_download()
 
@@ -193,4 +193,4 @@ class ModelSettings(Section):
             self.revision.clear()
             self.add_folder(str(last["folder"]))
         else:
-            self.added.say(said, trouble=code != 130, action=tr("Try again"), act=self._download)
+            self.added.report(said, trouble=code != 130, action=tr("Try again"), act=self._download)

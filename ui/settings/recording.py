@@ -89,7 +89,7 @@ class RecordingSettings(Section):
             self.corrected,
             actions(self.forget),
         )  # fmt: skip
-        app.aside.changed.connect(self.count)
+        app.trash.changed.connect(self.count)
         app.settings_changed.connect(self._follow)
         self._follow(app.settings)
         self._show(Stored(0, 0, 0))
@@ -101,9 +101,9 @@ class RecordingSettings(Section):
 
     def count(self) -> None:
         """Look at the disk, off Qt's thread."""
-        self._background.run(self._look, self._show, lambda why: self.trouble.say(why, trouble=True))
+        self._background.run(self._inspect, self._show, lambda why: self.trouble.report(why, trouble=True))
 
-    def _look(self) -> Stored:
+    def _inspect(self) -> Stored:
         folders = sessions(self.app.sessions)
         try:
             found = len(corrections(self.app.corrections))
@@ -132,7 +132,7 @@ class RecordingSettings(Section):
         try:
             self.app.sessions.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            self.trouble.say(tr("The folder cannot be made ({why}).").format(why=error.strerror), trouble=True)
+            self.trouble.report(tr("The folder cannot be made ({why}).").format(why=error.strerror), trouble=True)
             return
         QDesktopServices.openUrl(QUrl.fromLocalFile(str(self.app.sessions)))
 
@@ -152,4 +152,4 @@ class RecordingSettings(Section):
         try:
             self.app.delete(away, words)
         except AssistantError as error:
-            self.trouble.say(str(error), trouble=True)
+            self.trouble.report(str(error), trouble=True)

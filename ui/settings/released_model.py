@@ -39,9 +39,11 @@ class ReleasedModel(QWidget):
         self.path = QLineEdit()
         self.path.setPlaceholderText(tr("A folder with a config.json, converted or the original's"))
         self.path.setAccessibleName(tr("The model's folder"))
-        self.path.returnPressed.connect(self._look)
-        choose = button(tr("Choose…"), lambda: choose_folder(self, tr("The model's folder"), self.look), icon="folder")
-        look = button(tr("Look at it"), self._look)
+        self.path.returnPressed.connect(self._inspect)
+        choose = button(
+            tr("Choose…"), lambda: choose_folder(self, tr("The model's folder"), self.inspect), icon="folder"
+        )
+        inspect = button(tr("Look at it"), self._inspect)
         self.repository, self.revision = QLineEdit(), QLineEdit()
         self.repository.setPlaceholderText(tr("owner/name"))
         self.repository.setAccessibleName(tr("Repository on the hub"))
@@ -55,7 +57,7 @@ class ReleasedModel(QWidget):
         hub.setStretch(0, 2)
         hub.setStretch(1, 3)
         layout = column(label(tr("From a folder on this machine"), "small"), spacing=6)
-        layout.addLayout(row(self.path, choose, look))
+        layout.addLayout(row(self.path, choose, inspect))
         layout.addSpacing(6)
         layout.addWidget(label(tr("Or from the model hub: weights and settings of one commit, never code"), "small"))
         layout.addLayout(hub)
@@ -64,52 +66,52 @@ class ReleasedModel(QWidget):
         layout.addWidget(self.outcome)
         self.setLayout(layout)
 
-    def look(self, folder: str) -> None:
+    def inspect(self, folder: str) -> None:
         """Look at a folder, in a child process: what it is and whether it fits into memory."""
         self._take("")
         path = Path(folder.strip()).expanduser().absolute()
         self.path.setText(str(path))
         if not path.is_dir():
-            self.outcome.say(tr("There is no folder {path}.").format(path=path), trouble=True)
+            self.outcome.report(tr("There is no folder {path}.").format(path=path), trouble=True)
         elif not self.work.running:
-            self.outcome.say("")
+            self.outcome.report("")
             self.work.follow(self._app.run_module("model.manager", "list", str(path)), tr("Looking at it…"))
 
-    def _look(self) -> None:
+    def _inspect(self) -> None:
         if self.path.text().strip():
-            self.look(self.path.text())
+            self.inspect(self.path.text())
 
     def _download(self) -> None:
         repository, revision = self.repository.text().strip(), self.revision.text().strip()
         if not _REPOSITORY.fullmatch(repository) or not _COMMIT.fullmatch(revision):
             words = tr("Give the repository as owner/name, and the commit: the 40 digits that its page shows.")
-            self.outcome.say(words, trouble=True)
+            self.outcome.report(words, trouble=True)
         elif not self.work.running:
             self._take("")
-            self.outcome.say("")
+            self.outcome.report("")
             job = self._app.run_module("model.manager", "hub", repository, revision)
             self.work.follow(job, tr("Downloading {name}…").format(name=repository))
 
     def _convert(self, source: str) -> None:
         target = self._app.services.home / "models" / f"{Path(source).name}-converted"
         job = self._app.run_module("model.manager", "convert", source, str(target))
-        self.outcome.say("")
+        self.outcome.report("")
         self.work.follow(job, tr("Converting…"))
 
     def _ended(self, code: int, said: str, last: dict[str, Any]) -> None:
         if "state" in last and last["error"] is None:
             self._show(last)
         elif code == 0 and "folder" in last:
-            self.look(str(last["folder"]))  # downloaded, or converted
+            self.inspect(str(last["folder"]))  # downloaded, or converted
         else:
-            self.outcome.say(said or tr("It cannot be looked at: the program ended."), trouble=code != 130)
+            self.outcome.report(said or tr("It cannot be looked at: the program ended."), trouble=code != 130)
             self.changed.emit()
 
     def _show(self, about: dict[str, Any]) -> None:
         source, plan = str(about["source"]), about["plan"]
         if about["kind"] == "original":
             amount = facts(about)
-            self.outcome.say(
+            self.outcome.report(
                 tr("{facts}. Converting keeps the original and writes as much again.").format(facts=amount),
                 action=tr("Convert"),
                 act=lambda: self._convert(source),
@@ -117,7 +119,7 @@ class ReleasedModel(QWidget):
             self.changed.emit()
             return
         fits = plan is not None and plan["recommended"] is not None
-        self.outcome.say("\n".join([facts(about), *([plan_words(plan)] if plan else [])]), trouble=not fits)
+        self.outcome.report("\n".join([facts(about), *([plan_words(plan)] if plan else [])]), trouble=not fits)
         self._take(source if fits else "")
 
     def _take(self, folder: str) -> None:

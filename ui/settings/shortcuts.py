@@ -133,11 +133,11 @@ class ShortcutSettings(Section):
         app.settings_changed.connect(self._follow)
 
     def _take(self, keys: str) -> None:
-        self.said.say("")
+        self.said.report("")
         self._app.change("turns", shortcut=keys)
 
     def _refuse(self, keys: str) -> None:
-        self.said.say(tr("{keys} is needed elsewhere: choose another key.").format(keys=spelled(keys)), trouble=True)
+        self.said.report(tr("{keys} is needed elsewhere: choose another key.").format(keys=spelled(keys)), trouble=True)
 
     def _follow(self, settings: Settings) -> None:
         self.key.show_keys(settings.turns.shortcut)

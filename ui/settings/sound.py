@@ -32,7 +32,7 @@ class SoundSettings(Section):
         super().__init__(tr("Sound"))
         self.app = app
         self.test = button(tr("Play a test sound"), self._play_test, icon="speaker")
-        look = button(tr("Look for new devices"), self._look_anew, "quiet", icon="again")
+        inspect = button(tr("Look for new devices"), self._look_anew, "quiet", icon="again")
         self.check = SoundCheck(app)
         self.echo = Choices(
             [
@@ -52,7 +52,7 @@ class SoundSettings(Section):
             tr("So that it does not hear itself"),
         )
         self.echo.chosen.connect(lambda mode: app.change("sound", echo=mode))
-        self.devices = DeviceChoice(app, devices, actions(self.test, look))
+        self.devices = DeviceChoice(app, devices, actions(self.test, inspect))
         self.add(self.devices)
         self.add_field(
             tr("Try it out"),
@@ -66,7 +66,7 @@ class SoundSettings(Section):
         sound = self.app.settings.sound
         if self.app.talk is not None:
             self.app.talk.choose_devices(sound.microphone, sound.speaker)  # the sound system starts afresh
-        self.devices.look()
+        self.devices.inspect()
 
     def _play_test(self) -> None:
         if self.app.talk is not None:

@@ -53,11 +53,11 @@ class SoundCheck(QWidget):
         """Begin."""
         talk = self.app.talk
         if talk is None:
-            self.level.say(tr("There is no sound here: see Diagnostics."), trouble=True)
+            self.level.report(tr("There is no sound here: see Diagnostics."), trouble=True)
             return
         self._result = None
-        self.level.say("")
-        self.echo.say("")
+        self.level.report("")
+        self.echo.report("")
         self._set_running(True)
         self.step.setText(tr("Starting…"))
         self.bar.setRange(0, 0)
@@ -80,7 +80,7 @@ class SoundCheck(QWidget):
             self._judge_echo(result)
             self.finished.emit(result)
             return
-        self.level.say("")
+        self.level.report("")
         words = {
             Step.ROOM: tr("Be quiet for a moment…"),
             Step.NOISE: tr("You hear a soft noise…"),
@@ -95,30 +95,30 @@ class SoundCheck(QWidget):
     def _judge_level(self, result: CheckResult) -> None:
         level = result.level
         if level is None or level < _SILENT_DB:
-            self.level.say(
+            self.level.report(
                 tr("Nothing came from the microphone: choose another one above, or switch it on."), trouble=True
             )
         elif level < _SOFT_DB:
-            self.level.say(tr("You are heard, but softly: come closer, or turn the microphone up."), trouble=True)
+            self.level.report(tr("You are heard, but softly: come closer, or turn the microphone up."), trouble=True)
         elif level > _LOUD_DB:
-            self.level.say(tr("You are too loud for the microphone: turn it down."), trouble=True)
+            self.level.report(tr("You are too loud for the microphone: turn it down."), trouble=True)
         else:
-            self.level.say(tr("You are heard well ({level:.0f} dB).").format(level=level))
+            self.level.report(tr("You are heard well ({level:.0f} dB).").format(level=level))
 
     def _judge_echo(self, result: CheckResult) -> None:
         echo = result.echo
         if echo is None:
             return
         if result.strength is EchoStrength.NONE:
-            self.echo.say(tr("The assistant does not hear itself: no echo."))
+            self.echo.report(tr("The assistant does not hear itself: no echo."))
         elif result.strength is EchoStrength.SOME:
-            self.echo.say(
+            self.echo.report(
                 tr("The echo is taken out: {before:.0f} dB before, {after:.0f} dB after.").format(
                     before=echo.before, after=echo.after
                 )
             )
         else:
-            self.echo.say(
+            self.echo.report(
                 tr("The assistant would hear itself: turn the speaker down, or use headphones."),
                 trouble=True,
                 action=tr("Do not listen while it speaks"),
@@ -126,7 +126,7 @@ class SoundCheck(QWidget):
             )
 
     def _say_that_nothing_comes(self) -> None:
-        self.level.say(tr("Nothing comes from the microphone: stop, and choose another one above."), trouble=True)
+        self.level.report(tr("Nothing comes from the microphone: stop, and choose another one above."), trouble=True)
 
     def _stop(self) -> None:
         if self.app.talk is not None:

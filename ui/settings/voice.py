@@ -98,7 +98,7 @@ class VoiceSettings(Section):
     # ---- engine
 
     def _choose_engine(self, engine: str) -> None:
-        self.offer.say("")
+        self.offer.report("")
         if engine != "kokoro":
             self._use(engine)
             return
@@ -114,14 +114,14 @@ class VoiceSettings(Section):
 
     def _offer(self, _why: str) -> None:
         amount = size(download_bytes(NEURAL))
-        self.offer.say(
+        self.offer.report(
             tr("The neural voice is not on this machine yet: a download of {size}.").format(size=amount),
             action=tr("Download {size}").format(size=amount),
             act=self._fetch,
         )
 
     def _fetch(self) -> None:
-        self.offer.say("")
+        self.offer.report("")
         if not self.work.running:
             self.work.follow(self.app.run("fetch", NEURAL, "--json"), tr("Downloading the neural voice…"))
 
@@ -129,17 +129,19 @@ class VoiceSettings(Section):
         if code == 0:
             self._use("kokoro")
         else:
-            self.offer.say(said, trouble=code != 130, action=tr("Try again"), act=self._fetch)
+            self.offer.report(said, trouble=code != 130, action=tr("Try again"), act=self._fetch)
 
     # ---- voices
 
     def _list_voices(self) -> None:
         synthesizer = self.app.synthesizer
-        self.trouble.say("")
+        self.trouble.report("")
         if synthesizer is None:
             self._show_voices([])
         else:
-            self._background.run(synthesizer.voices, self._show_voices, lambda why: self.trouble.say(why, trouble=True))
+            self._background.run(
+                synthesizer.voices, self._show_voices, lambda why: self.trouble.report(why, trouble=True)
+            )
 
     def _show_voices(self, voices: list[Voice]) -> None:
         self._voices = sorted(voices, key=_order)
@@ -149,7 +151,7 @@ class VoiceSettings(Section):
         synthesizer = self.app.synthesizer
         if synthesizer is None:
             return
-        self.trouble.say("")
+        self.trouble.report("")
         self._set_ready(False)
         self._background.run(lambda: self._speak(synthesizer, emotion), self._play, self._fail)
 
@@ -167,7 +169,7 @@ class VoiceSettings(Section):
 
     def _fail(self, why: str) -> None:
         self._set_ready(True)
-        self.trouble.say(why, trouble=True)
+        self.trouble.report(why, trouble=True)
 
     def _set_ready(self, on: bool) -> None:
         for one in (self.hear, *self.moods.values()):

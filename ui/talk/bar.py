@@ -97,7 +97,7 @@ class TalkBar(QWidget):
 
     def stop_all(self) -> None:
         """Stop listening, thinking, speaking and playing."""
-        self._key.let_go()
+        self._key.release_all()
         if self._app.talk is not None:
             self._app.talk.stop()
 

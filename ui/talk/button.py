@@ -36,7 +36,7 @@ class TalkKey(QObject):
         self.muted = False
         application = QApplication.instance()
         assert isinstance(application, QApplication), "there are no keys without one"
-        application.focusWindowChanged.connect(self.let_go)  # its release would go to another window
+        application.focusWindowChanged.connect(self.release_all)  # its release would go to another window
 
     @property
     def held(self) -> bool:
@@ -52,7 +52,7 @@ class TalkKey(QObject):
         """Begin to talk, unless the microphone is muted: then say so."""
         talk = self._app.talk
         if self.muted:
-            self._app.tell(self.tr("The microphone is muted."), self.tr("Unmute"), lambda: self.mute(on=False))
+            self._app.notify(self.tr("The microphone is muted."), self.tr("Unmute"), lambda: self.mute(on=False))
         elif talk is not None and holder not in self._holders:
             self._holders.add(holder)
             if len(self._holders) == 1:
@@ -67,7 +67,7 @@ class TalkKey(QObject):
                 self._app.talk.release()
                 self.held_changed.emit(False)
 
-    def let_go(self, *_: object) -> None:
+    def release_all(self, *_: object) -> None:
         """Nobody holds it any more: another window is in front, or this one is gone."""
         for holder in tuple(self._holders):
             self.release(holder)
@@ -75,7 +75,7 @@ class TalkKey(QObject):
     def mute(self, *, on: bool) -> None:
         """Ignore the microphone, or hear it again."""
         if on != self.muted:
-            self.let_go()
+            self.release_all()
             self.muted = on
             if self._app.talk is not None:
                 self._app.talk.set_muted(on)

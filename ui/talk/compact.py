@@ -68,7 +68,7 @@ class CompactWindow(QWidget):
 
     def closeEvent(self, event: QCloseEvent) -> None:
         """Back to the whole window."""
-        self._key.let_go()
+        self._key.release_all()
         super().closeEvent(event)
         self.hide()
         self.closed.emit()
@@ -105,7 +105,7 @@ class CompactWindow(QWidget):
             self._show(event.text)
 
     def _stop(self) -> None:
-        self._key.let_go()
+        self._key.release_all()
         if self._app.talk is not None:
             self._app.talk.stop()
 

@@ -75,7 +75,7 @@ class EmotionPanel(QWidget):
         self._drawn: tuple[_Turn | None, EmotionReading | None] = (None, None)
         self._playback = Playback(app, self)
         self._playback.changed.connect(self._show_playing)
-        self._playback.refused.connect(app.tell)
+        self._playback.refused.connect(app.notify)
         self.setAccessibleName(self.tr("Emotion"))
         self._build()
         app.happened.connect(self._hear)
@@ -122,7 +122,7 @@ class EmotionPanel(QWidget):
         turn = self._turn
         if turn is not None and turn.corrected != emotion:
             turn.before, turn.corrected = turn.corrected, emotion
-            self._tell(turn)
+            self._notify(turn)
             if not self._app.settings.recording.corrections and not was_asked(self._app):
                 self._correction.ask(on=True)
             self._draw()
@@ -132,7 +132,7 @@ class EmotionPanel(QWidget):
         turn = self._turn
         if turn is not None:
             turn.corrected, turn.before = turn.before, None
-            self._tell(turn)
+            self._notify(turn)
             self._correction.ask(on=False)
             self._draw()
 
@@ -176,7 +176,7 @@ class EmotionPanel(QWidget):
 
     # ---- corrections
 
-    def _tell(self, turn: _Turn) -> None:
+    def _notify(self, turn: _Turn) -> None:
         self._send(turn)
         self.corrected.emit(turn.number, turn.corrected)
 

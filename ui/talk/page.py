@@ -52,7 +52,7 @@ class TalkPage(QWidget):
         self._looks = 0
         self._looking = QTimer(self)
         self._looking.setInterval(_LOOK_MS)
-        self._looking.timeout.connect(self._look)
+        self._looking.timeout.connect(self._inspect)
         self._status = label("", "small")
         self._status.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self._status.setContentsMargins(16, 8, 16, 0)
@@ -82,7 +82,7 @@ class TalkPage(QWidget):
         if action == "copy":
             texts = (entry.words, entry.reply)
             QGuiApplication.clipboard().setText("\n\n".join(text for text in texts if text))
-            self.app.tell(self.tr("Copied."))
+            self.app.notify(self.tr("Copied."))
         elif action == "play":
             self._play(number)
         elif entry is not self.view.last:
@@ -101,7 +101,7 @@ class TalkPage(QWidget):
             talk.undo()
             if last.words:
                 words = last.words
-                self.app.tell(self.tr("The last turn is forgotten."), self.tr("Edit"), lambda: self._write(words))
+                self.app.notify(self.tr("The last turn is forgotten."), self.tr("Edit"), lambda: self._write(words))
 
     def begin_anew(self) -> None:
         """A new conversation."""
@@ -114,7 +114,7 @@ class TalkPage(QWidget):
 
     def show_compact(self) -> None:
         """Leave the window for the small one that stays on top."""
-        self.key.let_go()
+        self.key.release_all()
         self.compact.show()
         self.window().hide()
 
@@ -146,7 +146,7 @@ class TalkPage(QWidget):
             self.view.show_playing(number)
             self._looking.start()
 
-    def _look(self) -> None:
+    def _inspect(self) -> None:
         """The recording ends by itself, or makes way for a turn."""
         talk = self.app.talk
         self._looks += 1
@@ -182,7 +182,7 @@ class TalkPage(QWidget):
     def hideEvent(self, event: QHideEvent) -> None:
         """Another page: nobody holds the key."""
         super().hideEvent(event)
-        self.key.let_go()
+        self.key.release_all()
 
     def changeEvent(self, event: QEvent) -> None:
         """Another language."""

@@ -237,7 +237,7 @@ class Outcome(QWidget):
         self.setLayout(self._beside)
         self.hide()
 
-    def say(
+    def report(
         self, text: str, *, trouble: bool = False, action: str = "", act: Callable[[], object] | None = None
     ) -> None:
         """Show a text; "" hides it. `act` is the remedy."""

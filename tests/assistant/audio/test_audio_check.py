@@ -16,20 +16,20 @@ ALONE = Room(-200, 20)
 
 
 def check(stage: RoomStage, user: np.ndarray | None = None, **what: object) -> list[CheckResult]:
-    told: list[CheckResult] = []
-    one = AudioCheck(stage.line, stage.clips, told.append, **what)
-    stage.assistant.deaf = True
-    stage.tape.listener = one.feed
+    emitted: list[CheckResult] = []
+    one = AudioCheck(stage.line, stage.clips, emitted.append, **what)
+    stage.loop.deaf = True
+    stage.pre_roll.listener = one.feed
     while not one.over:
-        stage.run(0.1, np.zeros(1600, np.float32) if user is None or told[-1:] == [] else user)
-    return told
+        stage.run(0.1, np.zeros(1600, np.float32) if user is None or emitted[-1:] == [] else user)
+    return emitted
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=str)
 def test_an_echo_is_found_as_loud_as_it_is(room: Room) -> None:
-    told = check(RoomStage(room, ToneSynthesizer(), "Yes."), seconds=0)
-    assert list(dict.fromkeys(one.step for one in told)) == [Step.ROOM, Step.NOISE, Step.DONE]
-    result = told[-1]
+    emitted = check(RoomStage(room, ToneSynthesizer(), "Yes."), seconds=0)
+    assert list(dict.fromkeys(one.step for one in emitted)) == [Step.ROOM, Step.NOISE, Step.DONE]
+    result = emitted[-1]
     assert result.echo is not None
     assert result.echo.before == pytest.approx(room.echo_db, abs=3)
     assert result.strength is EchoStrength.SOME
@@ -44,12 +44,12 @@ def test_headphones_have_none_and_an_open_line_has_all_of_it() -> None:
 def test_the_user_hears_what_the_microphone_heard() -> None:
     stage = RoomStage(ALONE, ToneSynthesizer(), "Yes.")
     said = (0.2 * np.sin(np.arange(1600))).astype(np.float32)
-    told = check(stage, said, seconds=1.0, echo=False)
-    assert list(dict.fromkeys(one.step for one in told)) == [Step.SPEAK, Step.LISTEN, Step.DONE]
-    recording = told[-1].recording
+    emitted = check(stage, said, seconds=1.0, echo=False)
+    assert list(dict.fromkeys(one.step for one in emitted)) == [Step.SPEAK, Step.LISTEN, Step.DONE]
+    recording = emitted[-1].recording
     assert len(recording) == pytest.approx(RATE, abs=640)
-    assert told[-1].level == pytest.approx(-17, abs=1)
-    assert told[-1].echo is None
+    assert emitted[-1].level == pytest.approx(-17, abs=1)
+    assert emitted[-1].echo is None
     assert stage.clips.duration == len(recording) / RATE
     assert stage.started == []
 

@@ -7,7 +7,7 @@ import pytest
 
 from assistant.audio.clips import stretched
 from assistant.events import Failed, Samples, SpeechStarted
-from assistant.messages import BargeIn, TypedIn
+from assistant.messages import BargeIn, MessageTyped
 from tests.support.fakes import RATE, Stage
 
 
@@ -66,7 +66,7 @@ def test_a_pause_a_seek_and_half_the_speed() -> None:
     stage.wait(1.0)
     assert not stage.clips.playing
     assert stage.clips.position == pytest.approx(3.0, abs=0.1)
-    stage.clips.go_on()
+    stage.clips.resume()
     stage.wait(1.0)
     assert stage.clips.position == pytest.approx(3.5, abs=0.1)
     stage.clips.seek(9.0)
@@ -113,7 +113,7 @@ def test_where_the_voice_may_not_interrupt_it_may_not_over_a_clip() -> None:
 
 def test_no_clip_begins_over_a_turn_and_none_without_a_speaker() -> None:
     stage = Stage("One two three four five.")
-    stage.assistant.put(TypedIn("Go on."))
+    stage.loop.put(MessageTyped("Go on."))
     stage.wait(0.5)
     stage.clips.play(tone(1.0), RATE)
     stage.wait(0.2)

@@ -17,16 +17,16 @@ import soundfile
 from assistant.audio import devices as sound
 from assistant.audio import streams
 from assistant.audio.devices import SoundSystem, SoundUnavailable, devices
-from assistant.audio.echo import Duplex, MicrophoneLine, Reference
-from assistant.audio.endpointing import Ears
+from assistant.audio.echo import Duplex, MicrophoneProcessor, Reference
+from assistant.audio.endpointing import Endpointer
 from assistant.audio.file_devices import FileSound
 from assistant.audio.streams import RATE, SoundMicrophone, SoundSpeaker
 from assistant.errors import AssistantError
 from assistant.events import AudioChunk, Failed, Outcome, Samples, TurnEnded
-from assistant.speech.playback import ReplyVoice
-from assistant.turns.loop import Assistant
+from assistant.speech.playback import ReplyPlayer
+from assistant.turns.loop import ConversationLoop
 from tests import SAMPLES
-from tests.support.fakes import Clock, LoudnessJudge, ScriptedModel, ToneSynthesizer, eventually
+from tests.support.fakes import Clock, LoudnessDetector, ScriptedModel, ToneSynthesizer, eventually
 
 if TYPE_CHECKING:
     from tests.support.sound_stack import SoundStack
@@ -90,7 +90,7 @@ def test_what_is_said_arrives_complete(sound_stack: SoundStack, running: Watched
     sound_stack.say(said)
     enough = len(running.chunks) + 25
     sound_stack.until(lambda: len(running.chunks) > enough)
-    line = MicrophoneLine(Reference(), Duplex.OPEN)
+    line = MicrophoneProcessor(Reference(), Duplex.OPEN)
     heard = np.concatenate([line.take(chunk, speaking=False)[0] for chunk in list(running.chunks)])
     size = 1 << (len(heard) + len(said)).bit_length()
     match = np.fft.irfft(np.fft.rfft(heard, size) * np.fft.rfft(said, size).conj(), size)
@@ -136,11 +136,11 @@ def test_a_pause_loses_and_repeats_nothing(sound_stack: SoundStack, running: Wat
     with sound_stack.hearing() as heard:
         running.speaker.write(staircase(1.0))
         sound_stack.until(lambda: running.speaker.played() > 0.2 * RATE)
-        running.speaker.hold()
+        running.speaker.pause()
         sound_stack.until(lambda: not heard.samples[-HEARD_RATE // 10 :].any())
         paused = running.speaker.played()
         assert 0.2 * RATE < paused < 0.8 * RATE
-        running.speaker.go_on()
+        running.speaker.resume()
         sound_stack.until(lambda: running.speaker.played() == RATE)
         sound_stack.until(lambda: len(loud(heard.samples)) >= HEARD_RATE - 20)
         came = loud(heard.samples)
@@ -217,17 +217,17 @@ def test_files_are_heard_and_written_faster_than_time(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "question.wav", np.stack([question, question], 1), RATE)
     events: list[Any] = []
     files = FileSound(lambda chunk: assistant.put(chunk), heard=[tmp_path / "question.wav"], spoken=tmp_path / "r.wav")
-    line = MicrophoneLine(Reference(), Duplex.OPEN)
-    assistant = Assistant(Ears(LoudnessJudge()), line, events.append, clock=files.clock)
+    line = MicrophoneProcessor(Reference(), Duplex.OPEN)
+    assistant = ConversationLoop(Endpointer(LoudnessDetector()), line, events.append, clock=files.clock)
     clock = Clock()
     model = ScriptedModel(["Yes indeed."], clock, assistant.put)
-    assistant.attach(model, ReplyVoice(ToneSynthesizer(), files.speaker, assistant.put, threaded=False))
+    assistant.attach(model, ReplyPlayer(ToneSynthesizer(), files.speaker, assistant.put, threaded=False))
     while not files.silent_for(0.5):
         files.step()
         clock.now = files.clock()
         model.run()
         assistant.empty()
-        assistant.beat()
+        assistant.tick()
         assistant.empty()
     files.close()
     (ended,) = [event for event in events if isinstance(event, TurnEnded)]

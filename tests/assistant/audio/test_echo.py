@@ -12,8 +12,8 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assistant.audio.echo import FRAME, Duplex, MicrophoneLine, Reference
-from assistant.audio.endpointing import Ears, SpeechJudge
+from assistant.audio.echo import FRAME, Duplex, MicrophoneProcessor, Reference
+from assistant.audio.endpointing import Endpointer, SileroDetector
 from assistant.events import AudioChunk, Samples
 from assistant.messages import SpeechConfirmed
 from assistant.speech.synthesizer import Pyttsx3Synthesizer
@@ -58,11 +58,11 @@ def test_any_rate_any_channels_any_chunks_become_one_stream(rate: int, channels:
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(length) / rate)
     whole = (tone * 32767).astype(np.int16)
     chunks = np.split(whole, np.cumsum(sizes)[:-1])
-    line, reference = MicrophoneLine(Reference(), Duplex.OPEN), []
+    line, reference = MicrophoneProcessor(Reference(), Duplex.OPEN), []
     for chunk in chunks:
         given_samples = chunk if channels is None else np.repeat(chunk[:, None], channels, 1)
-        raw, judged = line.take(AudioChunk(given_samples, rate, 0.0), speaking=False)
-        assert len(raw) == len(judged)
+        raw, cleaned = line.take(AudioChunk(given_samples, rate, 0.0), speaking=False)
+        assert len(raw) == len(cleaned)
         assert len(raw) % FRAME == 0
         reference.append(raw)
     got = np.concatenate(reference)
@@ -114,12 +114,12 @@ def test_it_does_not_interrupt_itself(voice: Pyttsx3Synthesizer, capsys: pytest.
 
 def alone(samples: Samples) -> float:
     """How long the ears need for this voice in a quiet room."""
-    ears = Ears(SpeechJudge())
-    ears.over_speech = True
+    endpointer = Endpointer(SileroDetector())
+    endpointer.over_speech = True
     noise = 1e-3 * np.random.default_rng(0).standard_normal(RATE + len(samples)).astype(np.float32)
     noise[RATE:] += samples
     for at in range(0, len(noise), 320):
-        if any(isinstance(happened, SpeechConfirmed) for happened in ears.feed(noise[at : at + 320])):
+        if any(isinstance(happened, SpeechConfirmed) for happened in endpointer.feed(noise[at : at + 320])):
             return (at + 320) / RATE - 1
     raise AssertionError("it was not heard at all")
 
@@ -195,11 +195,11 @@ def test_first_words_do_not_interrupt_themselves(voice: Pyttsx3Synthesizer) -> N
 
 
 def test_half_duplex_is_deaf_while_it_speaks_and_a_moment_longer() -> None:
-    line = MicrophoneLine(Reference(), Duplex.HALF)
+    line = MicrophoneProcessor(Reference(), Duplex.HALF)
     loud = AudioChunk(np.full(320, 8000, np.int16), RATE, 0.0)
-    raw, judged = line.take(loud, speaking=True)
+    raw, cleaned = line.take(loud, speaking=True)
     assert raw.all()
-    assert not judged.any()
+    assert not cleaned.any()
     after = [line.take(loud, speaking=False)[1].any() for _ in range(30)]
     assert after.index(True) == 25  # half a second
     assert after[25:] == [True] * 5
@@ -207,19 +207,19 @@ def test_half_duplex_is_deaf_while_it_speaks_and_a_moment_longer() -> None:
 
 def test_the_canceller_connects_to_nothing() -> None:
     before = psutil.Process().net_connections("inet")
-    MicrophoneLine(Reference()).take(AudioChunk(np.zeros(16_000, np.int16), RATE, 0.0), speaking=True)
+    MicrophoneProcessor(Reference()).take(AudioChunk(np.zeros(16_000, np.int16), RATE, 0.0), speaking=True)
     assert psutil.Process().net_connections("inet") == before
 
 
 def test_without_a_played_voice_there_is_no_score() -> None:
-    line = MicrophoneLine(Reference())
+    line = MicrophoneProcessor(Reference())
     line.take(AudioChunk(np.full(16_000, 8000, np.int16), RATE, 0.0), speaking=True)
     assert line.echo is None
 
 
 def test_the_model_hears_the_microphone_as_it_is() -> None:
     reference = Reference()
-    line = MicrophoneLine(reference)
+    line = MicrophoneProcessor(reference)
     noise = np.random.default_rng(0).integers(-5000, 5000, (100, 320)).astype(np.int16)
     kept = []
     for number, block in enumerate(noise):
@@ -227,5 +227,5 @@ def test_the_model_hears_the_microphone_as_it_is() -> None:
         reference.recorded(number * 0.02)
         kept.append(line.take(AudioChunk(block, RATE, number * 0.02), speaking=True))
     assert np.array_equal(np.concatenate([raw for raw, _ in kept]), noise.ravel().astype(np.float32) / 32768)
-    cleaned = np.concatenate([judged for _, judged in kept[50:]])
+    cleaned = np.concatenate([cleaned for _, cleaned in kept[50:]])
     assert np.mean(np.square(cleaned)) < 1e-2 * np.mean(np.square(noise[50:] / 32768))

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assistant.audio.endpointing import BLOCK, PATIENCE, RATE, Ears, EarSettings, SpeechJudge
-from assistant.messages import SpeechConfirmed, SpeechDropped, SpeechEnded, SpeechPaused, SpeechResumed, SpeechSuspected
+from assistant.audio.endpointing import BLOCK, PATIENCE, RATE, Endpointer, EndpointingSettings, SileroDetector
+from assistant.messages import SpeechConfirmed, SpeechEnded, SpeechOnset, SpeechPaused, SpeechRejected, SpeechResumed
 from model.audio.files import read_audio
 from model.checkpoints.loader import RESOURCES
-from tests.support.fakes import LoudnessJudge
+from tests.support.fakes import LoudnessDetector
 
 BLOCK_SECONDS = BLOCK / RATE
 
@@ -23,8 +23,8 @@ def script(*parts: tuple[float, float]) -> np.ndarray:
     return np.concatenate([np.full(round(seconds * RATE), level, np.float32) for level, seconds in parts])
 
 
-def happenings(ears: Ears, samples: np.ndarray, chunk: int = 320) -> list:
-    return [happened for at in range(0, len(samples), chunk) for happened in ears.feed(samples[at : at + chunk])]
+def inbox_events(endpointer: Endpointer, samples: np.ndarray, chunk: int = 320) -> list:
+    return [happened for at in range(0, len(samples), chunk) for happened in endpointer.feed(samples[at : at + chunk])]
 
 
 def kinds(happened: Iterable[object]) -> list[type]:
@@ -32,8 +32,8 @@ def kinds(happened: Iterable[object]) -> list[type]:
 
 
 def test_an_utterance_keeps_its_head_and_its_tail() -> None:
-    happened = happenings(Ears(LoudnessJudge()), script((0, 1.0), (0.3, 1.0), (0, 1.0)))
-    assert kinds(happened) == [SpeechSuspected, SpeechConfirmed, SpeechPaused, SpeechEnded]
+    happened = inbox_events(Endpointer(LoudnessDetector()), script((0, 1.0), (0.3, 1.0), (0, 1.0)))
+    assert kinds(happened) == [SpeechOnset, SpeechConfirmed, SpeechPaused, SpeechEnded]
     soft, hard = happened[2].utterance, happened[3].utterance
     assert np.array_equal(soft.samples, hard.samples)
     assert abs(hard.started - 0.5) < 2 * BLOCK_SECONDS
@@ -44,44 +44,46 @@ def test_an_utterance_keeps_its_head_and_its_tail() -> None:
 @pytest.mark.parametrize("patience", PATIENCE.values())
 def test_patience_decides_what_is_one_utterance(patience: float) -> None:
     for pause, together in ((patience - 0.1, True), (patience + 0.1, False)):
-        ears = Ears(LoudnessJudge(), EarSettings(patience=patience))
-        happened = happenings(ears, script((0.3, 1.0), (0, pause), (0.3, 1.0), (0, 2.0)))
+        endpointer = Endpointer(LoudnessDetector(), EndpointingSettings(patience=patience))
+        happened = inbox_events(endpointer, script((0.3, 1.0), (0, pause), (0.3, 1.0), (0, 2.0)))
         assert kinds(happened).count(SpeechEnded) == (1 if together else 2)
         assert kinds(happened).count(SpeechResumed) == (1 if together else 0)
 
 
 def test_what_is_too_short_is_dropped_and_a_click_is_not_even_mentioned() -> None:
-    assert kinds(happenings(Ears(LoudnessJudge()), script((0, 0.5), (0.3, 0.2), (0, 1.0)))) == [
-        SpeechSuspected,
-        SpeechDropped,
+    assert kinds(inbox_events(Endpointer(LoudnessDetector()), script((0, 0.5), (0.3, 0.2), (0, 1.0)))) == [
+        SpeechOnset,
+        SpeechRejected,
     ]
-    assert happenings(Ears(LoudnessJudge()), script((0, 0.5), (0.3, 0.03), (0, 1.0))) == []
+    assert inbox_events(Endpointer(LoudnessDetector()), script((0, 0.5), (0.3, 0.03), (0, 1.0))) == []
 
 
 def test_over_the_assistants_voice_it_takes_longer_to_be_believed() -> None:
-    ears = Ears(LoudnessJudge())
-    ears.over_speech = True
-    assert SpeechConfirmed not in kinds(happenings(ears, script((0.3, 0.35), (0, 0.5))))
-    assert SpeechConfirmed in kinds(happenings(ears, script((0.3, 0.45), (0, 0.5))))
+    endpointer = Endpointer(LoudnessDetector())
+    endpointer.over_speech = True
+    assert SpeechConfirmed not in kinds(inbox_events(endpointer, script((0.3, 0.35), (0, 0.5))))
+    assert SpeechConfirmed in kinds(inbox_events(endpointer, script((0.3, 0.45), (0, 0.5))))
 
 
 def test_the_judged_signal_decides_and_the_raw_one_is_kept() -> None:
-    ears = Ears(LoudnessJudge())
-    raw, judged = script((0.2, 3.0)), script((0, 1.0), (0.3, 1.0), (0, 1.0))
-    happened = [h for at in range(0, len(raw), 320) for h in ears.feed(raw[at : at + 320], judged[at : at + 320])]
+    endpointer = Endpointer(LoudnessDetector())
+    raw, cleaned = script((0.2, 3.0)), script((0, 1.0), (0.3, 1.0), (0, 1.0))
+    happened = [
+        h for at in range(0, len(raw), 320) for h in endpointer.feed(raw[at : at + 320], cleaned[at : at + 320])
+    ]
     (ended,) = [one for one in happened if isinstance(one, SpeechEnded)]
     assert np.all(ended.utterance.samples == np.float32(0.2))
 
 
 def test_a_steady_noise_becomes_the_room() -> None:
     """A judge that takes every sound for speech is held back by the noise floor once the room is known."""
-    ears = Ears(LoudnessJudge())
-    ears._floor_db = -8.0
-    assert happenings(ears, script((0.3, 5.0))) == []
+    endpointer = Endpointer(LoudnessDetector())
+    endpointer._floor_db = -8.0
+    assert inbox_events(endpointer, script((0.3, 5.0))) == []
 
 
 def test_near_the_ceiling_a_short_pause_ends_it() -> None:
-    happened = happenings(Ears(LoudnessJudge()), script((0.3, 26.0), (0, 0.25), (0.3, 2.0), (0, 1.0)))
+    happened = inbox_events(Endpointer(LoudnessDetector()), script((0.3, 26.0), (0, 0.25), (0.3, 2.0), (0, 1.0)))
     lengths = [len(one.utterance.samples) / RATE for one in happened if isinstance(one, SpeechEnded)]
     assert len(lengths) == 2
     assert lengths[0] < 26.5
@@ -90,7 +92,7 @@ def test_near_the_ceiling_a_short_pause_ends_it() -> None:
 def test_without_any_pause_nothing_is_lost_at_the_cut() -> None:
     speech = script((0.3, 50.0), (0, 1.0))
     speech[: 50 * RATE] *= np.linspace(0.9, 1.0, 50 * RATE, dtype=np.float32)
-    happened = happenings(Ears(LoudnessJudge()), speech)
+    happened = inbox_events(Endpointer(LoudnessDetector()), speech)
     parts = [one.utterance for one in happened if isinstance(one, SpeechEnded)]
     assert [len(part.samples) <= 30 * RATE for part in parts] == [True, True]
     together = np.concatenate([part.samples for part in parts])
@@ -99,35 +101,35 @@ def test_without_any_pause_nothing_is_lost_at_the_cut() -> None:
 
 
 def test_the_key_opens_and_closes_whatever_the_judge_says() -> None:
-    ears = Ears(LoudnessJudge())
-    ears.hands_free = False
-    assert happenings(ears, script((0.3, 1.0), (0, 1.0))) == []
-    (confirmed,) = ears.press()
+    endpointer = Endpointer(LoudnessDetector())
+    endpointer.hands_free = False
+    assert inbox_events(endpointer, script((0.3, 1.0), (0, 1.0))) == []
+    (confirmed,) = endpointer.press()
     assert confirmed.by_key
-    assert happenings(ears, script((0.3, 0.5), (0, 1.5), (0.3, 0.5))) == []
-    ears.release()
-    (ended,) = happenings(ears, script((0.3, 1.0)))
+    assert inbox_events(endpointer, script((0.3, 0.5), (0, 1.5), (0.3, 0.5))) == []
+    endpointer.release()
+    (ended,) = inbox_events(endpointer, script((0.3, 1.0)))
     seconds = len(ended.utterance.samples) / RATE
     assert 2.5 + 0.3 <= seconds <= 2.5 + 0.3 + 0.5 + 3 * BLOCK_SECONDS
-    list(ears.press())
-    more = happenings(ears, script((0.3, 40.0)))  # the key is held for long: cut, and nothing is lost
+    list(endpointer.press())
+    more = inbox_events(endpointer, script((0.3, 40.0)))  # the key is held for long: cut, and nothing is lost
     assert [type(one) for one in more] == [SpeechEnded, SpeechConfirmed]
     assert more[1].by_key
-    ears.release()
-    (rest,) = happenings(ears, script((0.3, 1.0)))
+    endpointer.release()
+    (rest,) = inbox_events(endpointer, script((0.3, 1.0)))
     assert more[0].utterance.ended == pytest.approx(rest.utterance.started)
     assert len(more[0].utterance.samples) + len(rest.utterance.samples) >= 40 * RATE
-    list(ears.press())
-    ears.drop()
-    assert happenings(ears, script((0, 1.0))) == []
+    list(endpointer.press())
+    endpointer.drop()
+    assert inbox_events(endpointer, script((0, 1.0))) == []
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.3]), st.floats(0.05, 2.0)), max_size=12), st.integers(1, 4000))
 def test_any_sound_in_any_chunks_keeps_the_order(parts: list[tuple[float, float]], chunk: int) -> None:
     samples = script((0.0, 0.1), *parts, (0.0, 2.0))
-    happened = happenings(Ears(LoudnessJudge()), samples, chunk)
-    assert kinds(happened) == kinds(happenings(Ears(LoudnessJudge()), samples, 512))
+    happened = inbox_events(Endpointer(LoudnessDetector()), samples, chunk)
+    assert kinds(happened) == kinds(inbox_events(Endpointer(LoudnessDetector()), samples, 512))
     open_ = False
     for one in happened:
         if isinstance(one, SpeechConfirmed):
@@ -153,7 +155,7 @@ def test_human_speech_is_found_whole_and_silence_is_not() -> None:
         at = spans[-1][1]
     room = np.concatenate([*parts, np.zeros(2 * RATE, np.float32)])
     room += source.normal(0, 1e-3, len(room)).astype(np.float32)
-    found = [one.utterance for one in happenings(Ears(SpeechJudge()), room) if isinstance(one, SpeechEnded)]
+    found = [one.utterance for one in inbox_events(Endpointer(SileroDetector()), room) if isinstance(one, SpeechEnded)]
     assert len(found) == len(files)
     for utterance, (start, end) in zip(found, spans, strict=True):
         assert start - 0.6 <= utterance.started <= start + 0.4

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from assistant.audio.endpointing import RATE, Ears, SpeechJudge
+from assistant.audio.endpointing import RATE, Endpointer, SileroDetector
 from assistant.events import Samples, Utterance
 from assistant.messages import SpeechEnded
 from model.checkpoints.loader import RESOURCES
@@ -40,16 +40,16 @@ def fan(length: int) -> np.ndarray:
 
 def music(length: int) -> np.ndarray:
     """Plucked chords, a melody that slides, and a drum: a progression of four bars at 100 beats a minute."""
-    rng, beat, out = np.random.default_rng(5), round(0.6 * RATE), np.zeros(length + 4 * RATE)
+    rng, tick, out = np.random.default_rng(5), round(0.6 * RATE), np.zeros(length + 4 * RATE)
     t = np.arange(2 * RATE) / RATE
     chords = [(220.0, 261.6, 329.6), (174.6, 220.0, 261.6), (261.6, 329.6, 392.0), (196.0, 246.9, 293.7)]
-    for number, at in enumerate(range(0, length, beat)):
+    for number, at in enumerate(range(0, length, tick)):
         chord = chords[number // 4 % 4]
         for note in chord:
             out[at : at + len(t)] += sum(np.sin(2 * np.pi * note * n * t) / n for n in range(1, 7)) * np.exp(-3 * t) / 3
         melody = chord[int(rng.integers(3))] * 2
         slide = melody * (1 + 0.01 * np.sin(2 * np.pi * 5 * t))
-        out[at : at + beat] += (0.5 * np.sin(2 * np.pi * np.cumsum(slide) / RATE) * np.minimum(1, 4 * t))[:beat]
+        out[at : at + tick] += (0.5 * np.sin(2 * np.pi * np.cumsum(slide) / RATE) * np.minimum(1, 4 * t))[:tick]
         out[at : at + len(t)] += rng.standard_normal(len(t)) * np.exp(-40 * t)
     return out[:length]
 
@@ -80,9 +80,9 @@ def speech() -> tuple[Samples, tuple[tuple[float, float], ...]]:
 
 
 def heard(samples: Samples) -> list[Utterance]:
-    ears = Ears(SpeechJudge())
+    endpointer = Endpointer(SileroDetector())
     blocks = (samples[at : at + 320] for at in range(0, len(samples), 320))
-    return [one.utterance for block in blocks for one in ears.feed(block) if isinstance(one, SpeechEnded)]
+    return [one.utterance for block in blocks for one in endpointer.feed(block) if isinstance(one, SpeechEnded)]
 
 
 @pytest.mark.parametrize(

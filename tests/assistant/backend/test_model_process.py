@@ -14,7 +14,7 @@ import pytest
 
 from assistant.backend.model_process import Ceilings, ModelProcess
 from assistant.events import Exchange, ModelStatus, Spoken, Typed
-from assistant.messages import Ask, ModelBroke, ModelChoice, ModelDone, ModelText, Prepare, Ready
+from assistant.messages import Ask, ModelChoice, ModelDone, ModelFailed, ModelText, Prepare, Ready
 
 SCRIPTED = "tests.support.scripted_server"
 
@@ -82,7 +82,7 @@ def test_a_crash_costs_one_turn_and_is_repaired_once(watched) -> None:
     one = watched()
     one.until(is_(Ready))
     one.ask(1, "crash")
-    broke = one.until(is_(ModelBroke))
+    broke = one.until(is_(ModelFailed))
     assert broke.ask == 1
     assert "crashed while answering (signal 11)" in broke.message
     one.until(is_(Ready))
@@ -92,9 +92,9 @@ def test_a_crash_costs_one_turn_and_is_repaired_once(watched) -> None:
     one.until(is_(Ready))
     one.ask(4, "crash")  # no answer in between: it is not started a third time
     assert "Choose a smaller model" in one.status("failed")
-    one.until(lambda report: isinstance(report, ModelBroke) and report.ask == 4)
+    one.until(lambda report: isinstance(report, ModelFailed) and report.ask == 4)
     one.ask(5, "hello")
-    assert "No model is loaded" in one.until(lambda report: isinstance(report, ModelBroke) and report.ask == 5).message
+    assert "No model is loaded" in one.until(lambda report: isinstance(report, ModelFailed) and report.ask == 5).message
     one.model.replace(ModelChoice("other"))
     one.ask(6, "hello")
     assert one.until(is_(Ready)).about["name"] == "other"
@@ -105,7 +105,7 @@ def test_a_hang_is_ended(watched) -> None:
     one = watched(answer=0.5)
     one.until(is_(Ready))
     one.ask(1, "hang")
-    assert "did not react any more while answering" in one.until(is_(ModelBroke)).message
+    assert "did not react any more while answering" in one.until(is_(ModelFailed)).message
     one.until(is_(Ready))
 
 
@@ -121,13 +121,13 @@ def test_a_load_that_fails_says_how(watched, source: str, ceilings: dict[str, fl
     one = watched(source, **ceilings)
     one.ask(1, "hello")
     assert says in one.status("failed")
-    assert says in one.until(is_(ModelBroke)).message
+    assert says in one.until(is_(ModelFailed)).message
 
 
 def test_out_of_memory_leaves_it_running(watched) -> None:
     one = watched()
     one.ask(1, "memory")
-    assert "new conversation" in one.until(is_(ModelBroke)).message
+    assert "new conversation" in one.until(is_(ModelFailed)).message
     one.ask(2, "hello")
     assert one.until(is_(ModelDone)).ask == 2
 
@@ -141,7 +141,7 @@ def test_a_child_that_does_not_listen_keeps_nobody_waiting(watched) -> None:
     before = time.monotonic()
     one.model.ask(Ask(2, history, Typed("hello"), True))
     assert time.monotonic() - before < 0.2
-    assert "did not react" in one.until(is_(ModelBroke)).message
+    assert "did not react" in one.until(is_(ModelFailed)).message
     one.until(is_(Ready))
     one.model.ask(Ask(3, history, Typed("hello"), True))
     assert one.until(is_(ModelDone)).ask == 3
@@ -165,10 +165,10 @@ def test_a_model_released_in_mid_answer_costs_that_turn_and_comes_back(watched) 
     one.ask(1, "endless")
     one.until(is_(ModelText))
     one.model.close()
-    assert "taken away" in one.until(is_(ModelBroke)).message
+    assert "taken away" in one.until(is_(ModelFailed)).message
     one.status("stopped")
     one.ask(2, "hello")
-    assert "No model is loaded" in one.until(is_(ModelBroke)).message
+    assert "No model is loaded" in one.until(is_(ModelFailed)).message
     one.model.replace(ModelChoice("other"))
     one.until(is_(Ready))
     one.ask(3, "hello")
@@ -182,4 +182,4 @@ def test_one_that_never_ends_loading_is_replaced_at_once(watched) -> None:
     one.model.replace(ModelChoice("other"))
     assert one.until(is_(Ready)).about["name"] == "other"
     assert one.until(is_(ModelDone)).ask == 1
-    assert not [report for report in one.seen if isinstance(report, ModelBroke)]
+    assert not [report for report in one.seen if isinstance(report, ModelFailed)]

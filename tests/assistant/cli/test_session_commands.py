@@ -13,7 +13,7 @@ import soundfile
 
 import main
 from assistant.cli.session_commands import add_commands, ask_again
-from assistant.cli.session_commands import run as carry_out
+from assistant.cli.session_commands import run as execute
 from assistant.messages import ModelChoice
 from assistant.sessions import journal
 from assistant.sessions.reader import read_session
@@ -25,7 +25,7 @@ def run(root: Path, *words: str) -> list[str]:
     add_commands(parser.add_subparsers(dest="command"))
     options = parser.parse_args(words)
     said: list[str] = []
-    carry_out(options, root, said.append)
+    execute(options, root, said.append)
     return said
 
 

@@ -12,7 +12,7 @@ import soundfile
 
 from assistant.errors import AssistantError
 from assistant.sessions.export import as_markdown, as_srt, export, import_archive, joined, timeline
-from assistant.sessions.journal import Lines
+from assistant.sessions.journal import JsonLines
 from assistant.sessions.maintenance import expire
 from assistant.sessions.reader import as_json, read_session
 from assistant.sessions.recorder import EVENTS, RATE
@@ -120,7 +120,7 @@ def test_damaged_archives_are_refused_whole(tmp_path: Path) -> None:
     ],
 )
 def test_sound_lines_of_a_stranger_are_not_trusted(tmp_path: Path, values: dict) -> None:
-    lines = Lines(tmp_path / EVENTS)
+    lines = JsonLines(tmp_path / EVENTS)
     lines.append({"v": 1, "t": "x", **values})
     lines.close()
     path = _archive(tmp_path / "x", {EVENTS: (tmp_path / EVENTS).read_bytes()})

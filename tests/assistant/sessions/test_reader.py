@@ -199,10 +199,10 @@ def test_a_start_repairs_what_was_cut_off_and_leaves_what_is_in_use(tmp_path: Pa
     old = record(tmp_path)
     month_ago = datetime.now(UTC).astimezone() - timedelta(days=31)
     old.rename(tmp_path / f"{month_ago:%Y-%m-%d_%H-%M-%S}-abcd")
-    told = tidy(tmp_path, keep_days=30)
-    assert len(told) == 2
-    assert cut.name in told[0]
-    assert "1 session older than 30 days" in told[1]
+    emitted = tidy(tmp_path, keep_days=30)
+    assert len(emitted) == 2
+    assert cut.name in emitted[0]
+    assert "1 session older than 30 days" in emitted[1]
     assert np.all(read_session(cut).turns[-1].turn.message.samples == np.float32(7 / 32768))
     assert len(list(running.folder.glob("*.journal"))) == 1
     assert tidy(tmp_path) == []
@@ -227,7 +227,7 @@ def test_a_repair_that_fails_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_what_was_undone_is_read_no_more(tmp_path: Path) -> None:
     folder = record(tmp_path)
-    lines = journal.Lines(folder / EVENTS)
+    lines = journal.JsonLines(folder / EVENTS)
     lines.append({"v": 1, "t": 9.0, "type": "undone", "turn": 1})
     lines.close()
     assert [past.turn.number for past in read_session(folder).turns] == [2, 3]

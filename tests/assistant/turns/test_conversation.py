@@ -42,7 +42,7 @@ class Script:
         self.now = 0.0
         self.out: list[object] = []
 
-    def __call__(self, *happened: s.Happening, after: float = 0.1) -> list[object]:
+    def __call__(self, *happened: s.InboxEvent, after: float = 0.1) -> list[object]:
         fresh: list[object] = []
         for one in happened:
             self.now += after
@@ -62,8 +62,8 @@ class Script:
         return self.ask().ask
 
     def answer(self, ask: int, text: str = "Good. Fine.") -> None:
-        self(s.ModelRead(ask, None), s.ModelText(ask, text), s.VoiceStarted(ask), s.ModelDone(ask))
-        self(s.VoiceProgressed(ask, text.split()[0]), s.VoiceEnded(ask, text))
+        self(s.ModelReading(ask, None), s.ModelText(ask, text), s.PlayerStarted(ask), s.ModelDone(ask))
+        self(s.PlayerProgressed(ask, text.split()[0]), s.PlayerEnded(ask, text))
 
 
 def test_a_turn_from_speech_to_silence() -> None:
@@ -90,11 +90,11 @@ def test_the_reply_begins_at_the_soft_end_and_waits_for_the_hard_one() -> None:
     script = Script()
     script(s.SpeechConfirmed(0.0), s.SpeechPaused(said(1)))
     ask = script.ask().ask
-    early = script(s.ModelRead(ask, None), s.ModelText(ask, "Yes."), s.ModelDone(ask))
-    assert {type(one) for one in early} == {s.Say, s.SayEnds}
+    early = script(s.ModelReading(ask, None), s.ModelText(ask, "Yes."), s.ModelDone(ask))
+    assert {type(one) for one in early} == {s.Speak, s.SpeakEnd}
     late = script(s.SpeechEnded(said(1)))
     assert [type(one) for one in late[:3]] == [UtteranceEnded, EmotionRead, ReplyText]
-    assert s.Play(ask) in late
+    assert s.StartPlayback(ask) in late
     assert len(script.of(s.Ask)) == 1
 
 
@@ -102,8 +102,8 @@ def test_speech_that_resumes_leaves_no_trace_of_the_early_reply() -> None:
     script = Script()
     script(s.SpeechConfirmed(0.0), s.SpeechPaused(said(1)))
     early = script.ask().ask
-    assert script(s.SpeechResumed())[:2] == [s.CancelAsk(early), s.Silence(early)]
-    assert script(s.ModelText(early, "too early"), s.VoiceStarted(early), s.VoiceEnded(early, "too")) == []
+    assert script(s.SpeechResumed())[:2] == [s.CancelAsk(early), s.StopPlayback(early)]
+    assert script(s.ModelText(early, "too early"), s.PlayerStarted(early), s.PlayerEnded(early, "too")) == []
     script(s.SpeechPaused(said(2)), s.SpeechEnded(said(2)))
     script.answer(script.ask().ask, "Right.")
     assert [turn.reply for turn in script.talk.turns] == ["Right."]
@@ -112,11 +112,11 @@ def test_speech_that_resumes_leaves_no_trace_of_the_early_reply() -> None:
 def test_barge_in_keeps_what_was_heard() -> None:
     script = Script()
     ask = script.say(1)
-    script(s.ModelText(ask, "One two three four."), s.VoiceStarted(ask), s.VoiceProgressed(ask, "One two"))
-    assert script(s.SpeechSuspected()) == [s.Hold(ask)]
+    script(s.ModelText(ask, "One two three four."), s.PlayerStarted(ask), s.PlayerProgressed(ask, "One two"))
+    assert script(s.SpeechOnset()) == [s.PausePlayback(ask)]
     stopped = script(s.SpeechConfirmed(script.now))
-    assert stopped[:2] == [s.CancelAsk(ask), s.Silence(ask)]
-    script(s.VoiceEnded(ask, "One two three"))
+    assert stopped[:2] == [s.CancelAsk(ask), s.StopPlayback(ask)]
+    script(s.PlayerEnded(ask, "One two three"))
     turn = script.of(TurnEnded)[0].turn
     assert (turn.outcome, turn.heard) == (Outcome.INTERRUPTED, "One two three")
     script(s.SpeechPaused(said(2)), s.SpeechEnded(said(2)))
@@ -126,14 +126,14 @@ def test_barge_in_keeps_what_was_heard() -> None:
 def test_a_cough_pauses_and_resumes() -> None:
     script = Script()
     ask = script.say(1)
-    script(s.ModelText(ask, "One two."), s.VoiceStarted(ask), s.SpeechSuspected())
-    assert script(s.SpeechDropped()) == [s.GoOn(ask)]
-    script(s.ModelDone(ask), s.VoiceEnded(ask, "One two."))
+    script(s.ModelText(ask, "One two."), s.PlayerStarted(ask), s.SpeechOnset())
+    assert script(s.SpeechRejected()) == [s.ResumePlayback(ask)]
+    script(s.ModelDone(ask), s.PlayerEnded(ask, "One two."))
     assert script.talk.turns[0].outcome is Outcome.ANSWERED
     # A suspicion that nobody resolves ends by itself.
     again = script.say(2)
-    script(s.ModelText(again, "Three."), s.VoiceStarted(again), s.SpeechSuspected())
-    assert script(s.Tick(), after=2.0) == [s.GoOn(again)]
+    script(s.ModelText(again, "Three."), s.PlayerStarted(again), s.SpeechOnset())
+    assert script(s.Tick(), after=2.0) == [s.ResumePlayback(again)]
 
 
 @pytest.mark.parametrize(
@@ -142,8 +142,8 @@ def test_a_cough_pauses_and_resumes() -> None:
 def test_who_may_interrupt(mode: str, by_key: bool, stops: bool) -> None:
     script = Script(barge_in=s.BargeIn(mode))
     ask = script.say(1)
-    script(s.ModelText(ask, "One two."), s.VoiceStarted(ask), s.VoiceProgressed(ask, "One"), s.SpeechSuspected())
-    assert script.of(s.Hold) == []
+    script(s.ModelText(ask, "One two."), s.PlayerStarted(ask), s.PlayerProgressed(ask, "One"), s.SpeechOnset())
+    assert script.of(s.PausePlayback) == []
     script(s.SpeechConfirmed(script.now, by_key=by_key))
     assert bool(script.of(s.CancelAsk)) is stops
     script(s.SpeechPaused(said(2)), s.SpeechEnded(said(2)))
@@ -167,7 +167,7 @@ def test_more_speech_while_thinking_belongs_to_the_message() -> None:
 def test_noise_while_thinking_does_not_cost_the_answer() -> None:
     script = Script()
     script.say(1)
-    script(s.SpeechConfirmed(script.now), s.SpeechDropped())
+    script(s.SpeechConfirmed(script.now), s.SpeechRejected())
     assert script.talk.state is State.THINKING
     script.answer(script.ask().ask)
     assert script.talk.turns[-1].outcome is Outcome.ANSWERED
@@ -176,23 +176,23 @@ def test_noise_while_thinking_does_not_cost_the_answer() -> None:
 
 def test_typing_and_stopping() -> None:
     script = Script()
-    script(s.TypedIn("  "), s.StopPressed())
+    script(s.MessageTyped("  "), s.StopRequested())
     assert script.out == []
-    script(s.TypedIn("Hello"), s.TypedIn("there"))
+    script(s.MessageTyped("Hello"), s.MessageTyped("there"))
     assert script.ask().message == Typed("Hello\nthere")
     ask = script.ask().ask
-    script(s.ModelText(ask, "One two."), s.VoiceStarted(ask), s.VoiceProgressed(ask, "One"), s.StopPressed())
-    script(s.VoiceEnded(ask, "One"))
+    script(s.ModelText(ask, "One two."), s.PlayerStarted(ask), s.PlayerProgressed(ask, "One"), s.StopRequested())
+    script(s.PlayerEnded(ask, "One"))
     assert (script.talk.turns[-1].outcome, script.talk.turns[-1].heard) == (Outcome.STOPPED, "One")
     assert script.talk.state is State.IDLE
     script(s.SpeechConfirmed(script.now))
-    assert s.DropUtterance() in script(s.StopPressed())
+    assert s.DiscardUtterance() in script(s.StopRequested())
 
 
 def test_a_broken_model_costs_one_turn() -> None:
     script = Script()
     script(s.SpeechConfirmed(0.0), s.SpeechPaused(said(1)))
-    assert script(s.ModelBroke(script.ask().ask, "out of memory: choose a smaller model")) == []
+    assert script(s.ModelFailed(script.ask().ask, "out of memory: choose a smaller model")) == []
     ended = script(s.SpeechEnded(said(1)))
     assert Failed(1, "out of memory: choose a smaller model") in ended
     assert script.talk.turns[0].outcome is Outcome.FAILED
@@ -207,7 +207,7 @@ def test_every_wait_has_a_ceiling() -> None:
     assert script(s.Tick(), after=9.0) == []
     assert any(isinstance(one, Failed) for one in script(s.Tick(), after=2.0))
     ask = script.say(2)
-    script(s.ModelText(ask, "One two."), s.VoiceStarted(ask))
+    script(s.ModelText(ask, "One two."), s.PlayerStarted(ask))
     assert any(isinstance(one, Failed) for one in script(s.Tick(), after=6.0))
     assert script.talk.state is State.IDLE
 
@@ -216,18 +216,18 @@ def test_undo_again_and_new() -> None:
     script = Script()
     script.answer(script.say(1))
     script.answer(script.say(2), "Second.")
-    script(s.AgainPressed())
+    script(s.RegenerateRequested())
     assert [one.turn for one in script.of(TurnUndone)] == [2]
     assert script.ask().message is script.of(s.Ask)[1].message
     assert len(script.ask().history) == 1
     script.answer(script.ask().ask, "Better.")
-    script(s.AgainPressed("in other words"))
+    script(s.RegenerateRequested("in other words"))
     assert script.ask().message == Typed("in other words")
     script.answer(script.ask().ask)
-    script(s.UndoPressed())
+    script(s.UndoRequested())
     assert [turn.heard for turn in script.talk.turns] == ["Good. Fine."]
     assert [one.turn for one in script.of(TurnUndone)] == [2, 3, 4]
-    script(s.NewPressed())
+    script(s.NewConversationRequested())
     assert script.talk.turns == []
     assert script.talk.number == 4
 
@@ -235,9 +235,9 @@ def test_undo_again_and_new() -> None:
 def test_a_turn_undone_while_it_sounds_is_told_once_it_has_ended() -> None:
     script = Script()
     ask = script.say(1)
-    script(s.ModelText(ask, "One two."), s.VoiceStarted(ask), s.VoiceProgressed(ask, "One"))
-    assert not [one for one in script(s.UndoPressed()) if isinstance(one, TurnUndone)]
-    assert [type(one) for one in script(s.VoiceEnded(ask, "One"))][-2:] == [TurnEnded, TurnUndone]
+    script(s.ModelText(ask, "One two."), s.PlayerStarted(ask), s.PlayerProgressed(ask, "One"))
+    assert not [one for one in script(s.UndoRequested()) if isinstance(one, TurnUndone)]
+    assert [type(one) for one in script(s.PlayerEnded(ask, "One"))][-2:] == [TurnEnded, TurnUndone]
     assert script.talk.turns == []
 
 
@@ -245,7 +245,7 @@ def test_the_transcript_may_come_after_the_turn() -> None:
     script = Script()
     ask = script.say(1)
     script.answer(ask)
-    assert script(s.ModelWords(ask, "how are you")) == [Transcribed(1, "how are you", "en")]
+    assert script(s.ModelTranscript(ask, "how are you")) == [Transcribed(1, "how are you", "en")]
     assert script.talk.turns[0].transcript == "how are you"
 
 
@@ -259,18 +259,18 @@ def test_no_discarded_output_reaches_speaker_history_or_disk() -> None:
         for _ in range(random_source.randrange(4)):
             script(s.SpeechPaused(said(random_source.randrange(10**9), 0.01)))
             ask = script.ask().ask
-            stale = [s.ModelRead(ask, None), s.ModelText(ask, f"discarded {ask}"), s.ModelDone(ask)]
-            told = script(*stale[: random_source.randrange(4)])
-            assert all(isinstance(one, s.Say | s.SayEnds) for one in told)
+            stale = [s.ModelReading(ask, None), s.ModelText(ask, f"discarded {ask}"), s.ModelDone(ask)]
+            emitted = script(*stale[: random_source.randrange(4)])
+            assert all(isinstance(one, s.Speak | s.SpeakEnd) for one in emitted)
             script(s.SpeechResumed())
             discarded.add(ask)
             resumes += 1
-            assert script(*stale, s.VoiceStarted(ask), s.VoiceProgressed(ask, "discarded")) == []
+            assert script(*stale, s.PlayerStarted(ask), s.PlayerProgressed(ask, "discarded")) == []
         before = len(script.out)
         ask = script.say(random_source.randrange(10**9))
         script.answer(ask, f"kept {ask}.")
         assert not [one for one in script.out[before:] if isinstance(one, ReplyText) and "discarded" in one.text]
-        assert not discarded & {one.ask for one in script.out if isinstance(one, s.Play)}
+        assert not discarded & {one.ask for one in script.out if isinstance(one, s.StartPlayback)}
         script.out = [script.out[-1]]
     assert all("discarded" not in turn.reply + turn.heard for turn in script.talk.turns)
     assert len({turn.number for turn in script.talk.turns}) == len(script.talk.turns)
@@ -280,15 +280,15 @@ def test_any_order_of_happenings_keeps_the_rules() -> None:
     """Random happenings: no exception, one TurnEnded a turn, and silence after every stop."""
     source = random.Random(1)
     kinds = [
-        lambda ask: s.SpeechSuspected(), lambda ask: s.SpeechConfirmed(0.0, by_key=source.random() < 0.3),
+        lambda ask: s.SpeechOnset(), lambda ask: s.SpeechConfirmed(0.0, by_key=source.random() < 0.3),
         lambda ask: s.SpeechPaused(said(source.randrange(5), 0.01)), lambda ask: s.SpeechResumed(),
-        lambda ask: s.SpeechEnded(said(source.randrange(5), 0.01)), lambda ask: s.SpeechDropped(),
-        lambda ask: s.ModelRead(ask, None), lambda ask: s.ModelWords(ask, "words"),
+        lambda ask: s.SpeechEnded(said(source.randrange(5), 0.01)), lambda ask: s.SpeechRejected(),
+        lambda ask: s.ModelReading(ask, None), lambda ask: s.ModelTranscript(ask, "words"),
         lambda ask: s.ModelText(ask, "text. "),
-        lambda ask: s.ModelDone(ask), lambda ask: s.ModelBroke(ask, "broke"), lambda ask: s.VoiceStarted(ask),
-        lambda ask: s.VoiceProgressed(ask, "text."), lambda ask: s.VoiceEnded(ask, "text."),
-        lambda ask: s.TypedIn("typed"), lambda ask: s.StopPressed(), lambda ask: s.UndoPressed(),
-        lambda ask: s.AgainPressed(), lambda ask: s.NewPressed(), lambda ask: s.Tick(),
+        lambda ask: s.ModelDone(ask), lambda ask: s.ModelFailed(ask, "broke"), lambda ask: s.PlayerStarted(ask),
+        lambda ask: s.PlayerProgressed(ask, "text."), lambda ask: s.PlayerEnded(ask, "text."),
+        lambda ask: s.MessageTyped("typed"), lambda ask: s.StopRequested(), lambda ask: s.UndoRequested(),
+        lambda ask: s.RegenerateRequested(), lambda ask: s.NewConversationRequested(), lambda ask: s.Tick(),
     ]  # fmt: skip
     for _ in range(300):
         script = Script(barge_in=source.choice(list(s.BargeIn)))
@@ -297,7 +297,7 @@ def test_any_order_of_happenings_keeps_the_rules() -> None:
             ask = max(0, (asks[-1] if asks else 0) - source.choice([0, 0, 0, 1]))
             happened = source.choice(kinds)(ask)
             script(happened)
-            if isinstance(happened, s.StopPressed):
+            if isinstance(happened, s.StopRequested):
                 assert script.talk.state is State.IDLE
         ended = [event.turn.number for event in script.of(TurnEnded)]
         assert len(ended) == len(set(ended))

@@ -15,8 +15,8 @@ from assistant.events import (
     Typed,
     UtteranceEnded,
 )
-from assistant.messages import BargeIn, Say, SayEnds, TypedIn
-from assistant.speech.playback import ReplyVoice
+from assistant.messages import BargeIn, MessageTyped, Speak, SpeakEnd
+from assistant.speech.playback import ReplyPlayer
 from assistant.speech.sentences import Sentence
 from assistant.speech.synthesizer import Mood, Speech, VoiceSettings
 from tests.support.fakes import CALM, PLAIN, RATE, Clock, Stage, ToneSynthesizer, VirtualSpeaker, eventually
@@ -25,7 +25,7 @@ LONG = "One two three four five six seven eight nine ten."
 
 
 def outcomes(stage: Stage) -> list[tuple[Outcome, str]]:
-    return [(turn.outcome, turn.heard) for turn in stage.assistant.conversation.turns]
+    return [(turn.outcome, turn.heard) for turn in stage.loop.conversation.turns]
 
 
 def test_a_question_is_answered_aloud() -> None:
@@ -62,7 +62,7 @@ def test_barge_in_is_remembered_to_the_word() -> None:
     stage = Stage(LONG, "Fine.")
     stage.say(1.0)
     stage.wait(2.0)
-    assert stage.assistant.conversation.state is State.SPEAKING
+    assert stage.loop.conversation.state is State.SPEAKING
     stage.say(0.8)
     stage.wait(3.0)
     (first, heard), second = outcomes(stage)
@@ -92,11 +92,11 @@ def test_a_cough_pauses_and_the_reply_goes_on_to_its_end() -> None:
 
 def test_mute_keeps_the_microphone_out() -> None:
     stage = Stage()
-    stage.assistant.set_muted(True)
+    stage.loop.set_muted(True)
     stage.say(1.0)
     stage.wait(1.0)
     assert stage.model.asks == []
-    stage.assistant.set_muted(False)
+    stage.loop.set_muted(False)
     stage.say(1.0)
     stage.wait(2.0)
     assert len(outcomes(stage)) == 1
@@ -104,21 +104,21 @@ def test_mute_keeps_the_microphone_out() -> None:
 
 def test_push_to_talk_takes_what_is_said_while_the_key_is_down() -> None:
     stage = Stage(LONG, "Fine.", barge_in=BargeIn.KEY)
-    stage.assistant.set_hands_free(False)
+    stage.loop.set_hands_free(False)
     stage.say(0.5)
     assert stage.model.asks == []
     stage.wait(1.0)
-    stage.assistant.press()
+    stage.loop.press()
     stage.say(0.6)
     stage.wait(1.2)  # longer than any patience
     stage.say(0.6)
-    stage.assistant.release()
+    stage.loop.release()
     stage.wait(2.0)
     assert len(stage.model.asks) == 1
-    assert stage.assistant.conversation.state is State.SPEAKING
-    stage.assistant.press()
+    assert stage.loop.conversation.state is State.SPEAKING
+    stage.loop.press()
     stage.say(0.5)
-    stage.assistant.release()
+    stage.loop.release()
     stage.wait(3.0)
     assert [outcome for outcome, _ in outcomes(stage)] == [Outcome.INTERRUPTED, Outcome.ANSWERED]
 
@@ -130,9 +130,9 @@ def test_the_key_interrupts_even_where_the_voice_has_begun_to() -> None:
     stage.wait(2.0)
     stage.say(1.0)
     assert len(stage.of(SpeechStarted)) == 1
-    stage.assistant.press()
+    stage.loop.press()
     stage.say(1.0)
-    stage.assistant.release()
+    stage.loop.release()
     stage.wait(2.0)
     first, second = (ended.turn for ended in stage.of(TurnEnded))
     assert first.outcome is Outcome.INTERRUPTED
@@ -141,19 +141,19 @@ def test_the_key_interrupts_even_where_the_voice_has_begun_to() -> None:
 
 def test_a_key_held_in_silence_is_no_turn() -> None:
     stage = Stage()
-    stage.assistant.press()
+    stage.loop.press()
     stage.wait(1.0)
-    stage.assistant.release()
+    stage.loop.release()
     stage.wait(1.0)
     assert stage.model.asks == []
-    assert stage.assistant.conversation.state is State.IDLE
+    assert stage.loop.conversation.state is State.IDLE
 
 
 def test_typed_messages_are_answered_and_stopped() -> None:
     stage = Stage(LONG)
-    stage.assistant.put(TypedIn("Count, please."))
+    stage.loop.put(MessageTyped("Count, please."))
     stage.wait(1.5)
-    stage.assistant.stop()
+    stage.loop.stop()
     stage.wait(0.5)
     ((outcome, heard),) = outcomes(stage)
     assert outcome is Outcome.STOPPED
@@ -181,22 +181,22 @@ def test_without_a_speaker_replies_are_read() -> None:
 
 def test_at_the_end_what_is_left_of_a_reply_need_not_be_made_into_speech() -> None:
     """A neural voice takes seconds a sentence: the end waits for the one in the making and no other."""
-    begun, go_on = threading.Event(), threading.Event()
+    begun, resume = threading.Event(), threading.Event()
 
     class Slow(ToneSynthesizer):
         def speak(self, sentence: Sentence, settings: VoiceSettings = PLAIN, mood: Mood = CALM) -> Speech:
             begun.set()
-            assert go_on.wait(20)
+            assert resume.wait(20)
             return super().speak(sentence, settings, mood)
 
     synthesizer = Slow()
-    voice = ReplyVoice(synthesizer, VirtualSpeaker(Clock()), lambda _: None)
-    voice.carry_out(Say(1, "One is here. Two is here. Three is here. Four is here.", None))
-    voice.carry_out(SayEnds(1))
+    voice = ReplyPlayer(synthesizer, VirtualSpeaker(Clock()), lambda _: None)
+    voice.execute(Speak(1, "One is here. Two is here. Three is here. Four is here.", None))
+    voice.execute(SpeakEnd(1))
     assert begun.wait(20)
     closing = threading.Thread(target=voice.close)
     closing.start()
     eventually(lambda: voice._reply is None)
-    go_on.set()
+    resume.set()
     closing.join(20)
     assert synthesizer.spoken == ["One is here."]

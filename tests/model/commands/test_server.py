@@ -28,8 +28,10 @@ class Pipe:
         return None
 
 
-@pytest.mark.parametrize(("context", "told"), [(4096, False), (1024, True)])
-def test_a_conversation_cut_short_for_memory_is_told(monkeypatch: pytest.MonkeyPatch, context: int, told: bool) -> None:
+@pytest.mark.parametrize(("context", "emitted"), [(4096, False), (1024, True)])
+def test_a_conversation_cut_short_for_memory_is_told(
+    monkeypatch: pytest.MonkeyPatch, context: int, emitted: bool
+) -> None:
     monkeypatch.setattr(loader, "load", lambda *_args, **_kwargs: replace(tiny_checkpoint(), context=context))
     pipe = Pipe()
     serve(pipe, None, ModelChoice("tiny"))  # type: ignore[arg-type]  # all of a connection that it needs
@@ -37,4 +39,4 @@ def test_a_conversation_cut_short_for_memory_is_told(monkeypatch: pytest.MonkeyP
     assert isinstance(loading, Loading)
     assert isinstance(ready, Ready)
     assert "runs on the CPU" in ready.about["why"]
-    assert ("Memory is short: 1024 positions" in ready.about["why"]) is told
+    assert ("Memory is short: 1024 positions" in ready.about["why"]) is emitted

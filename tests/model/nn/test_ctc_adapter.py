@@ -15,7 +15,7 @@ from model.checkpoints.loader import presets
 from model.config import SpeechLanguageConfig
 from model.errors import WeightsMissing
 from model.inference.engine import Engine
-from model.nn.ctc_adapter import SpellingAdapter
+from model.nn.ctc_adapter import CtcAdapter
 from model.nn.speech_llm import SpeechLanguageModel
 from tests.model.inference.test_engine import recording, replies
 from tests.support.tiny import tiny_checkpoint, tiny_model
@@ -28,7 +28,7 @@ def embed(ids: Tensor) -> Tensor:
     return TABLE[ids]
 
 
-class Given(SpellingAdapter):
+class Given(CtcAdapter):
     """Whose frames are the encoder frames themselves."""
 
     def forward(self, encoded: Tensor, lengths: Tensor, *, legacy_batching: bool = False) -> tuple[Tensor, Tensor]:
@@ -43,7 +43,7 @@ def speller(sharpness: float = 20.0) -> Given:
     return built
 
 
-def frames_of(built: SpellingAdapter, read: list[int]) -> Tensor:
+def frames_of(built: CtcAdapter, read: list[int]) -> Tensor:
     """Frames where `read` says: a token's place, or the blank's for -1."""
     places = torch.cat([built.norm(TABLE), built.blank[None]])
     return places[read]
@@ -66,16 +66,16 @@ def test_what_the_frames_spell_is_handed_over_as_embeddings(rows: list[list[tupl
     encoded = torch.full((len(read), longest, SIZE), 7.0)  # what lies past a row's end is anything
     for row, tokens in enumerate(read):
         encoded[row, : len(tokens)] = frames_of(built, tokens)
-    spelt = built.spell(encoded, torch.tensor([len(tokens) for tokens in read]), embed)
+    ctc_frames = built.decode(encoded, torch.tensor([len(tokens) for tokens in read]), embed)
     for row, tokens in enumerate(read):
-        own, ids = spelt.mask[row], collapsed(tokens)
+        own, ids = ctc_frames.mask[row], collapsed(tokens)
         if ids:
-            assert spelt.ids[row][own].tolist() == ids
-            torch.testing.assert_close(spelt.frames[row][own], TABLE[ids], atol=1e-3, rtol=1e-3)
+            assert ctc_frames.ids[row][own].tolist() == ids
+            torch.testing.assert_close(ctc_frames.frames[row][own], TABLE[ids], atol=1e-3, rtol=1e-3)
         else:
             assert int(own.sum()) == 1  # a row of nothing but blank has its likeliest token
-        alone = built.spell(encoded[row : row + 1, : len(tokens)], torch.tensor([len(tokens)]), embed)
-        torch.testing.assert_close(spelt.frames[row][own], alone.frames[0])
+        alone = built.decode(encoded[row : row + 1, : len(tokens)], torch.tensor([len(tokens)]), embed)
+        torch.testing.assert_close(ctc_frames.frames[row][own], alone.frames[0])
 
 
 @torch.no_grad()
@@ -83,16 +83,16 @@ def test_a_doubt_stays_a_doubt() -> None:
     built = speller(sharpness=1.0)
     between = frames_of(built, [3, 9]).mean(0)
     built.spells.zero_()[[3, 9]] = True
-    spelt = built.spell(between[None, None], torch.tensor([1]), embed)
-    torch.testing.assert_close(spelt.frames[0, 0], TABLE[[3, 9]].mean(0), atol=1e-3, rtol=1e-3)
+    ctc_frames = built.decode(between[None, None], torch.tensor([1]), embed)
+    torch.testing.assert_close(ctc_frames.frames[0, 0], TABLE[[3, 9]].mean(0), atol=1e-3, rtol=1e-3)
 
 
 @torch.no_grad()
 def test_no_other_tokens_than_it_spells() -> None:
     built = speller()
     built.spells.zero_()[[3, 9]] = True
-    spelt = built.spell(frames_of(built, [5, -1, 8, -1, 20])[None], torch.tensor([5]), embed)
-    assert set(spelt.ids.flatten().tolist()) <= {3, 9}
+    ctc_frames = built.decode(frames_of(built, [5, -1, 8, -1, 20])[None], torch.tensor([5]), embed)
+    assert set(ctc_frames.ids.flatten().tolist()) <= {3, 9}
 
 
 def test_the_reply_teaches_convolutions_and_layers() -> None:
@@ -107,7 +107,7 @@ def test_the_reply_teaches_convolutions_and_layers() -> None:
 @torch.no_grad()
 def test_new_layers_change_nothing_and_taught_ones_see_their_own_row_alone() -> None:
     torch.manual_seed(0)
-    plain, deep = SpellingAdapter(8, SIZE, 4, [5], TOKENS), SpellingAdapter(8, SIZE, 4, [5], TOKENS, layers=2)
+    plain, deep = CtcAdapter(8, SIZE, 4, [5], TOKENS), CtcAdapter(8, SIZE, 4, [5], TOKENS, layers=2)
     assert not deep.load_state_dict(plain.state_dict(), strict=False).unexpected_keys
     encoded, lengths = torch.randn(4, 21, 8), torch.tensor([21, 6, 1, 0])
     torch.testing.assert_close(deep(encoded, lengths)[0], plain(encoded, lengths)[0])
@@ -139,13 +139,13 @@ def test_the_voice_is_told_beside_what_is_heard() -> None:
     assert tone not in ("neutral", "unsure")
     content = engine.content(said, {})
     assert [id_ for id_ in content if isinstance(id_, int) and id_ < 0] == list(range(-2, -2 - len(hearing.frames), -1))
-    told = [id_ for id_ in content if isinstance(id_, int) and id_ >= 0]
-    assert tokenizer.decode(told) == f"He said, {tone}: !"
+    emitted = [id_ for id_ in content if isinstance(id_, int) and id_ >= 0]
+    assert tokenizer.decode(emitted) == f"He said, {tone}: !"
     assert abs(hearing.reading.frame_seconds * len(hearing.frames) - len(said.samples) / 16_000) < 1e-6
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "emitted"),
     [
         ({"adapter_type": "spelling"}, True),
         ({"adapter_type": "conv"}, False),  # its frames carry the voice, as in the original
@@ -153,29 +153,29 @@ def test_the_voice_is_told_beside_what_is_heard() -> None:
         ({"adapter_type": "spelling", "tone_template": "{words}"}, False),
     ],
 )
-def test_the_tone_is_told_where_nothing_else_tells_it(config: dict[str, str], told: bool) -> None:
+def test_the_tone_is_told_where_nothing_else_tells_it(config: dict[str, str], emitted: bool) -> None:
     checkpoint = tiny_checkpoint(**config)
     engine, said = Engine(checkpoint), recording(2)
     content = engine.content(said, {})
     words = content if isinstance(content, str) else checkpoint.tokenizer.decode([id_ for id_ in content if id_ >= 0])
-    assert ("(I am " in words) is told
-    assert checkpoint.model.config.tells_tone is told
+    assert ("(I am " in words) is emitted
+    assert checkpoint.model.config.tells_tone is emitted
 
 
 @torch.no_grad()
 def test_targets_are_computed_anew_when_weights_change() -> None:
     built, frame = speller(), frames_of(speller(), [3])[None]
     one = torch.tensor([1])
-    assert built.spell(frame, one, embed).ids.item() == 3
+    assert built.decode(frame, one, embed).ids.item() == 3
     built.load_state_dict(built.state_dict() | {"spells": torch.arange(TOKENS) == 9})
-    assert built.spell(frame, one, embed).ids.item() == 9
+    assert built.decode(frame, one, embed).ids.item() == 9
     built.train()
     built.spells.zero_()[5] = True
     built.eval()
-    assert built.spell(frame, one, embed).ids.item() == 5
+    assert built.decode(frame, one, embed).ids.item() == 5
     built.train().spells.zero_()
     with pytest.raises(WeightsMissing, match="spells no token"):
-        built.spell(frame, one, embed)
+        built.decode(frame, one, embed)
 
 
 def test_the_shipped_adapter_and_lora_fit_their_preset() -> None:

@@ -12,10 +12,10 @@ from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from model.errors import BadInput
-from model.nn.ctc_adapter import SpellingAdapter
+from model.nn.ctc_adapter import CtcAdapter
 from tests.support.tiny import tiny_tokenizer
 from training.ctc_pretraining import ctc_training as spelling
-from training.ctc_pretraining.ctc_training import Recipe, Speller, loss_of, on_sphere, word_error
+from training.ctc_pretraining.ctc_training import CtcPretrainer, Recipe, loss_of, on_sphere, word_error
 from training.ctc_pretraining.warm_start import Corpora, WarmStart, batches
 from training.ctc_pretraining.warm_start import train as train_in
 from training.data.feature_cache import FeatureCache
@@ -99,13 +99,13 @@ def test_it_learns_to_spell_what_it_never_heard_together(corpus, tokenizer, embe
     assert figures["words"] == {"validation made-up": figures["validation"]}
     # As part of a checkpoint it hands over the embeddings of what was said, one for each token.
     clips, _ = run.checks.clips()
-    adapter = SpellingAdapter(SIZE, TEXT_SIZE, recipe.inner_size, recipe.kernel_sizes, TOKENS)
+    adapter = CtcAdapter(SIZE, TEXT_SIZE, recipe.inner_size, recipe.kernel_sizes, TOKENS)
     saved = load_file(run.folder / "adapter.safetensors")
     adapter.load_state_dict({name.removeprefix("adapter."): value for name, value in saved.items()})
     clip = clips[0]
     with torch.no_grad():
         states = clip.cache[clip.row["key"]][None]
-        spelt = adapter.spell(states, torch.tensor([clip.frames]), lambda ids: embeddings[ids])
+        spelt = adapter.transcribe_ctc(states, torch.tensor([clip.frames]), lambda ids: embeddings[ids])
     assert tuple(spelt.ids[0].tolist()) == clip.ids
     torch.testing.assert_close(spelt.frames[0], embeddings[list(clip.ids)], atol=0.1, rtol=0.1)
     assert not adapter.spells.all()
@@ -131,8 +131,8 @@ def test_a_stopped_run_goes_on_exactly(corpus, tokenizer, embeddings, at, layers
     (corpus / "parts" / "stop").unlink()
     second = make_run(corpus, tokenizer, embeddings, "parts", recipe)
     train(second)
-    for name, value in whole.speller.state_dict().items():
-        assert torch.equal(second.speller.state_dict()[name], value), name
+    for name, value in whole.pretrainer.state_dict().items():
+        assert torch.equal(second.pretrainer.state_dict()[name], value), name
     saved, expected = (load_file(corpus / name / "adapter.safetensors") for name in ("parts", "whole"))
     assert all(torch.equal(saved[name], expected[name]) for name in expected)
     assert "12 of 12 steps" in (corpus / "parts" / "card.md").read_text()
@@ -145,15 +145,15 @@ def test_another_run_is_begun_with_and_its_new_layers_learn(corpus, tokenizer, e
     deeper = replace(RECIPE, layers=2, start=str(corpus / "first"))
     run = make_run(corpus, tokenizer, embeddings, "deeper", deeper, blank=-BLANK)  # where they lay, they stay
     todo, vocabulary = run.round()
-    losses = [loss_of(speller, todo[0], vocabulary, deeper, 0) for speller in (first.averaged, run.speller)]
+    losses = [loss_of(pretrainer, todo[0], vocabulary, deeper, 0) for pretrainer in (first.averaged, run.pretrainer)]
     torch.testing.assert_close(*losses)
     train(run)
     assert all(value.any() for value in run.averaged.adapter.layers.parameters())
     assert f"start: {corpus / 'first'}" in (corpus / "deeper" / "card.md").read_text()
     shutil.rmtree(corpus / "first")  # what has begun needs it no more
     resumed = make_run(corpus, tokenizer, embeddings, "deeper", deeper)
-    for name, value in run.speller.state_dict().items():
-        assert torch.equal(resumed.speller.state_dict()[name], value), name
+    for name, value in run.pretrainer.state_dict().items():
+        assert torch.equal(resumed.pretrainer.state_dict()[name], value), name
 
 
 def spoilt(averaged):
@@ -204,24 +204,24 @@ def test_a_corpus_that_grows_is_taken_in_at_the_next_round(corpus, tokenizer, em
 def test_the_exported_adapter_hears_unscaled_states(embeddings):
     torch.manual_seed(0)
     scale = torch.rand(SIZE) + 0.5
-    speller = Speller(RECIPE, embeddings, scale, torch.zeros(TEXT_SIZE))
-    adapter = SpellingAdapter(SIZE, TEXT_SIZE, RECIPE.inner_size, RECIPE.kernel_sizes, TOKENS)
-    exported = speller.exported(torch.tensor([3, 7]))
+    pretrainer = CtcPretrainer(RECIPE, embeddings, scale, torch.zeros(TEXT_SIZE))
+    adapter = CtcAdapter(SIZE, TEXT_SIZE, RECIPE.inner_size, RECIPE.kernel_sizes, TOKENS)
+    exported = pretrainer.exported(torch.tensor([3, 7]))
     adapter.load_state_dict({name.removeprefix("adapter."): value for name, value in exported.items()})
     assert adapter.spells.nonzero()[:, 0].tolist() == [3, 7]
     states, lengths = torch.randn(3, 37, SIZE), torch.tensor([37, 12, 25])
-    expected, counts = speller.frames(states, lengths)
+    expected, counts = pretrainer.frames(states, lengths)
     frames, mask = adapter(states, lengths)
     assert torch.equal(mask.sum(1), counts)
     torch.testing.assert_close(frames, expected, atol=2e-5, rtol=1e-4)
 
 
 def test_scores_are_squared_distances(embeddings):
-    speller = Speller(RECIPE, embeddings, torch.ones(SIZE), torch.zeros(TEXT_SIZE))
+    pretrainer = CtcPretrainer(RECIPE, embeddings, torch.ones(SIZE), torch.zeros(TEXT_SIZE))
     frames, tokens = torch.randn(2, 3, TEXT_SIZE), torch.tensor([5, 9, 200])
     vectors = torch.cat([torch.zeros(1, TEXT_SIZE), on_sphere(embeddings, embeddings)[tokens]])
     distances = torch.cdist(frames.flatten(0, 1), vectors).square().reshape(2, 3, 4)
-    scores = speller.scores(frames, tokens)
+    scores = pretrainer.scores(frames, tokens)
     torch.testing.assert_close(
         scores - scores[..., :1], -RECIPE.sharpness * (distances - distances[..., :1]), atol=1e-4, rtol=1e-4
     )
@@ -234,15 +234,15 @@ def test_with_all_tokens_as_negatives_the_loss_is_plain_ctc(corpus, tokenizer, e
     todo, _ = run.round()
     batch, every = todo[0], torch.arange(TOKENS)
     states = torch.nn.utils.rnn.pad_sequence([c.cache[c.row["key"]] for c in batch], batch_first=True)
-    frames, counts = run.speller.frames(states, torch.tensor([c.frames for c in batch]))
+    frames, counts = run.pretrainer.frames(states, torch.tensor([c.frames for c in batch]))
     expected = torch.nn.functional.ctc_loss(
-        run.speller.scores(frames, every).log_softmax(-1).transpose(0, 1),
+        run.pretrainer.scores(frames, every).log_softmax(-1).transpose(0, 1),
         torch.tensor([i + 1 for c in batch for i in c.ids]),
         counts,
         torch.tensor([len(c.ids) for c in batch]),
         reduction="sum",
     ) / sum(len(c.ids) for c in batch)
-    torch.testing.assert_close(loss_of(run.speller, batch, every, recipe, 0), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(loss_of(run.pretrainer, batch, every, recipe, 0), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_batches_hold_every_clip_once_within_their_budget(corpus, tokenizer):

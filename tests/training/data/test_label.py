@@ -196,9 +196,13 @@ def test_a_stop_ends_between_batches_and_a_start_goes_on(manifest, tiny):
 def test_bad_lines_are_dropped_and_named(manifest, tiny):
     with manifest.open("a") as file:
         file.write('{"audio": "x.wav", "text": ""}\nno json\n{"audio": "y.wav", "text": "' + "er " * 900 + '"}\n')
-    told = []
-    summary = label(options(manifest), tiny, told.append)
-    assert [(one.line, one.reason) for one in told] == [(9, "empty text"), (10, "broken JSON"), (11, "text too long")]
+    emitted = []
+    summary = label(options(manifest), tiny, emitted.append)
+    assert [(one.line, one.reason) for one in emitted] == [
+        (9, "empty text"),
+        (10, "broken JSON"),
+        (11, "text too long"),
+    ]
     assert summary["dropped"] == {str(manifest): {"empty text": 1, "broken JSON": 1, "text too long": 1}}
     assert len(read_rows(manifest.parent / "labels" / "train_0_1.run" / "dropped.jsonl")) == 3
     assert len(result(manifest)) == 8
@@ -207,12 +211,12 @@ def test_bad_lines_are_dropped_and_named(manifest, tiny):
 def test_emotions_of_other_data_sets_are_renamed(tmp_path, tiny):
     rows = [{"audio": "a.wav", "text": "a", "emotion": name} for name in ("joy", "sad", "bored", "")]
     manifest = write_rows(tmp_path / "m.jsonl", rows)
-    told = []
-    label(options(manifest, use_emotion=True, emotion_map="joy=happy"), tiny, told.append)
+    emitted = []
+    label(options(manifest, use_emotion=True, emotion_map="joy=happy"), tiny, emitted.append)
     lines = result(manifest)
     assert [line["emotion"] for line in lines] == ["happy", "sad"]
     assert "reflects a 'happy' emotion" in lines[0]["instruction"]
-    assert [(one.line, one.reason) for one in told] == [(3, "unknown emotion"), (4, "no emotion")]
+    assert [(one.line, one.reason) for one in emitted] == [(3, "unknown emotion"), (4, "no emotion")]
 
 
 def test_other_options_and_other_manifests_need_another_folder(manifest, tiny):
@@ -366,13 +370,13 @@ def test_accelerate_divides_the_work_and_gives_the_same_lines(tmp_path, manifest
 def test_clean_keeps_the_originals_lines(tmp_path):
     given = golden("clean_noise")
     write_rows(tmp_path / "x.jsonl", given["input"])
-    told = []
-    summary = clean(CleanOptions(input_dir=tmp_path), told.append)
+    emitted = []
+    summary = clean(CleanOptions(input_dir=tmp_path), emitted.append)
     assert read_rows(tmp_path / "clean" / "x_clean.jsonl") == given["kept"]
     assert (tmp_path / "clean" / "x_clean.jsonl").read_text("utf-8").startswith(given["raw_first_line"])
     assert summary["kept"] == {"x.jsonl": len(given["kept"])}
     dropped = [place + 1 for place in range(len(given["input"])) if place not in given["kept_index"]]
-    assert [one.line for one in told] == dropped
+    assert [one.line for one in emitted] == dropped
     assert sum(summary["dropped"][str(tmp_path / "x.jsonl")].values()) == len(dropped)
     assert set(summary["dropped"][str(tmp_path / "x.jsonl")]) == set(RULES)
 
@@ -405,9 +409,9 @@ def test_clean_names_broken_lines_and_empty_folders(tmp_path):
         clean(CleanOptions(input_dir=tmp_path / "gone"))
     (tmp_path / "x.jsonl").write_text('{"text": "t", "output": "Yes."}\n{"text": "t"}\n')
     (tmp_path / "y.jsonl").write_text("")
-    told = []
-    assert clean(CleanOptions(input_dir=tmp_path), told.append)["kept"] == {"x.jsonl": 1, "y.jsonl": 0}
-    assert [(Path(one.file).name, one.line) for one in told] == [("x.jsonl", 2), ("y.jsonl", 0)]
+    emitted = []
+    assert clean(CleanOptions(input_dir=tmp_path), emitted.append)["kept"] == {"x.jsonl": 1, "y.jsonl": 0}
+    assert [(Path(one.file).name, one.line) for one in emitted] == [("x.jsonl", 2), ("y.jsonl", 0)]
 
 
 @pytest.mark.parametrize(

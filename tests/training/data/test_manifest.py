@@ -22,7 +22,7 @@ from training.data.manifest import (
     Rules,
     find_audio,
     find_manifests,
-    look,
+    inspect,
     read_clip,
     read_rows,
 )
@@ -133,7 +133,7 @@ BROKEN = {
 def read_and_look(manifest: Path, rules: Rules, report: Report) -> list[Row]:
     kept = []
     for row in read_rows([manifest], rules, report):
-        problem = look(row, 1.0, 30.0).problem
+        problem = inspect(row, 1.0, 30.0).problem
         if problem:
             report.drop(row.file, row.line, *problem)
         else:
@@ -242,7 +242,7 @@ def test_a_row_may_name_a_key_instead_of_a_recording(tmp_path):
     manifest = tmp_path / "m.jsonl"
     manifest.write_bytes(line(audio=..., key="abc"))
     (row,) = read_rows([manifest], Rules(), Report())
-    assert look(row, 1.0, 30.0) == (None, 0, "abc", None)
+    assert inspect(row, 1.0, 30.0) == (None, 0, "abc", None)
 
 
 def test_recordings_are_found_beside_above_and_in_the_working_directory(tmp_path, monkeypatch):
@@ -280,7 +280,7 @@ def test_limits_are_the_originals_to_the_sample(recordings, tmp_path):
     manifest = tmp_path / "m.jsonl"
     manifest.write_bytes(b"\n".join(line(audio=f"{n}.wav") for n in (15999, 16000, 480000, 480001)))
     rows = read_rows([manifest], Rules(), Report())
-    assert [found.samples for row in rows if not (found := look(row, 1.0, 30.0)).problem] == [16000, 480000]
+    assert [found.samples for row in rows if not (found := inspect(row, 1.0, 30.0)).problem] == [16000, 480000]
 
 
 def test_manifests_are_found_by_name_or_pattern(tmp_path):

@@ -170,20 +170,20 @@ def test_the_limit_counts_the_speech_and_its_instruction(labels, tiny):
     prepare(options(labels, tiny, "all", audio_instruction=heard))
     lengths = {row["transcript"]: row["length"] for row in rows_of(labels.parent / "all")}
     limit = sorted(lengths.values())[5]
-    told: list[Dropped] = []
-    prepare(options(labels, tiny, "some", audio_instruction=heard, max_length=limit), told.append)
+    emitted: list[Dropped] = []
+    prepare(options(labels, tiny, "some", audio_instruction=heard, max_length=limit), emitted.append)
     kept = {row["transcript"] for row in rows_of(labels.parent / "some")}
     assert kept == {text for text, length in lengths.items() if length <= limit}
-    assert {one.reason for one in told} == {"too many tokens"}
-    assert f"more than {limit} (--max-length)" in str(told[0])
+    assert {one.reason for one in emitted} == {"too many tokens"}
+    assert f"more than {limit} (--max-length)" in str(emitted[0])
 
 
 def test_the_limit_counts_the_text_too(labels, tiny, tmp_path):
     row = {"audio": "00.wav", "text": "word " * 200, "output": "Hi."}
     write_rows(tmp_path / "long" / "x.jsonl", [row, row | {"text": "word"}])
-    told: list[Dropped] = []
-    prepare(options(tmp_path / "long", tiny, max_length=300), told.append)
-    assert [(one.line, one.reason) for one in told] == [(1, "too many tokens")]
+    emitted: list[Dropped] = []
+    prepare(options(tmp_path / "long", tiny, max_length=300), emitted.append)
+    assert [(one.line, one.reason) for one in emitted] == [(1, "too many tokens")]
 
 
 def test_bad_rows_are_named_and_counted_by_file(labels, tiny):
@@ -194,11 +194,11 @@ def test_bad_rows_are_named_and_counted_by_file(labels, tiny):
     rows = [good | {"audio": f"{name}.wav"} for name in ("short", "long", "broken", "gone")]
     rows += [good | {"audio": "00.wav", "output": "", "early_stop": True}, good | {"audio": "00.wav", "text": ""}]
     write_rows(labels / "c.jsonl", rows)
-    told: list[Dropped] = []
-    summary = prepare(options(labels, tiny), told.append)
+    emitted: list[Dropped] = []
+    summary = prepare(options(labels, tiny), emitted.append)
     expected = ["empty text", "too short", "too long", "unusable audio", "missing audio", "empty output"]
-    assert [one.reason for one in told] == expected
-    assert [one.line for one in told] == [6, 1, 2, 3, 4, 5]
+    assert [one.reason for one in emitted] == expected
+    assert [one.line for one in emitted] == [6, 1, 2, 3, 4, 5]
     assert summary["dropped"] == {str(labels / "c.jsonl"): dict.fromkeys(expected, 1)}
     assert summary["train"]["rows"] == 12
     dropped = [json.loads(line) for line in (labels.parent / "data" / "dropped.jsonl").read_text().splitlines()]
@@ -330,11 +330,11 @@ def test_a_split_made_before_is_kept(labels, tiny):
         )
     ]
     write_rows(labels / "a.jsonl", rows)
-    told: list[Dropped] = []
-    summary = prepare(options(labels, tiny, manifest_files="a.jsonl", split_field="split"), told.append)
+    emitted: list[Dropped] = []
+    summary = prepare(options(labels, tiny, manifest_files="a.jsonl", split_field="split"), emitted.append)
     assert (summary["train"]["rows"], summary["validation"]["rows"]) == (3, 1)
     assert summary["split_by"] == "field split"
-    assert [(one.line, one.reason) for one in told] == [(n, "not wanted") for n in (3, 4, 6)]
+    assert [(one.line, one.reason) for one in emitted] == [(n, "not wanted") for n in (3, 4, 6)]
 
 
 def test_recordings_that_are_only_in_a_feature_cache_count(labels, tiny, tmp_path):
@@ -343,20 +343,20 @@ def test_recordings_that_are_only_in_a_feature_cache_count(labels, tiny, tmp_pat
     cache.add("k2", torch.zeros(20, 32))
     cache.close()
     write_rows(tmp_path / "l" / "x.jsonl", [{"key": k, "text": "t", "output": "o"} for k in ("k1", "k2", "k3")])
-    told: list[Dropped] = []
-    prepare(options(tmp_path / "l", tiny, features=str(tmp_path / "cache")), told.append)
+    emitted: list[Dropped] = []
+    prepare(options(tmp_path / "l", tiny, features=str(tmp_path / "cache")), emitted.append)
     (row,) = rows_of(tmp_path / "data")
     assert (row["key"], row["encoder_frames"], row["speech_positions"], clip_of(row)) == ("k1", 100, 13, None)
-    assert [(one.line, one.reason) for one in told] == [(2, "too short"), (3, "missing audio")]
+    assert [(one.line, one.reason) for one in emitted] == [(2, "too short"), (3, "missing audio")]
 
 
 def test_emotions_may_be_missing_in_stage_1_only(labels, tiny):
     write_rows(labels / "c.jsonl", [{"audio": "00.wav", "text": "t", "output": "o"}])
     prepare(options(labels, tiny, manifest_files="c.jsonl"))
     assert rows_of(labels.parent / "data")[0]["emotion"] == IGNORED
-    told: list[Dropped] = []
-    prepare(options(labels, tiny, "stage2", use_emotion=True), told.append)
-    assert [one.reason for one in told] == ["no emotion"]
+    emitted: list[Dropped] = []
+    prepare(options(labels, tiny, "stage2", use_emotion=True), emitted.append)
+    assert [one.reason for one in emitted] == ["no emotion"]
 
 
 def test_the_command_tells_of_dropped_rows_and_sums_up(labels, tiny, capsys):
@@ -384,11 +384,11 @@ def test_ids_are_the_originals(tmp_path, qwen, case):
     chosen = {key: value for key, value in settings.items() if key != "max_length"}
     # A limit that the original's count of text reaches; the speech needs room of its own here.
     chosen["max_length"] = settings["max_length"] + (188 if settings["max_length"] == 256 else 10**4)
-    told: list[Dropped] = []
+    emitted: list[Dropped] = []
     try:
-        prepare(options(tmp_path / "l", qwen, audio_root=GOLDENS, **chosen), told.append)
+        prepare(options(tmp_path / "l", qwen, audio_root=GOLDENS, **chosen), emitted.append)
     except BadInput:
-        reason = told[0].reason
+        reason = emitted[0].reason
         if "error" in expected:
             assert reason == "unknown emotion"
         elif case["name"] == "empty_output":
@@ -423,8 +423,8 @@ def test_a_manifest_gives_the_originals_rows(tmp_path, qwen):
         tmp_path / "l" / "x.jsonl",
         [line | {"audio": line["audio"].replace("..len/", "")} for line in given["manifest"]],
     )
-    told: list[Dropped] = []
-    prepare(options(tmp_path / "l", qwen, audio_root=GOLDENS, max_length=256), told.append)
+    emitted: list[Dropped] = []
+    prepare(options(tmp_path / "l", qwen, audio_root=GOLDENS, max_length=256), emitted.append)
     rows = rows_of(tmp_path / "data")
     assert len(rows) == given["kept"]
     for row, expected in zip(rows, given["rows"], strict=True):
@@ -432,4 +432,4 @@ def test_a_manifest_gives_the_originals_rows(tmp_path, qwen):
         assert row["text"] + row["closing"] + row["answer"] == expected["input_ids"] + expected["suffix_ids"]
         assert row["emotion"] == expected["emotion_labels"]
         assert row["audio"] == str(GOLDENS / expected["audio_path"])
-    assert [(one.line, one.reason) for one in told] == [(2, "too short"), (4, "too many tokens")]
+    assert [(one.line, one.reason) for one in emitted] == [(2, "too short"), (4, "too many tokens")]

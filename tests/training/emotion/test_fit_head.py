@@ -15,7 +15,7 @@ from assistant.events import EMOTIONS
 from model.errors import BadInput
 from model.nn.emotion import EmotionHead
 from training.__main__ import main
-from training.emotion import fit_head as fitting
+from training.emotion import fit_head as reply_emotion_fit
 from training.emotion.fit_head import (
     coverage_curve,
     fit_head,
@@ -113,7 +113,7 @@ def test_the_threshold_keeps_its_promise(seed, count):
 
 @pytest.fixture(autouse=True)
 def few_choices(monkeypatch):
-    monkeypatch.setattr(fitting, "LAYER_CHOICES", ((1,), (2, 3)))
+    monkeypatch.setattr(reply_emotion_fit, "LAYER_CHOICES", ((1,), (2, 3)))
 
 
 @pytest.fixture(scope="module")

@@ -175,12 +175,12 @@ def test_before_and_after_as_table_and_picture(data, subject, tmp_path, capsys, 
     picture = tmp_path / "picture.svg"
     given = ["evaluate", "after", "--before", "before", "--data", str(data), "--replies", "1", "--limit", "3"]
     assert main([*given, "--picture", str(picture), "--json"]) == 0
-    told = capsys.readouterr()
-    figures = json.loads(told.out)
+    emitted = capsys.readouterr()
+    figures = json.loads(emitted.out)
     assert figures["before"]["accuracy"] == figures["accuracy"]
     assert figures["replies"][0]["reply_before"] == figures["replies"][0]["reply"]
-    assert "before" in told.err
-    assert "continuation: loss given speech" in told.err
+    assert "before" in emitted.err
+    assert "continuation: loss given speech" in emitted.err
     assert figures["pictures"] == [
         str(picture),
         *(str(tmp_path / f"picture.{name}.svg") for name in ("before", "after")),
@@ -242,7 +242,7 @@ def test_words_that_an_adapter_spells_are_counted(cases):
     for seed, spoken in enumerate(cases[:2]):
         case = replace(spoken, encoded=torch.randn(60, 32, generator=torch.Generator().manual_seed(seed)))
         states = _encoded(subject, case)[None]
-        spelt = model.adapter.spell(states, torch.tensor([states.shape[1]]), model.get_input_embeddings())
+        spelt = model.adapter.transcribe_ctc(states, torch.tensor([states.shape[1]]), model.get_input_embeddings())
         read.append(replace(case, transcript=tokenizer.decode(spelt.ids[0])))
     assert examine(subject, read, 0)[0]["spelt_word_error"] == 0
     words = sum(word_errors(case.transcript, "")[1] for case in read)

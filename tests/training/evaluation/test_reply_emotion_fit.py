@@ -15,7 +15,7 @@ from assistant.events import EMOTIONS, Spoken
 from model.errors import BadInput
 from tests.support.tiny import tiny_tokenizer
 from training.data.label import Writer
-from training.evaluation.reply_emotion_fit import Scene, fitting, likelihoods, read_scenes
+from training.evaluation.reply_emotion_fit import Scene, likelihoods, read_scenes, reply_emotion_fit
 from training.stages.init import Chat
 
 TOKENIZER = tiny_tokenizer()
@@ -71,13 +71,13 @@ def test_the_judge_prefers_the_emotion_that_is_named(judge: Writer) -> None:
 def test_replies_that_follow_the_voice_fit_and_others_do_not(judge: Writer) -> None:
     scenes = [scene(text) for text in ("what a day", "open the door", "the rain")]
     following = Scripted({at / 10: f"you are {WORDS[e]} I hear" for at, e in enumerate(EMOTIONS)}, "you are sad")
-    figures = fitting(following, judge, scenes)  # type: ignore[arg-type]
+    figures = reply_emotion_fit(following, judge, scenes)  # type: ignore[arg-type]
     assert figures["fitting"] == 1.0
     assert figures["words_only_fitting"] == pytest.approx(0.2)
     assert figures["gain_interval_95"] == [pytest.approx(0.8)] * 2
     assert figures["distinct_replies_per_sentence"] == 5
     deaf = Scripted({at / 10: "you are sad" for at in range(5)}, "you are sad")
-    figures = fitting(deaf, judge, scenes)  # type: ignore[arg-type]
+    figures = reply_emotion_fit(deaf, judge, scenes)  # type: ignore[arg-type]
     assert figures["fitting"] == pytest.approx(0.2)
     assert figures["fitting_by_emotion"]["sad"] == 1.0
     assert figures["most_common_opening_share"] == 1.0

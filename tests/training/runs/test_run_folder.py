@@ -24,11 +24,11 @@ from training.runs.run_folder import (
     append_lines,
     checkpoints,
     is_running,
-    mend,
     open_run,
     read_lines,
     read_options,
     read_progress,
+    repair,
     request_stop,
     write_whole,
 )
@@ -167,7 +167,7 @@ def test_what_is_appended_is_read_whatever_stands_between(tmp_path_factory, give
     append_lines(path, given_rows)
     with path.open("ab") as file:
         file.write(noise.replace(b"\n", b""))
-    mend(path)
+    repair(path)
     append_lines(path, given_rows)
     assert read_lines(path)[0] == given_rows * 2
 

@@ -14,7 +14,7 @@ from transformers import WhisperForConditionalGeneration as Whisper
 from model.checkpoints.loader import read_model
 from model.checkpoints.tensor_writer import TensorWriter
 from model.errors import BadInput, WeightsMissing
-from model.nn.ctc_adapter import SpellingAdapter
+from model.nn.ctc_adapter import CtcAdapter
 from model.nn.long_prompts import LongPrompts
 from tests.support.tiny import tiny_model, tiny_tokenizer
 from training.runs.config import AdapterOptions, InitOptions
@@ -229,7 +229,7 @@ def test_lora_goes_with_its_adapter_into_a_file_and_out_of_it(parts, tmp_path):
 def spelling_weights(file: Path, layers: int = 0) -> dict[str, torch.Tensor]:
     """An adapter that `warm-start` could have written."""
     torch.manual_seed(3)
-    adapter = SpellingAdapter(32, 48, 24, [5, 3], 300, layers)
+    adapter = CtcAdapter(32, 48, 24, [5, 3], 300, layers)
     weights = {f"adapter.{name}": value for name, value in adapter.state_dict().items()}
     save_file(weights, file)
     return weights
@@ -244,7 +244,7 @@ def test_an_adapter_that_spells_comes_from_a_warm_start_and_goes_into_a_file(par
         init(options(parts, tmp_path / "out", **spelling, layers=3))
     init(options(parts, tmp_path / "out", **spelling, layers=2))
     adapter = loaded(tmp_path / "out").adapter
-    assert isinstance(adapter, SpellingAdapter)
+    assert isinstance(adapter, CtcAdapter)
     assert len(adapter.layers) == 2
     said = write_adapter(AdapterOptions.of({"checkpoint": tmp_path / "out", "out": tmp_path / "small.safetensors"}))
     kept = load_file(tmp_path / "small.safetensors")

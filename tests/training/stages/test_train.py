@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from model.checkpoints.loader import read_model
 from model.errors import BadInput
-from model.nn.ctc_adapter import SpellingAdapter
+from model.nn.ctc_adapter import CtcAdapter
 from tests import ROOT
 from tests.support.tiny import SPEECH, TEXT
 from tests.training.support.tiny_run import CONFIGS, losses, make_checkpoint, make_data, near, options, weights
@@ -232,7 +232,7 @@ def test_a_cformer_learns_its_tokens_and_their_count(tmp_path):
 
 
 def test_an_adapter_that_spells_learns_all_but_where_the_embeddings_lie(tmp_path):
-    adapter = SpellingAdapter(SPEECH["d_model"], 64, 16, [5, 5], TEXT["vocab_size"], layers=1)
+    adapter = CtcAdapter(SPEECH["d_model"], 64, 16, [5, 5], TEXT["vocab_size"], layers=1)
     adapter.blank.fill_(9)  # frames are read as tokens
     save_file({f"adapter.{name}": value for name, value in adapter.state_dict().items()}, tmp_path / "warm")
     spelling = {"adapter": "spelling", "adapter_weights": tmp_path / "warm", "emotion_source": "encoder"}

@@ -19,7 +19,7 @@ from training.stages.trainer import Reporter
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "emitted"),
     [
         (lambda last: (last / "optimizer.pt").write_bytes((last / "optimizer.pt").read_bytes()[:999]), "damaged"),
         (lambda last: (last / "rng_state.pth").unlink(), "rng_state.pth is missing"),
@@ -30,7 +30,7 @@ from training.stages.trainer import Reporter
     ],
     ids=["torn", "missing", "unsealed", "no sums", "empty sums", "no state"],
 )
-def test_the_newest_sound_checkpoint_is_found(stage1, tmp_path, damage, told):
+def test_the_newest_sound_checkpoint_is_found(stage1, tmp_path, damage, emitted):
     shutil.copytree(stage1, tmp_path / "run")
     assert checkpoints.newest(tmp_path / "run") == (tmp_path / "run" / "checkpoint-8", [])
     damage(tmp_path / "run" / "checkpoint-8")
@@ -38,7 +38,7 @@ def test_the_newest_sound_checkpoint_is_found(stage1, tmp_path, damage, told):
     assert found == tmp_path / "run" / "checkpoint-4"
     assert len(problems) == 1
     assert str(tmp_path / "run" / "checkpoint-8") in problems[0]
-    assert told in problems[0]
+    assert emitted in problems[0]
 
 
 def test_a_run_goes_on_before_a_damaged_checkpoint(folder, stage1, tmp_path, capsys):
@@ -56,7 +56,7 @@ def test_a_run_goes_on_before_a_damaged_checkpoint(folder, stage1, tmp_path, cap
     assert summary["steps"] == 8
     assert losses(run) == losses(stage1)
     assert len(read_progress(run)) == 15
-    assert checkpoints.flaw(run / "checkpoint-8") is None
+    assert checkpoints.damage_in(run / "checkpoint-8") is None
 
 
 def test_a_full_disk_says_so_and_the_run_goes_on_later(folder, stage1, tmp_path):

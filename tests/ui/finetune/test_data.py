@@ -94,7 +94,7 @@ def test_missing_transcripts_are_written_by_the_recogniser(page: FineTunePage, c
     page.data.outcome.action.click()
     qtbot.waitUntil(lambda: not page.data.work.running)
     assert [one.text for one in page.data.rows] == ["heard words"] * 10
-    assert child.told[-1][:3] == ["transcribe", "--json", "/r/0.wav"]
+    assert child.emitted[-1][:3] == ["transcribe", "--json", "/r/0.wav"]
 
 
 # ---- pictures

@@ -27,7 +27,7 @@ def test_the_plan_is_measured_and_said_in_words(page: FineTunePage, child: Child
     plan(page, qtbot)
     assert page.plan.forecast.text() == "About 40 seconds and 1.5 GB of memory, on this CPU."
     assert page.plan.start.isEnabled()
-    words = child.told[-1]
+    words = child.emitted[-1]
     assert words[0] == "tune"
     assert words[-2:] == ["--plan", "--json"]
     assert (words[words.index("--model") + 1], words[words.index("--what") + 1]) == ("mini", "head")
@@ -36,7 +36,7 @@ def test_the_plan_is_measured_and_said_in_words(page: FineTunePage, child: Child
     page.plan.values.fields["folds"].setText("7")
     assert not page.plan.start.isEnabled()  # what was measured is no longer what is asked for
     qtbot.waitUntil(lambda: page.plan.start.isEnabled(), timeout=10_000)
-    assert child.told[-1][child.told[-1].index("--folds") + 1] == "7"
+    assert child.emitted[-1][child.emitted[-1].index("--folds") + 1] == "7"
     page.plan.values.fields["folds"].setText("")
     assert page.plan.values.words("head")[:2] == ["--folds", "5"]
 
@@ -50,7 +50,7 @@ def test_a_checkpoint_with_an_adapter_can_learn_more(
     page.plan.source.picked.emit(str(tmp_path / "blsp"))
     page.plan.what.buttons["both"].click()
     qtbot.waitUntil(lambda: page.plan.start.isEnabled(), timeout=10_000)
-    words = child.told[-1]
+    words = child.emitted[-1]
     assert words[words.index("--what") + 1] == "both"
     assert {"--learning-rate", "--rows-at-once", "--validation"} <= set(words)
     assert "--folds" not in words
@@ -106,7 +106,7 @@ def test_paused_gone_on_and_finished(page: FineTunePage, child: Child, qtbot: Qt
     page.training.resume.click()
     qtbot.waitUntil(lambda: page.page is page.result, timeout=10_000)
     assert "60% before, 80% after" in page.result.verdict.text()
-    assert [line[:1] for line in child.told if "--plan" not in line and line[0] == "tune"] == [["tune"], ["tune"]]
+    assert [line[:1] for line in child.emitted if "--plan" not in line and line[0] == "tune"] == [["tune"], ["tune"]]
     assert len(page.training.loss._series) == 2
 
 
@@ -129,12 +129,12 @@ def test_a_run_left_unfinished_is_offered_again(page: FineTunePage, child: Child
 
 
 def test_a_failure_is_told_where_it_happened(page: FineTunePage, child: Child, qtbot: QtBot) -> None:
-    child.write(lines=LINES[:1], say="The disk is full: make room and start again.", code=3)
+    child.write(lines=LINES[:1], report="The disk is full: make room and start again.", code=3)
     plan(page, qtbot)
     page.plan.start.click()
     qtbot.waitUntil(lambda: page.training.outcome.isVisible(), timeout=10_000)
     assert page.training.outcome.text.text() == "The disk is full: make room and start again."
-    child.write(lines=LINES, say="")
+    child.write(lines=LINES, report="")
     (run_of(page).folder / "go").touch()
     page.training.resume.click()
     qtbot.waitUntil(lambda: page.page is page.result, timeout=10_000)
@@ -144,7 +144,7 @@ def test_a_disk_that_fills_up_pauses_the_run(
     page: FineTunePage, child: Child, qtbot: QtBot, tuning: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    tuning.told.connect(lambda message: said.append(message.text))
+    tuning.emitted.connect(lambda message: said.append(message.text))
     begin(page, qtbot)
     monkeypatch.setattr(TuningRun, "free_bytes", lambda _run: 10_000)
     qtbot.waitUntil(lambda: not page.training.at_work, timeout=10_000)
@@ -200,7 +200,7 @@ def test_export_and_discard(page: FineTunePage, tuning: App, qtbot: QtBot, tmp_p
     run = a_result(tuning)
     page.show_result(run)
     said: list[Any] = []
-    tuning.told.connect(said.append)
+    tuning.emitted.connect(said.append)
     page.result.export_to(str(tmp_path))
     qtbot.waitUntil(lambda: "Exported" in page.result.outcome.text.text())
     assert (tmp_path / run.folder.name / "config.json").is_file()
@@ -227,7 +227,7 @@ def test_a_folder_from_another_machine_shows_its_figures(page: FineTunePage, tun
 
 def test_a_folder_that_is_no_run(page: FineTunePage, tuning: App, tmp_path: Path) -> None:
     said: list[str] = []
-    tuning.told.connect(lambda message: said.append(message.text))
+    tuning.emitted.connect(lambda message: said.append(message.text))
     page.open_run(tmp_path)
     assert "no tuning run" in said[-1]
 
@@ -251,4 +251,4 @@ def test_corrections_are_offered_once_there_are_some(
     assert page.start.corrected.text() == "My corrections (1)"
     page.start.corrected.click()
     qtbot.waitUntil(lambda: not page.data.work.running)
-    assert child.told[-1] == ["check", str(tuning.corrections), "--json"]
+    assert child.emitted[-1] == ["check", str(tuning.corrections), "--json"]

@@ -132,13 +132,13 @@ def test_the_larger_one_can_be_had_at_once(scene: Scene, begin: Begin, qtbot: Qt
 def test_mini_is_fetched_while_the_steps_go_on(scene: Scene, begin: Begin, qtbot: QtBot) -> None:
     steps = [{"what": "Downloading whisper-base", "done": 50, "total": 100}, {"folders": ["a", "b"]}]
     scene.says((["list", "mini"], [ABSENT], 0), (["fetch", "mini", "--json"], steps, 0))
-    first, told = begin(), []
-    scene.app.happened.connect(told.append)
+    first, emitted = begin(), []
+    scene.app.happened.connect(emitted.append)
     assert "226 MB" in first.model.mini.text()
     press(qtbot, first.next)
     assert first.step == 1
     qtbot.waitUntil(lambda: bool(scene.calls("replace_model")))
-    assert ModelStatus("loading", "Downloading whisper-base: 50%") in told
+    assert ModelStatus("loading", "Downloading whisper-base: 50%") in emitted
     assert not first.model.work.isVisible()
 
 
@@ -171,16 +171,16 @@ def test_the_released_one_must_be_there_and_fit(scene: Scene, begin: Begin, qtbo
     press(qtbot, first.next)
     assert first.step == 0
     assert "fits into memory" in first.missing.text.text()
-    released.look(str(tmp_path / "nowhere"))
+    released.inspect(str(tmp_path / "nowhere"))
     assert "There is no folder" in released.outcome.text.text()
     large = PLAN | {"recommended": None}
     scene.says((["list"], [folder_line(tmp_path, plan=large)], 0))
-    released.look(str(tmp_path))
+    released.inspect(str(tmp_path))
     qtbot.waitUntil(lambda: "Does not fit" in released.outcome.text.text())
     press(qtbot, first.next)
     assert first.step == 0
     scene.says((["list"], [folder_line(tmp_path)], 0))
-    released.look(str(tmp_path))
+    released.inspect(str(tmp_path))
     qtbot.waitUntil(lambda: "Fits: on the CPU, in 8 bits" in released.outcome.text.text())
     press(qtbot, first.next)
     assert (first.step, scene.app.settings.model.source) == (1, str(tmp_path))
@@ -317,5 +317,5 @@ def test_every_step_can_be_drawn(scene: Scene, begin: Begin, qtbot: QtBot, name:
     scene.app.change("looks", theme=name, text_size=2.0)
     for _ in range(3):
         assert not first.grab().isNull()
-        first.go_on()
+        first.advance()
     scene.app.change("looks", theme="light", text_size=1.0)

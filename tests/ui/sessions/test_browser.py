@@ -18,7 +18,7 @@ from pytestqt.qtbot import QtBot
 from assistant.events import Outcome, Spoken, Turn, TurnEnded, Typed
 from assistant.sessions.corrections import corrections
 from assistant.sessions.export import export
-from assistant.sessions.journal import Lines, read_lines
+from assistant.sessions.journal import JsonLines, read_lines
 from assistant.sessions.reader import read_session
 from assistant.sessions.recorder import EVENTS, RATE, Recorder
 from tests.ui.support import fake_program
@@ -78,16 +78,16 @@ def settle(page: SessionsPage, qtbot: QtBot) -> None:
     player = page.player
 
     def there() -> bool:
-        tape, chosen = player.tape, player.summary
-        same = tape is not None and chosen is not None and tape.session.folder == chosen.folder
-        return same and tape is not None and len(player.transcript.rows) == len(tape.session.turns)
+        session_audio, chosen = player.session_audio, player.summary
+        same = session_audio is not None and chosen is not None and session_audio.session.folder == chosen.folder
+        return same and session_audio is not None and len(player.transcript.rows) == len(session_audio.session.turns)
 
     qtbot.waitUntil(there)
 
 
-def told(app: App) -> list[Message]:
+def emitted(app: App) -> list[Message]:
     heard: list[Message] = []
-    app.told.connect(heard.append)
+    app.emitted.connect(heard.append)
     return heard
 
 
@@ -133,8 +133,8 @@ def test_newest_first_searched_and_counted(app: App, show: Show, qtbot: QtBot) -
     page = show()
     assert folders(page) == [new, old]
     assert page.list.count.text() == "2 sessions"
-    assert page.player.tape is not None
-    assert page.player.tape.session.folder == new
+    assert page.player.session_audio is not None
+    assert page.player.session_audio.session.folder == new
     for query, found in (("sad", [new]), ("weasels", [new, old]), ("today", [new]), ("nothing like it", [])):
         page.list.field.setText(query)
         assert folders(page) == found
@@ -156,14 +156,14 @@ def test_newest_first_searched_and_counted(app: App, show: Show, qtbot: QtBot) -
 def test_playing_in_step(app: App, show: Show, qtbot: QtBot) -> None:
     record(app.sessions, NOW)
     page = show()
-    player, tape = page.player, page.player.tape
-    assert tape is not None
+    player, session_audio = page.player, page.player.session_audio
+    assert session_audio is not None
     player.play.click()
     name, samples, rate, at, speed = played(app)[-1]
-    assert (name, len(samples), rate, at, speed) == ("clips.play", len(tape.samples), RATE, 0.0, 1.0)
+    assert (name, len(samples), rate, at, speed) == ("clips.play", len(session_audio.samples), RATE, 0.0, 1.0)
     assert player.play.accessibleName() == "Pause (Space)"
     speaker = clips(app)
-    speaker.playing, speaker.position = True, tape.start(2) + 0.1
+    speaker.playing, speaker.position = True, session_audio.start(2) + 0.1
     qtbot.waitUntil(lambda: player.playback.position == speaker.position)
     assert [row._current for row in player.transcript.rows] == [False, False, True, False, False, False]
     assert (player.chip.emotion, player.timeline._turn) == ("surprise", 2)
@@ -175,16 +175,16 @@ def test_playing_in_step(app: App, show: Show, qtbot: QtBot) -> None:
     assert not player.playback.playing
     speaker.playing = False
     player.jump(1)
-    assert player.playback.position == tape.start(3)
+    assert player.playback.position == session_audio.start(3)
     assert not player.chip.isVisible()  # typed: there is no voice
     player.jump(-1)
-    assert player.playback.position == tape.start(2)
-    player.playback.seek(tape.start(2) + 2)
+    assert player.playback.position == session_audio.start(2)
+    player.playback.seek(session_audio.start(2) + 2)
     player.jump(-1)
-    assert player.playback.position == tape.start(2)
+    assert player.playback.position == session_audio.start(2)
     lane = player.timeline.lanes["assistant"]
     QTest.mouseClick(lane, Qt.MouseButton.LeftButton, pos=QPoint(lane.width() // 2, 9))
-    assert player.playback.position == pytest.approx(tape.seconds / 2, abs=0.2)
+    assert player.playback.position == pytest.approx(session_audio.seconds / 2, abs=0.2)
     page.hide()
     assert not player.playback.playing
 
@@ -231,24 +231,24 @@ def test_what_was_not_heard_and_what_is_lost_is_said_in_place(app: App, show: Sh
 
 
 def test_a_tape_fits_what_is_played(app: App) -> None:
-    tape = wind(record(app.sessions, NOW))
-    assert [(part.turn, part.who) for part in tape.parts] == [
+    session_audio = wind(record(app.sessions, NOW))
+    assert [(part.turn, part.who) for part in session_audio.parts] == [
         (n, who) for n in range(6) for who in ("you", "assistant")
     ]
-    assert [tape.turn_at(start) for start, _ in tape.spans] == list(range(6))
-    assert tape.turn_at(tape.spans[1][0] - 0.1) == 0
-    assert tape.turn_at(1e9) == 5
-    for part in tape.parts:
-        sound = tape.samples[round(part.start * RATE) : round(part.end * RATE)]
-        silent = part.who == "you" and isinstance(tape.session.turns[part.turn].turn.message, Typed)
+    assert [session_audio.turn_at(start) for start, _ in session_audio.spans] == list(range(6))
+    assert session_audio.turn_at(session_audio.spans[1][0] - 0.1) == 0
+    assert session_audio.turn_at(1e9) == 5
+    for part in session_audio.parts:
+        sound = session_audio.samples[round(part.start * RATE) : round(part.end * RATE)]
+        silent = part.who == "you" and isinstance(session_audio.session.turns[part.turn].turn.message, Typed)
         assert (abs(sound).max() > 0.05) is not silent
-    assert sum(len(pieces) for pieces in tape.lanes.values()) == 12
-    assert tape.lanes["you"][0].reading is not None
+    assert sum(len(pieces) for pieces in session_audio.lanes.values()) == 12
+    assert session_audio.lanes["you"][0].reading is not None
 
 
 def test_correcting_a_reading_and_taking_it_back(app: App, show: Show, qtbot: QtBot) -> None:
     folder = record(app.sessions, NOW)
-    page, heard = show(), told(app)
+    page, heard = show(), emitted(app)
     page.list.field.setText("sad")
     app.change("recording", corrections=True)
 
@@ -257,8 +257,8 @@ def test_correcting_a_reading_and_taking_it_back(app: App, show: Show, qtbot: Qt
         next(action for action in menu.actions() if action.text() == text).trigger()
 
     def corrected() -> str | None:
-        tape = page.player.tape
-        return tape.session.turns[0].corrected if tape else None
+        session_audio = page.player.session_audio
+        return session_audio.session.turns[0].corrected if session_audio else None
 
     choose("Voice sounds angry")
     qtbot.waitUntil(lambda: corrected() == "angry")
@@ -284,7 +284,7 @@ def test_correcting_a_reading_and_taking_it_back(app: App, show: Show, qtbot: Qt
 
 def test_deleting_can_be_undone_until_its_time_is_over(app: App, show: Show, qtbot: QtBot) -> None:
     one, other = record(app.sessions, NOW), record(app.sessions, NOW - timedelta(days=1), STORY[:2])
-    page, heard = show(), told(app)
+    page, heard = show(), emitted(app)
     page.delete()
     assert folders(page) == [other]
     assert not one.exists()
@@ -295,7 +295,7 @@ def test_deleting_can_be_undone_until_its_time_is_over(app: App, show: Show, qtb
     assert read_session(one).turns
     qtbot.waitUntil(lambda: page.player.summary is not None and page.player.summary.folder == one)
     page.delete()
-    app.aside.empty().join()
+    app.trash.empty().join()
     assert heard[-1].act is not None
     heard[-1].act()
     assert "cannot be brought back" in heard[-1].text
@@ -307,14 +307,14 @@ def test_deleting_can_be_undone_until_its_time_is_over(app: App, show: Show, qtb
 def test_what_a_kill_left_deleted_goes_at_the_next_start(app: App, show: Show, services: Services) -> None:
     record(app.sessions, NOW)
     show().delete()
-    assert list(app.aside.folder.iterdir())
-    App(services).aside.empty().join()
-    assert not list(app.aside.folder.iterdir())
+    assert list(app.trash.folder.iterdir())
+    App(services).trash.empty().join()
+    assert not list(app.trash.folder.iterdir())
 
 
 def test_what_cannot_be_deleted_stays(app: App, show: Show, services: Services) -> None:
     folder = record(app.sessions, NOW)
-    page, heard = show(), told(app)
+    page, heard = show(), emitted(app)
     (services.home / "deleted").write_text("a file stands in the folder's place")
     page.delete()
     assert "cannot be deleted" in heard[-1].text
@@ -330,7 +330,7 @@ def test_exporting_to_a_chosen_place(
     app: App, show: Show, qtbot: QtBot, dialogs: list[QFileDialog], tmp_path: Path, form: str, ending: str
 ) -> None:
     record(app.sessions, NOW, STORY[:2])
-    page, heard = show(), told(app)
+    page, heard = show(), emitted(app)
     page.player.export_asked.emit(form)
     [dialog] = dialogs
     assert dialog.selectedFiles()[0].endswith(ending)
@@ -347,7 +347,7 @@ def test_exporting_to_a_chosen_place(
 def test_importing_an_archive(app: App, show: Show, qtbot: QtBot, dialogs: list[QFileDialog], tmp_path: Path) -> None:
     session = read_session(record(tmp_path / "elsewhere", NOW - timedelta(days=3)))
     archive = export(session, "archive", tmp_path)
-    page, heard = show(), told(app)
+    page, heard = show(), emitted(app)
     page.list.import_asked.emit()
     [dialog] = dialogs
     dialog.fileSelected.emit(str(archive))
@@ -462,14 +462,14 @@ def test_everything_with_the_keyboard_alone(app: App, show: Show, qtbot: QtBot) 
     page.list.view.setFocus()
     QTest.keyClick(page.list.view, Qt.Key.Key_Down)
     settle(page, qtbot)
-    assert page.player.tape is not None
-    assert len(page.player.tape.session.turns) == 2
+    assert page.player.session_audio is not None
+    assert len(page.player.session_audio.session.turns) == 2
     QTest.keyClick(page.list.view, Qt.Key.Key_Space)
     assert page.player.playback.playing
     QTest.keyClick(page.list.view, Qt.Key.Key_Right)
-    assert page.player.playback.position == page.player.tape.start(1)
+    assert page.player.playback.position == page.player.session_audio.start(1)
     QTest.keyClick(page.list.view, Qt.Key.Key_Left, Qt.KeyboardModifier.ShiftModifier)
-    assert page.player.playback.position == pytest.approx(page.player.tape.start(1) - 5, abs=0.1)
+    assert page.player.playback.position == pytest.approx(page.player.session_audio.start(1) - 5, abs=0.1)
     QTest.keyClick(page.player.transcript, Qt.Key.Key_Space)
     assert not page.player.playback.playing
     QTest.keyClick(page.list.field, Qt.Key.Key_Space)  # a blank, not the player's
@@ -537,7 +537,7 @@ HOSTILE = (
 def test_hostile_texts_do_no_harm(app: App, show: Show, qtbot: QtBot) -> None:
     folder = record(app.sessions, NOW, STORY[:1])
     lines, _ = read_lines(folder / EVENTS)
-    again = Lines(folder / EVENTS)
+    again = JsonLines(folder / EVENTS)
     for number, text in enumerate(HOSTILE, 2):
         again.append({"v": 1, "t": 1.0, "type": "typed", "turn": number, "text": text})
         ended = next(line for line in lines if line["type"] == "turn_ended")
@@ -555,9 +555,11 @@ def test_hostile_texts_do_no_harm(app: App, show: Show, qtbot: QtBot) -> None:
 
 
 def test_what_was_not_heard(app: App) -> None:
-    tape = wind(record(app.sessions, NOW, [("weasels", "sad", "one two three four", 0.5), ("x", None, "all", 1.0)]))
-    assert [unheard(one) for one in tape.session.turns] == ["three four", ""]
-    first = tape.session.turns[0]
+    session_audio = wind(
+        record(app.sessions, NOW, [("weasels", "sad", "one two three four", 0.5), ("x", None, "all", 1.0)])
+    )
+    assert [unheard(one) for one in session_audio.session.turns] == ["three four", ""]
+    first = session_audio.session.turns[0]
     other = replace(first, turn=replace(first.turn, heard="something else"))
     assert unheard(other) == "one two three four"
 
@@ -567,9 +569,9 @@ def test_an_unanswered_turn(app: App, qtbot: QtBot) -> None:
     recorder.ended(TurnEnded(Turn(1, spoken("weasels"), outcome=Outcome.FAILED)))
     recorder.close()
     assert recorder.folder is not None
-    tape = wind(recorder.folder)
-    assert isinstance(tape.session.turns[0].turn.message, Spoken)
-    row = TurnRow(tape, 0)
+    session_audio = wind(recorder.folder)
+    assert isinstance(session_audio.session.turns[0].turn.message, Spoken)
+    row = TurnRow(session_audio, 0)
     qtbot.addWidget(row)
     said = [part.text() for part in row.findChildren(QLabel)]
     assert "(nobody wrote down the words)" in said

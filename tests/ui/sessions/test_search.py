@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.sessions.journal import Lines
+from assistant.sessions.journal import JsonLines
 from assistant.sessions.reader import correct
 from assistant.sessions.recorder import EVENTS, Recorder
 from tests.ui.support.recorded import record
@@ -32,7 +32,7 @@ def test_a_summary_tells_what_was_recorded(tmp_path: Path) -> None:
     assert "monkeys! that is quite a story" in one.text
     assert not one.running
     correct(folder, 1, "angry")
-    lines = Lines(folder / EVENTS)
+    lines = JsonLines(folder / EVENTS)
     lines.append({"v": 1, "t": 200.0, "type": "undone", "turn": 3})
     lines.close()
     (folder / "audio" / "0002-user.flac").unlink()

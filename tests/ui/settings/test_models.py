@@ -106,8 +106,8 @@ def test_what_does_not_fit_is_refused_with_remedies(
 def test_folders_come_and_go(
     app: App, section: Callable[[str], Any], folder: Path, tmp_path: Path, qtbot: QtBot
 ) -> None:
-    told: list[Message] = []
-    app.told.connect(told.append)
+    emitted: list[Message] = []
+    app.emitted.connect(emitted.append)
     answer(tmp_path, [(["list", str(folder)], [about(folder)], 0, "")])
     model = section("model")
     model.path.setText(str(tmp_path / "nowhere"))
@@ -123,8 +123,8 @@ def test_folders_come_and_go(
     card.remove.click()
     assert str(folder) not in model.cards
     assert folder.is_dir()
-    assert told[-1].act is not None
-    told[-1].act()
+    assert emitted[-1].act is not None
+    emitted[-1].act()
     assert str(folder) in model.cards
 
 

@@ -120,14 +120,14 @@ def test_devices_are_named_and_followed(app: App, qtbot: QtBot) -> None:
     qtbot.waitUntil(lambda: shown.devices.microphone.count() == 2)
     assert shown.devices.microphone.itemText(0) == "The system's choice: Laptop microphone"
     found.append(Devices((LAPTOP, HEADSET), (SPEAKER,)))
-    shown.devices.look()
+    shown.devices.inspect()
     qtbot.waitUntil(lambda: shown.devices.microphone.count() == 3)
     shown.devices.microphone.setCurrentIndex(2)
     shown.devices.microphone.activated.emit(2)
     assert app.settings.sound.microphone == "Headset"
     assert calls(app, "choose_devices")[-1] == ("Headset", None)
     found.append(Devices((LAPTOP,), (SPEAKER,)))
-    shown.devices.look()
+    shown.devices.inspect()
     qtbot.waitUntil(lambda: shown.devices.microphone.currentText() == "Headset (not there now)")
     talk: Any = app.talk
     talk.happen(InputLevel(-20.0))
@@ -151,13 +151,13 @@ def test_the_check_is_walked_through_and_judged(app: App, qtbot: QtBot) -> None:
     check = SoundCheck(app)
     _window = hold(check, qtbot)
     check.begin.click()
-    (told,) = calls(app, "audio_check")[-1]
+    (emitted,) = calls(app, "audio_check")[-1]
     voice = np.full(16_000, 0.1, np.float32)
-    told(CheckResult(Step.SPEAK, 2.0))
+    emitted(CheckResult(Step.SPEAK, 2.0))
     qtbot.waitUntil(lambda: check.step.text() == "Now say something.")
     assert not check.begin.isVisible()
     strong = Echo(before=-10.0, after=-20.0)
-    told(CheckResult(Step.DONE, 0.0, strong, voice))
+    emitted(CheckResult(Step.DONE, 0.0, strong, voice))
     qtbot.waitUntil(check.begin.isVisible)
     assert "heard well (-20 dB)" in check.level.text.text()
     assert check.echo.action is not None
@@ -165,7 +165,7 @@ def test_the_check_is_walked_through_and_judged(app: App, qtbot: QtBot) -> None:
     assert app.settings.sound.echo is Duplex.HALF
     check.again.click()
     assert calls(app, "clips.play")[-1][1] == 16_000
-    told(CheckResult(Step.DONE, 0.0, Echo(before=-20.0, after=-45.0), voice * 0))
+    emitted(CheckResult(Step.DONE, 0.0, Echo(before=-20.0, after=-45.0), voice * 0))
     qtbot.waitUntil(lambda: "taken out: -20 dB before, -45 dB after" in check.echo.text.text())
     assert "Nothing came from the microphone" in check.level.text.text()
     check.begin.click()
@@ -259,22 +259,22 @@ def test_all_sessions_are_deleted_but_the_running_one_and_come_back(
     folders = [recorded(home, name) for name in ("2026-01-01_10-00-00", "2026-01-02_10-00-00", "2026-01-03_10-00-00")]
     talk: Any = app.talk
     talk.folder = folders[2]
-    told: list[Message] = []
-    app.told.connect(told.append)
+    emitted: list[Message] = []
+    app.emitted.connect(emitted.append)
     recording = section("recording")
     qtbot.waitUntil(lambda: recording.stored.text() == "Sessions: 3, 900 B")
     recording.delete.click()
     qtbot.waitUntil(lambda: recording.stored.text().startswith("Sessions: 1"))
     assert [one.exists() for one in folders] == [False, False, True]
-    assert told[-1].act is not None
-    told[-1].act()
+    assert emitted[-1].act is not None
+    emitted[-1].act()
     qtbot.waitUntil(lambda: recording.stored.text().startswith("Sessions: 3"))
     recording.delete.click()
-    app.aside.empty().join()
+    app.trash.empty().join()
     assert not list((home / "deleted").iterdir())
-    assert told[-1].act is not None
-    told[-1].act()
-    assert "cannot be brought back" in told[-1].text
+    assert emitted[-1].act is not None
+    emitted[-1].act()
+    assert "cannot be brought back" in emitted[-1].text
 
 
 def test_recording_and_consent(app: App, section: Callable[[str], Any], qtbot: QtBot) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 
 from assistant.events import EMOTIONS, UNSURE, EmotionReading, Message, Outcome, Samples, Spoken, Turn, TurnEnded, Typed
-from assistant.sessions.journal import Lines, read_lines
+from assistant.sessions.journal import JsonLines, read_lines
 from assistant.sessions.recorder import EVENTS, RATE, Recorder
 
 SAMPLES = Path(str(files("resources"))) / "samples"
@@ -96,7 +96,7 @@ def _dated(made: Path, started: datetime) -> Path:
     """The session as if it had begun then."""
     lines, _ = read_lines(made / EVENTS)
     (made / EVENTS).unlink()
-    again = Lines(made / EVENTS)
+    again = JsonLines(made / EVENTS)
     again.append(lines[0] | {"started": started.astimezone().isoformat(timespec="seconds")})
     for number, line in enumerate(lines[1:]):
         again.append(line | {"t": 14.0 * number})

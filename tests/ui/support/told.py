@@ -71,15 +71,15 @@ def turn(
 ) -> list[Event]:
     """A turn from its message to its end; spoken where it has an emotion."""
     message = speech() if emotion else Typed(said)
-    told: list[Event] = [UtteranceEnded(number, message), StateChanged(State.THINKING, False)]
+    emitted: list[Event] = [UtteranceEnded(number, message), StateChanged(State.THINKING, False)]
     read = reading(emotion) if emotion else None
     if emotion:
-        told += [EmotionRead(number, read), Transcribed(number, said)]
-    told += [ReplyText(number, reply[at : at + 40]) for at in range(0, min(len(reply), 400), 40)]
+        emitted += [EmotionRead(number, read), Transcribed(number, said)]
+    emitted += [ReplyText(number, reply[at : at + 40]) for at in range(0, min(len(reply), 400), 40)]
     if failure:
-        told.append(Failed(number, failure))
+        emitted.append(Failed(number, failure))
     elif reply:
-        told.append(ReplyFinished(number, reply))
+        emitted.append(ReplyFinished(number, reply))
     whole = Turn(
         number=number,
         message=message,
@@ -91,7 +91,7 @@ def turn(
         marks=marks,
         figures=FIGURES,
     )
-    return [*told, TurnEnded(whole), StateChanged(State.IDLE, False)]
+    return [*emitted, TurnEnded(whole), StateChanged(State.IDLE, False)]
 
 
 def open_page(app: App, qtbot: QtBot) -> TalkPage:

@@ -124,7 +124,7 @@ class Child:
         self._path.write_text(json.dumps(self.script))
 
     @property
-    def told(self) -> list[list[str]]:
+    def emitted(self) -> list[list[str]]:
         return [json.loads(line) for line in self._log.read_text().splitlines()] if self._log.exists() else []
 
 

@@ -19,7 +19,7 @@ UI = ROOT / "ui"
 _SHOWN = {
     "label": 0, "button": 0, "Switch": 0, "IconButton": 1, "EmptyState": 1, "Notice": 0, "Section": 0, "Radio": 0,
     "setText": 0, "setToolTip": 0, "setAccessibleName": 0, "setAccessibleDescription": 0, "setPlaceholderText": 0,
-    "setWindowTitle": 0, "setTitle": 0, "addAction": 0, "show_icon": 1, "say": 0, "tell": 0, "Message": 0,
+    "setWindowTitle": 0, "setTitle": 0, "addAction": 0, "show_icon": 1, "report": 0, "notify": 0, "Message": 0,
     "add_field": 0, "setStatusTip": 0,
 }  # fmt: skip
 """Calls that show a text to the user, and which argument it is."""

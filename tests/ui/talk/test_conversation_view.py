@@ -44,7 +44,7 @@ def view(qapp: QApplication, qtbot: QtBot) -> ConversationView:
     return made
 
 
-def tell(view: ConversationView, *events: Event) -> None:
+def notify(view: ConversationView, *events: Event) -> None:
     for event in events:
         view.hear(event)
 
@@ -59,24 +59,24 @@ def texts(shown: TurnView) -> list[str]:
 
 
 def test_a_turn_grows_as_it_is_told(view: ConversationView) -> None:
-    tell(view, SpeechStarted(1, 0.0), StateChanged(State.LISTENING, True))
+    notify(view, SpeechStarted(1, 0.0), StateChanged(State.LISTENING, True))
     (shown,) = view.views
     assert texts(shown)[0] == "listening…"
-    tell(view, UtteranceEnded(1, speech(1.5)), StateChanged(State.THINKING, False))
+    notify(view, UtteranceEnded(1, speech(1.5)), StateChanged(State.THINKING, False))
     assert texts(shown)[0] == "1.5 s of speech"
-    tell(view, EmotionRead(1, reading("sad")), Transcribed(1, "I missed the train."))
+    notify(view, EmotionRead(1, reading("sad")), Transcribed(1, "I missed the train."))
     chip = shown.findChildren(EmotionChip)[0]
     assert (chip.isVisible(), chip.emotion) == (True, "sad")
     for word in ("  That ", "is a ", "rough start."):
-        tell(view, ReplyText(1, word))
+        notify(view, ReplyText(1, word))
     assert texts(shown) == ["I missed the train.", "That is a rough start."]
     assert "I missed the train." in shown.accessibleName()
 
 
 def test_noise_leaves_no_turn(view: ConversationView) -> None:
-    tell(view, *turn(1, "Hello.", "Hello."), SpeechStarted(2, 0.0), StateChanged(State.LISTENING, True))
+    notify(view, *turn(1, "Hello.", "Hello."), SpeechStarted(2, 0.0), StateChanged(State.LISTENING, True))
     assert len(view.entries) == 2
-    tell(view, StateChanged(State.IDLE, False))
+    notify(view, StateChanged(State.IDLE, False))
     assert [entry.number for entry in view.entries] == [1]
 
 
@@ -90,48 +90,48 @@ def colour_at(prose: Prose, words: str) -> str:
 def test_what_was_heard_is_plain_and_the_rest_is_muted(view: ConversationView) -> None:
     reply = "The town was built around a square. Its walls are gone."
     heard = "The town was built around"
-    tell(view, *turn(1, "Tell me.", reply, heard=heard, outcome=Outcome.INTERRUPTED))
+    notify(view, *turn(1, "Tell me.", reply, heard=heard, outcome=Outcome.INTERRUPTED))
     prose = view.views[0].findChildren(Prose)[1]
     assert prose.toPlainText() == f"{heard}| a square. Its walls are gone."
     assert colour_at(prose, "built around") == "plain"
     assert colour_at(prose, "walls") == QColor(theme.colours().muted).name()
     assert "You interrupted" in view.views[0].accessibleName()
-    tell(view, *turn(2, "Go on.", reply, heard="", outcome=Outcome.STOPPED))
+    notify(view, *turn(2, "Go on.", reply, heard="", outcome=Outcome.STOPPED))
     assert view.entries[1].note == "Stopped before anything was heard."
-    tell(view, *turn(3, "Once more.", reply))
-    tell(view, PlaybackProgressed(3, reply))
+    notify(view, *turn(3, "Once more.", reply))
+    notify(view, PlaybackProgressed(3, reply))
     assert view.entries[2].note == ""
 
 
 def test_a_turn_that_failed_offers_to_ask_again(view: ConversationView, qtbot: QtBot) -> None:
-    tell(view, *turn(1, "How long is the walk?", "", failure="Memory ran out: close other programs."))
+    notify(view, *turn(1, "How long is the walk?", "", failure="Memory ran out: close other programs."))
     shown = view.views[0]
     assert "Memory ran out" in shown.accessibleName()
     with qtbot.waitSignal(view.acted) as acted:
         shown.remedy.click()
     assert acted.args == ["again", 1]
-    tell(view, *turn(2, "And now?", "Ten minutes."))
+    notify(view, *turn(2, "And now?", "Ten minutes."))
     assert not shown.remedy.isVisible()
 
 
 def test_undone_turns_go_and_a_new_conversation_is_deaf_to_the_old(view: ConversationView) -> None:
-    tell(view, *turn(1, "One.", "First."), *turn(2, "Two.", "Second."), TurnUndone(2))
+    notify(view, *turn(1, "One.", "First."), *turn(2, "Two.", "Second."), TurnUndone(2))
     assert [entry.number for entry in view.entries] == [1]
-    tell(view, *turn(3, "Two, again.", "Second."), SpeechStarted(4, 0.0))
+    notify(view, *turn(3, "Two, again.", "Second."), SpeechStarted(4, 0.0))
     view.clear()
-    tell(view, *turn(3, "Two, again.", "Second.")[2:])
+    notify(view, *turn(3, "Two, again.", "Second.")[2:])
     assert view.last is None
-    tell(view, *turn(4, "Hello.", "Hello."))
+    notify(view, *turn(4, "Hello.", "Hello."))
     assert [entry.number for entry in view.entries] == [4]
 
 
 def test_only_turns_in_sight_have_widgets_and_the_newest_is_followed(view: ConversationView) -> None:
     for number in range(1, 51):
-        tell(view, *turn(number, f"Question {number}.", "An answer. " * 12, emotion="happy"))
+        notify(view, *turn(number, f"Question {number}.", "An answer. " * 12, emotion="happy"))
     delete_dropped()
     few = len(QApplication.allWidgets())
     for number in range(51, 251):
-        tell(view, *turn(number, f"Question {number}.", "An answer. " * 12, emotion="happy"))
+        notify(view, *turn(number, f"Question {number}.", "An answer. " * 12, emotion="happy"))
     delete_dropped()
     assert len(view.views) < 15
     assert len(QApplication.allWidgets()) <= few + 20
@@ -142,23 +142,23 @@ def test_only_turns_in_sight_have_widgets_and_the_newest_is_followed(view: Conve
 
 def test_who_scrolled_up_stays_there(view: ConversationView) -> None:
     for number in range(1, 31):
-        tell(view, *turn(number, f"Question {number}.", "An answer. " * 12))
+        notify(view, *turn(number, f"Question {number}.", "An answer. " * 12))
     bar = view.verticalScrollBar()
     bar.setValue(bar.maximum() // 2)
     first = view.views[0].entry.number
     place = view.views[0].pos()
-    tell(view, *turn(31, "Another.", "Answer."))
+    notify(view, *turn(31, "Another.", "Answer."))
     assert (view.views[0].entry.number, view.views[0].pos()) == (first, place)
     assert view.newest.isVisible()
     view.follow()
     assert view.views[-1].entry.number == 31
-    tell(view, UtteranceEnded(32, Typed("More.")))
+    notify(view, UtteranceEnded(32, Typed("More.")))
     assert bar.value() == bar.maximum()
 
 
 def test_the_keyboard_goes_from_turn_to_turn_and_to_the_actions(view: ConversationView, qtbot: QtBot) -> None:
     for number in range(1, 21):
-        tell(view, *turn(number, f"Question {number}.", "An answer. " * 12, emotion="sad"))
+        notify(view, *turn(number, f"Question {number}.", "An answer. " * 12, emotion="sad"))
     view.setFocus(Qt.FocusReason.TabFocusReason)
     bar = view.action_bar
     assert bar.isVisible()
@@ -181,7 +181,7 @@ def test_the_keyboard_goes_from_turn_to_turn_and_to_the_actions(view: Conversati
 
 def test_the_mouse_shows_the_actions_of_the_turn_under_it(view: ConversationView, qtbot: QtBot) -> None:
     for number in range(1, 4):
-        tell(view, *turn(number, f"Question {number}.", "An answer.", emotion="sad"))
+        notify(view, *turn(number, f"Question {number}.", "An answer.", emotion="sad"))
     view.clearFocus()
     assert view.action_bar.isHidden()
     place = QPointF(30, 30)
@@ -197,10 +197,10 @@ def test_the_mouse_shows_the_actions_of_the_turn_under_it(view: ConversationView
 def test_every_theme_and_size_shows_all_of_it(
     view: ConversationView, qapp: QApplication, name: str, size: float
 ) -> None:
-    tell(
+    notify(
         view, *turn(1, "Question.", "An answer that is cut.", heard="An answer", outcome=Outcome.STOPPED, emotion="sad")
     )
-    tell(view, *turn(2, "Question.", "", failure="It failed: do this."))
+    notify(view, *turn(2, "Question.", "", failure="It failed: do this."))
     theme.apply(qapp, name, size)
     qapp.processEvents()
     (first, second) = view.views
@@ -230,7 +230,7 @@ def test_hostile_texts_stay_texts(view: ConversationView, tmp_path: Path) -> Non
 
 
 def test_a_reply_of_a_megabyte_streams_smoothly(view: ConversationView, qapp: QApplication) -> None:
-    tell(view, UtteranceEnded(1, Typed("Go on.")))
+    notify(view, UtteranceEnded(1, Typed("Go on.")))
     slowest = 0.0
     for _ in range(1000):
         began = time.thread_time()

@@ -45,16 +45,16 @@ def panel(app: App, qtbot: QtBot) -> Iterator[EmotionPanel]:
     window.close()
 
 
-def tell(app: App, *events: object) -> None:
+def notify(app: App, *events: object) -> None:
     for event in events:
         app.happened.emit(event)
 
 
-def say(app: App, number: int, label: str = "sad", *, ended: bool = True) -> None:
+def report(app: App, number: int, label: str = "sad", *, ended: bool = True) -> None:
     message, read = spoken(seed=number), reading(label, seed=number)
-    tell(app, UtteranceEnded(number, message), EmotionRead(number, read))
+    notify(app, UtteranceEnded(number, message), EmotionRead(number, read))
     if ended:
-        tell(app, TurnEnded(Turn(number, message, "words", read)))
+        notify(app, TurnEnded(Turn(number, message, "words", read)))
 
 
 def calls(app: App, name: str) -> list[tuple[Any, ...]]:
@@ -74,44 +74,44 @@ def press(panel: EmotionPanel, qtbot: QtBot, emotion: str) -> None:
 
 def test_a_turn_from_silence_to_reading(app: App, panel: EmotionPanel) -> None:
     assert words(panel) == "No reading yet"
-    tell(app, MINI, StateChanged(State.LISTENING, True))
+    notify(app, MINI, StateChanged(State.LISTENING, True))
     assert words(panel) == "Listening"
     message, read = spoken(), reading("sad")
-    tell(app, StateChanged(State.THINKING, False), UtteranceEnded(1, message))
+    notify(app, StateChanged(State.THINKING, False), UtteranceEnded(1, message))
     assert words(panel) == "Reading your voice…"
     assert panel._bars.accessibleName() == "Reading: none yet"
-    tell(app, EmotionRead(1, read))
+    notify(app, EmotionRead(1, read))
     assert words(panel) == "Voice sounds sad"
     assert panel._headline.confidence.text() == f"{read.confidence * 100:.0f}\N{NARROW NO-BREAK SPACE}%"
     assert panel._bars.accessibleName().startswith(f"Reading: sad {panel._headline.confidence.text()}, ")
     assert panel._waveform.duration == 2.0
-    tell(app, StateChanged(State.LISTENING, True))
+    notify(app, StateChanged(State.LISTENING, True))
     assert words(panel) == "Listening"
     assert not panel._utterance.isVisible()
-    tell(app, StateChanged(State.IDLE, False))  # a cough
+    notify(app, StateChanged(State.IDLE, False))  # a cough
     assert words(panel) == "Voice sounds sad"
 
 
 def test_unsure_is_said_as_such(app: App, panel: EmotionPanel) -> None:
-    say(app, 1, UNSURE)
+    report(app, 1, UNSURE)
     assert words(panel) == "Unsure, closest to angry"
 
 
 def test_mini_is_called_a_prosody_estimate_and_explains_it(app: App, panel: EmotionPanel) -> None:
-    tell(app, MINI)
+    notify(app, MINI)
     assert not panel._headline.estimate.isVisible()
-    say(app, 1)
+    report(app, 1)
     assert panel._headline.estimate.isVisible()
     assert panel._headline.estimate.accessibleDescription() == prosody()
     assert "has not been measured" in prosody()
-    tell(app, Ready({"reads_emotion": True, "prosody_estimate": False}))
+    notify(app, Ready({"reads_emotion": True, "prosody_estimate": False}))
     assert not panel._headline.estimate.isVisible()
 
 
 def test_a_model_without_a_head_says_so(app: App, panel: EmotionPanel) -> None:
-    tell(app, Ready({"reads_emotion": False}))
+    notify(app, Ready({"reads_emotion": False}))
     assert words(panel) == "This model reads no emotion"
-    tell(app, UtteranceEnded(1, spoken()), EmotionRead(1, None))
+    notify(app, UtteranceEnded(1, spoken()), EmotionRead(1, None))
     assert words(panel) == "This model reads no emotion"
     assert "choose another model" in panel._note.text()
     assert panel._waveform.isVisible()
@@ -119,12 +119,12 @@ def test_a_model_without_a_head_says_so(app: App, panel: EmotionPanel) -> None:
 
 
 def test_a_turn_that_fails_before_it_is_read_says_so(app: App, panel: EmotionPanel) -> None:
-    tell(app, UtteranceEnded(1, spoken()), Failed(1, "The model broke."))
+    notify(app, UtteranceEnded(1, spoken()), Failed(1, "The model broke."))
     assert words(panel) == "Not read"
 
 
 def test_a_moment_is_heard_and_followed(app: App, panel: EmotionPanel, qtbot: QtBot) -> None:
-    say(app, 1)
+    report(app, 1)
     talk: Any = app.talk
     where = QPoint(panel._waveform.width() // 2, 30)
     qtbot.mouseClick(panel._waveform, Qt.MouseButton.LeftButton, pos=where)
@@ -141,8 +141,8 @@ def test_a_moment_is_heard_and_followed(app: App, panel: EmotionPanel, qtbot: Qt
 
 def test_the_history_leads_to_its_turns(app: App, panel: EmotionPanel, qtbot: QtBot) -> None:
     for number in range(1, 6):
-        say(app, number, "happy" if number == 2 else "sad")
-    tell(app, UtteranceEnded(6, Typed("hello")))
+        report(app, number, "happy" if number == 2 else "sad")
+    notify(app, UtteranceEnded(6, Typed("hello")))
     assert panel.shown == 5
     qtbot.keyClick(panel._history, Qt.Key.Key_Home)
     qtbot.keyClick(panel._history, Qt.Key.Key_Right)
@@ -163,15 +163,15 @@ def test_the_history_leads_to_its_turns(app: App, panel: EmotionPanel, qtbot: Qt
 @pytest.mark.parametrize("turns", [1, 200])
 def test_any_number_of_turns_can_be_drawn(app: App, panel: EmotionPanel, turns: int) -> None:
     for number in range(1, turns + 1):
-        say(app, number, ("sad", UNSURE, "happy")[number % 3])
+        report(app, number, ("sad", UNSURE, "happy")[number % 3])
     assert not panel.grab().isNull()
     assert len(panel._history._turns) == turns
 
 
 def test_undone_turns_and_new_conversations_go(app: App, panel: EmotionPanel) -> None:
-    say(app, 1, "happy")
-    say(app, 2, "sad")
-    tell(app, TurnUndone(2))
+    report(app, 1, "happy")
+    report(app, 2, "sad")
+    notify(app, TurnUndone(2))
     assert (panel.shown, words(panel)) == (1, "Voice sounds happy")
     panel.clear()
     assert (panel.shown, words(panel)) == (None, "No reading yet")
@@ -179,7 +179,7 @@ def test_undone_turns_and_new_conversations_go(app: App, panel: EmotionPanel) ->
 
 def test_a_correction_is_kept_shown_and_taken_back(app: App, panel: EmotionPanel, qtbot: QtBot) -> None:
     app.change("recording", corrections=True)
-    say(app, 3, "sad")
+    report(app, 3, "sad")
     press(panel, qtbot, "angry")
     assert calls(app, "correct") == [(3, "angry", {"consent": True})]
     assert panel._correction._chip.isVisible()
@@ -194,34 +194,34 @@ def test_a_correction_is_kept_shown_and_taken_back(app: App, panel: EmotionPanel
 
 
 def test_a_correction_waits_until_its_turn_stands_in_the_history(app: App, panel: EmotionPanel) -> None:
-    say(app, 1, "sad", ended=False)
+    report(app, 1, "sad", ended=False)
     panel.correct("neutral")
     assert calls(app, "correct") == []
-    tell(app, TurnEnded(Turn(1, spoken(), "words", reading("sad"))))
+    notify(app, TurnEnded(Turn(1, spoken(), "words", reading("sad"))))
     assert calls(app, "correct") == [(1, "neutral", {"consent": False})]
 
 
 @pytest.mark.parametrize("yes", [True, False])
 def test_consent_is_asked_once_in_place(app: App, panel: EmotionPanel, qtbot: QtBot, yes: bool) -> None:
-    say(app, 1)
+    report(app, 1)
     panel.correct("happy")
     assert panel._correction._consent.isVisible()
     assert calls(app, "correct")[-1] == (1, "happy", {"consent": False})
     panel._correction.answered.emit(yes)
     assert app.settings.recording.corrections is yes
     assert calls(app, "correct")[-1] == (1, "happy", {"consent": yes})
-    say(app, 2)
+    report(app, 2)
     panel.correct("angry")
     assert not panel._correction._consent.isVisible()
     again = EmotionPanel(app)
     qtbot.addWidget(again)
-    say(app, 3)
+    report(app, 3)
     again.correct("angry")
     assert again._correction._consent.isHidden()
 
 
 def test_a_strip_folds_and_unfolds(app: App, panel: EmotionPanel, qtbot: QtBot) -> None:
-    say(app, 1)
+    report(app, 1)
     panel.set_strip(True)
     panel.resize(880, 60)
     assert not panel._bars.isVisible()
@@ -238,7 +238,7 @@ def test_a_strip_folds_and_unfolds(app: App, panel: EmotionPanel, qtbot: QtBot) 
 @pytest.mark.parametrize("name", theme.THEMES)
 @pytest.mark.parametrize("size", [1.0, 2.0])
 def test_it_can_be_drawn_in_every_theme_and_size(app: App, panel: EmotionPanel, name: Any, size: float) -> None:
-    say(app, 1, UNSURE)
+    report(app, 1, UNSURE)
     app.change("looks", theme=name, text_size=size)
     assert not panel.grab().isNull()
     app.change("looks", theme="light", text_size=1.0)

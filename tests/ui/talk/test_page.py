@@ -135,10 +135,10 @@ def test_a_muted_microphone_says_so(page: TalkPage, app: App, qtbot: QtBot) -> N
     calls(app)
     page.bar.mute.click()
     assert (calls(app), page.bar.button.words) == ([("set_muted", True)], "Muted")
-    with qtbot.waitSignal(app.told) as told:
+    with qtbot.waitSignal(app.emitted) as emitted:
         qtbot.keyPress(page, Qt.Key.Key_Space)
     assert calls(app) == []
-    told.args[0].act()
+    emitted.args[0].act()
     assert calls(app) == [("set_muted", False)]
     assert not page.key.muted
 
@@ -258,9 +258,9 @@ def test_a_recording_that_ends_offers_to_be_played_again(page: TalkPage, app: Ap
     talk.clips.playing = True
     play.click()
     assert play.accessibleName() == "Stop playing"
-    page._look()
+    page._inspect()
     talk.clips.playing = False
-    page._look()
+    page._inspect()
     assert play.accessibleName() == "Play what you said"
 
 
@@ -302,9 +302,9 @@ def test_a_new_conversation_is_empty(page: TalkPage, app: App) -> None:
 
 def test_undo_keeps_the_words(page: TalkPage, app: App, qtbot: QtBot) -> None:
     happen(app, *turn(1, "A long question.", "An answer."))
-    with qtbot.waitSignal(app.told) as told:
+    with qtbot.waitSignal(app.emitted) as emitted:
         page.undo()
-    told.args[0].act()
+    emitted.args[0].act()
     assert page.bar.line.text() == "A long question."
 
 
