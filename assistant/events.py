@@ -21,6 +21,7 @@ UNSURE = "unsure"
 """The label of a reading whose confidence lies below the checkpoint's threshold."""
 
 Samples = NDArray[np.float32]
+SAMPLE_RATE = 16_000
 """Mono audio, float32 in [-1, 1]; its rate is named where it is used."""
 
 

@@ -10,7 +10,6 @@ from transformers import AutoConfig, PreTrainedConfig, WhisperConfig
 from transformers.configuration_utils import SubConfigSpec
 
 MEL_HOP_SAMPLES = 160
-SAMPLE_RATE = 16_000
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ENCODER_FRAME_SECONDS = 0.02
 """One Whisper encoder frame: two mel frames of 10 ms."""

@@ -13,9 +13,8 @@ import numpy as np
 
 from assistant.audio.clips import ClipPlayer
 from assistant.audio.echo import Echo, MicrophoneProcessor
-from assistant.events import Samples
+from assistant.events import SAMPLE_RATE, Samples
 
-RATE = 16_000
 _ROOM_SECONDS, _NOISE_SECONDS, _AFTER_SECONDS = 1.0, 2.5, 0.5
 _NOISE_LEVEL = 0.1  # RMS: about as loud as a reply
 _NONE_DB, _STRONG_DB = -40.0, -30.0
@@ -122,7 +121,7 @@ class AudioCheck:
             self._processor.forget_echo()
             for _ in self._hear(Step.ROOM, _ROOM_SECONDS):
                 yield True
-            self._clips.start(_noise(), RATE)
+            self._clips.start(_noise(), SAMPLE_RATE)
             yield from self._while_playing(Step.NOISE)
             for _ in self._hear(Step.NOISE, _AFTER_SECONDS):
                 yield True
@@ -133,19 +132,19 @@ class AudioCheck:
                 parts.append(chunk)
                 yield True
             self._recording = np.concatenate(parts)
-            self._clips.start(self._recording, RATE)
+            self._clips.start(self._recording, SAMPLE_RATE)
             yield from self._while_playing(Step.LISTEN)
 
     def _hear(self, step: Step, seconds: float) -> Iterator[Samples]:
         heard = 0
-        while heard < seconds * RATE:
-            self._notify(step, seconds - heard / RATE)
+        while heard < seconds * SAMPLE_RATE:
+            self._notify(step, seconds - heard / SAMPLE_RATE)
             yield self._chunk
             heard += len(self._chunk)
 
     def _while_playing(self, step: Step) -> Iterator[bool]:
         waited = 0
-        while self._clips.playing and waited < (self._clips.duration + _CEILING_SECONDS) * RATE:
+        while self._clips.playing and waited < (self._clips.duration + _CEILING_SECONDS) * SAMPLE_RATE:
             self._notify(step, self._clips.duration - self._clips.position)
             yield True
             waited += len(self._chunk)
@@ -155,12 +154,12 @@ class AudioCheck:
 def _noise() -> Samples:
     """Pink noise that swells and fades like speech."""
     rng = np.random.default_rng(0)
-    length = round(_NOISE_SECONDS * RATE)
+    length = round(_NOISE_SECONDS * SAMPLE_RATE)
     spectrum = np.fft.rfft(rng.standard_normal(length))
-    frequencies = np.fft.rfftfreq(length, 1 / RATE)
+    frequencies = np.fft.rfftfreq(length, 1 / SAMPLE_RATE)
     shape = np.where((frequencies > 100) & (frequencies < 7000), 1 / np.sqrt(np.maximum(frequencies, 100)), 0)
     noise = np.fft.irfft(spectrum * shape, length)
-    noise *= 0.2 + np.sin(np.pi * 2 * np.arange(length) / RATE) ** 2
-    noise *= np.minimum(1, np.minimum(np.arange(length), np.arange(length)[::-1]) / (0.1 * RATE))
+    noise *= 0.2 + np.sin(np.pi * 2 * np.arange(length) / SAMPLE_RATE) ** 2
+    noise *= np.minimum(1, np.minimum(np.arange(length), np.arange(length)[::-1]) / (0.1 * SAMPLE_RATE))
     loud: Samples = (noise * _NOISE_LEVEL / np.sqrt(np.mean(np.square(noise)))).astype(np.float32)
     return np.clip(loud, -1, 1)

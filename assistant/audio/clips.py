@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from assistant.events import Failed, Samples
+from assistant.events import SAMPLE_RATE, Failed, Samples
 from assistant.speech.playback import Speaker
 
 _AHEAD_SECONDS = 3.0  # of sound given to the speaker before it is needed
@@ -65,7 +65,7 @@ class ClipPlayer:
         self._report = report
         self._free = free
         self._samples: Samples = np.zeros(0, np.float32)
-        self._rate, self._speed = 16_000, 1.0
+        self._rate, self._speed = SAMPLE_RATE, 1.0
         self._pieces: Iterator[Samples] | None = None  # None: nothing is being played
         self._from = 0.0  # seconds of the clip at which the speaker's first sample was taken
         self._written = 0

@@ -18,9 +18,8 @@ import numpy as np
 import soxr
 
 from assistant.errors import AssistantError
-from assistant.events import AudioChunk, Samples
+from assistant.events import SAMPLE_RATE, AudioChunk, Samples
 
-RATE = 16_000
 FRAME = 160
 """Samples of a frame, 10 ms: what the canceller takes."""
 
@@ -80,14 +79,14 @@ class Resampler:
     """A stream of mono samples at any rate to 16 kHz, without a seam between the blocks."""
 
     def __init__(self) -> None:
-        self._rate = RATE
+        self._rate = SAMPLE_RATE
         self._stream: Any = None
 
     def __call__(self, samples: Samples, rate: int) -> Samples:
         """The next samples. The filter works in blocks: up to 40 ms stay behind, 120 ms at 8 kHz."""
         if rate != self._rate:
             self._rate = rate
-            self._stream = None if rate == RATE else soxr.ResampleStream(rate, RATE, 1, dtype="float32")
+            self._stream = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
         if self._stream is None:
             return samples
         resampled: Samples = self._stream.resample_chunk(samples)
@@ -122,7 +121,7 @@ class Canceller:
 
     def _coded(self, frame: Samples) -> Any:
         integers = np.clip(np.round(frame * 32768), -32768, 32767).astype("<i2")
-        return self._frame(integers.tobytes(), RATE, 1, FRAME)
+        return self._frame(integers.tobytes(), SAMPLE_RATE, 1, FRAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +183,7 @@ class _Likeness:
         silence = np.zeros(FRAME, np.float32)
         self._played = deque([silence] * (_COMPARED_FRAMES + _LATEST_FRAMES), maxlen=_COMPARED_FRAMES + _LATEST_FRAMES)
         self._recorded = deque([silence] * _COMPARED_FRAMES, maxlen=_COMPARED_FRAMES)
-        frequencies = np.fft.rfftfreq(_TRANSFORMED, 1 / RATE)
+        frequencies = np.fft.rfftfreq(_TRANSFORMED, 1 / SAMPLE_RATE)
         self._voice = (frequencies > _VOICE_HZ[0]) & (frequencies < _VOICE_HZ[1])
         self._frames = self._strange_frames = 0
         self._compared_since_echo = 1 << 30
@@ -271,7 +270,7 @@ class MicrophoneProcessor:
         self._quiet_frames = 0 if speaking else self._quiet_frames + len(raw)
         cleaned = [self._clean(frame) for frame in raw]
         whole = np.concatenate(raw)
-        if self._quiet_frames * FRAME > _HANGOVER_SECONDS * RATE or self.duplex is Duplex.OPEN:
+        if self._quiet_frames * FRAME > _HANGOVER_SECONDS * SAMPLE_RATE or self.duplex is Duplex.OPEN:
             return whole, whole
         return whole, np.zeros_like(whole) if self.duplex is Duplex.HALF else np.concatenate(cleaned)
 
@@ -292,7 +291,7 @@ class MicrophoneProcessor:
         cleaned = frame if self._canceller is None else self._canceller.clean(frame)
         power = _power(frame)
         powers = (power, _power(cleaned), 1.0)
-        if self._unplayed_frames * FRAME <= _HANGOVER_SECONDS * RATE:
+        if self._unplayed_frames * FRAME <= _HANGOVER_SECONDS * SAMPLE_RATE:
             self._back += powers
         else:
             self._room += powers
@@ -310,7 +309,7 @@ class MicrophoneProcessor:
     @property
     def echo(self) -> Echo | None:
         """The score since `forget_echo`, the room's own noise subtracted; None while too little was played."""
-        if self._voice[1] * FRAME < _SCORED_SECONDS * RATE or not self._back[2]:
+        if self._voice[1] * FRAME < _SCORED_SECONDS * SAMPLE_RATE or not self._back[2]:
             return None
         noise = self._room[:2] / max(1.0, self._room[2])
         back = np.maximum(self._back[:2] / self._back[2] - noise, noise / 10 + 1e-12)  # no better than can be told

@@ -18,14 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assistant.errors import AssistantError
-from assistant.events import Samples, Utterance
+from assistant.events import SAMPLE_RATE, Samples, Utterance
 from assistant.messages import SpeechConfirmed, SpeechEnded, SpeechOnset, SpeechPaused, SpeechRejected, SpeechResumed
 
-RATE = 16_000
 BLOCK = 512
 """Samples of one judgement, 32 ms: what Silero takes."""
 
-_BLOCK_SECONDS = BLOCK / RATE
+_BLOCK_SECONDS = BLOCK / SAMPLE_RATE
 _CONTEXT = 64  # samples before the block that Silero sees as well
 _SPEECH, _SILENCE = 0.5, 0.35  # above the one a block is speech; below the other it is not
 _GATE_SECONDS = 0.3  # webrtcvad's gate stays open so long after its last yes
@@ -102,13 +101,13 @@ class SileroDetector:
 
     def probability(self, block: Samples) -> float:
         coded = (np.clip(block, -1, 1) * 32767).astype("<i2")
-        voiced = sum(self._gate.is_speech(coded[at : at + 160].tobytes(), RATE) for at in (0, 160, 320))
+        voiced = sum(self._gate.is_speech(coded[at : at + 160].tobytes(), SAMPLE_RATE) for at in (0, 160, 320))
         if voiced >= 2:
             self._open_blocks = round(_GATE_SECONDS / _BLOCK_SECONDS)
         given = {
             "input": np.concatenate([self._context, block])[None],
             "state": self._state,
-            "sr": np.array(RATE, np.int64),
+            "sr": np.array(SAMPLE_RATE, np.int64),
         }
         self._context = block[-_CONTEXT:]
         if not self._open_blocks:

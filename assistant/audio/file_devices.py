@@ -12,7 +12,7 @@ import soundfile
 
 from assistant.audio.echo import Reference
 from assistant.errors import AssistantError
-from assistant.events import AudioChunk, Samples
+from assistant.events import SAMPLE_RATE, AudioChunk, Samples
 
 RATE = 24_000
 _CHUNK_SECONDS = 0.02
@@ -107,7 +107,7 @@ class FileSound:
         """Whether the recordings have come to their end so long ago."""
         return self._at >= len(self._heard) + seconds * self._rate
 
-    def report(self, samples: Samples) -> float:
+    def speak(self, samples: Samples) -> float:
         """Let these be heard next, at the recordings' rate; returns their first sample's time by `clock`."""
         at = max(self._at, len(self._heard)) + round(self._rate * _CHUNK_SECONDS)  # the chunk under way is too late
         said = np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)[:, None]
@@ -173,5 +173,5 @@ def _recordings(paths: Sequence[Path]) -> tuple[np.ndarray[tuple[int, ...], np.d
     if len(rates) > 1 or len({part.shape[1] for part in parts}) > 1:
         raise AssistantError("The recordings differ in rate or channels: convert them to one.")
     if not parts:
-        return np.zeros((0, 1), np.int16), 16_000
+        return np.zeros((0, 1), np.int16), SAMPLE_RATE
     return np.concatenate(parts), rates.pop()

@@ -24,14 +24,13 @@ import numpy as np
 from assistant.audio.file_devices import FileSound
 from assistant.backend.model_process import ModelProcess
 from assistant.errors import AssistantError
-from assistant.events import Event, Exchange, Failed, ModelStatus, Samples, Turn, TurnEnded, UtteranceEnded
+from assistant.events import SAMPLE_RATE, Event, Exchange, Failed, ModelStatus, Samples, Turn, TurnEnded, UtteranceEnded
 from assistant.messages import Ask, ModelChoice, ModelDone, ModelFailed, ModelText, Ready
 from assistant.speech.sentences import sentences
 from assistant.speech.synthesizer import Pyttsx3Synthesizer, Synthesizer, VoiceSettings, mood_of
 from assistant.talk import Talk, TalkSettings
 
 SAMPLES = Path(__file__).parents[2] / "resources" / "samples"
-RATE = 16_000
 STAGES = ("endpointing", "encode", "prefill", "first_sentence", "synthesis", "wait", "output")
 """From the last word to the soft end, to the reading, to the first text, to the first sentence, to its speech, to
 the hard end where that comes later, to the first sound."""
@@ -45,10 +44,10 @@ def question(path: Path) -> Samples:
     import soundfile
 
     samples, rate = soundfile.read(path, dtype="float32")
-    if rate != RATE:
-        raise AssistantError(f"{path} has {rate} samples a second: convert it to {RATE}.")
+    if rate != SAMPLE_RATE:
+        raise AssistantError(f"{path} has {rate} samples a second: convert it to {SAMPLE_RATE}.")
     voiced = np.flatnonzero(np.abs(samples) > _VOICED * np.abs(samples).max())
-    return np.asarray(samples[max(0, voiced[0] - RATE // 20) : voiced[-1]], np.float32)
+    return np.asarray(samples[max(0, voiced[0] - SAMPLE_RATE // 20) : voiced[-1]], np.float32)
 
 
 class Watcher:
@@ -93,7 +92,7 @@ def live(
         about.update(watcher.until(Ready, _LOAD_SECONDS)[1].about)
         for number, samples in enumerate(questions, 1):
             _progress(f"turn {number} of {len(questions)}")
-            last = talk.sound.report(samples) + len(samples) / RATE
+            last = talk.sound.speak(samples) + len(samples) / SAMPLE_RATE
             ended_at, _ = watcher.until(UtteranceEnded)
             _, ended = watcher.until(TurnEnded)
             # The marks run by the conversation's clock, the microphone by its own: they meet at the hard end.

@@ -13,12 +13,11 @@ from typing import Any
 
 from assistant.backend.model_process import ModelProcess
 from assistant.errors import AssistantError, BadInput
-from assistant.events import Exchange, ModelStatus, Spoken
+from assistant.events import SAMPLE_RATE, Exchange, ModelStatus, Spoken
 from assistant.messages import Ask, ModelChoice, ModelDone, ModelFailed, ModelReading, ModelText
 from assistant.sessions.export import FORMATS, differences, export, import_archive, joined
 from assistant.sessions.maintenance import delete, tidy
 from assistant.sessions.reader import Session, as_json, read_session, sessions, summary, words_of
-from assistant.sessions.recorder import RATE
 
 Speak = Callable[[str], None]
 
@@ -146,7 +145,7 @@ def _play(session: Session) -> None:
 
     sound = portaudio()
     try:
-        sound.play(joined(session), RATE, blocking=True)
+        sound.play(joined(session), SAMPLE_RATE, blocking=True)
     except sound.PortAudioError as error:
         raise SoundUnavailable(f"Nothing can be played ({error}): use --output OUT.wav.") from error
 

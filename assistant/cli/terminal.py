@@ -29,6 +29,7 @@ from rich.text import Text
 from assistant.audio.file_devices import FileSound
 from assistant.cli.recording_choice import in_terminal
 from assistant.events import (
+    SAMPLE_RATE,
     UNSURE,
     EmotionRead,
     EmotionReading,
@@ -67,7 +68,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, EmotionReading):
         return value.as_dict()
     if isinstance(value, Spoken):
-        return {"seconds": round(len(value.samples) / 16_000, 3)}
+        return {"seconds": round(len(value.samples) / SAMPLE_RATE, 3)}
     if isinstance(value, Enum):
         return value.value
     if dataclasses.is_dataclass(value):

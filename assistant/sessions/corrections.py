@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from assistant.events import EMOTIONS, Spoken, Turn
-from assistant.sessions.recorder import RATE, write_flac
+from assistant.events import EMOTIONS, SAMPLE_RATE, Spoken, Turn
+from assistant.sessions.recorder import write_flac
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def keep(path: Path, turn: Turn, emotion: str | None, session: str, audio: Path 
         if audio is None:
             assert isinstance(turn.message, Spoken), "what was typed has no sound"
             own.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_flac(own, turn.message.samples, RATE)
+            write_flac(own, turn.message.samples, SAMPLE_RATE)
         whole = (audio or own).absolute()
         base = path.parent.absolute()
         name = whole.relative_to(base).as_posix() if whole.is_relative_to(base) else str(whole)

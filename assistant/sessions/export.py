@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from assistant.errors import AssistantError, BadInput
-from assistant.events import Samples, Spoken, Typed
+from assistant.events import SAMPLE_RATE, Samples, Spoken, Typed
 from assistant.sessions.maintenance import COMING
 from assistant.sessions.reader import Session, as_json, as_text, read_flac, read_session, words_of
-from assistant.sessions.recorder import EVENTS, RATE, new_name
+from assistant.sessions.recorder import EVENTS, new_name
 
 FORMATS = ("archive", "wav", "json", "srt", "markdown")
 _ENDINGS = {"archive": ".undertone", "wav": ".wav", "json": ".json", "srt": ".srt", "markdown": ".md"}
@@ -64,7 +64,7 @@ def timeline(session: Session) -> list[tuple[float, float, str, str]]:
     rows, at = [], 0.0
     for recorded in session.turns:
         turn = recorded.turn
-        spoken = len(turn.message.samples) / RATE if isinstance(turn.message, Spoken) else 2.0
+        spoken = len(turn.message.samples) / SAMPLE_RATE if isinstance(turn.message, Spoken) else 2.0
         reply = 0.0
         if recorded.reply_audio is not None:
             samples, rate = read_flac(recorded.reply_audio)
@@ -82,16 +82,16 @@ def joined(session: Session) -> Samples:
     """The whole conversation, one voice after the other, mono 16 kHz; typed messages are silence."""
     import soxr
 
-    gap = np.zeros(int(_GAP_SECONDS * RATE), np.float32)
+    gap = np.zeros(int(_GAP_SECONDS * SAMPLE_RATE), np.float32)
     parts: list[Samples] = []
     for recorded in session.turns:
         message = recorded.turn.message
-        parts += [message.samples if isinstance(message, Spoken) else np.zeros(2 * RATE, np.float32), gap]
+        parts += [message.samples if isinstance(message, Spoken) else np.zeros(2 * SAMPLE_RATE, np.float32), gap]
         if recorded.reply_audio is not None:
             samples, rate = read_flac(recorded.reply_audio)
-            parts += [soxr.resample(samples, rate, RATE).astype(np.float32), gap]
+            parts += [soxr.resample(samples, rate, SAMPLE_RATE).astype(np.float32), gap]
         elif recorded.turn.heard:
-            parts += [np.zeros(int(max(1.0, 0.3 * len(recorded.turn.heard.split())) * RATE), np.float32), gap]
+            parts += [np.zeros(int(max(1.0, 0.3 * len(recorded.turn.heard.split())) * SAMPLE_RATE), np.float32), gap]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
@@ -100,7 +100,7 @@ def _write_wav(session: Session, path: Path) -> None:
 
     samples = np.clip(joined(session), -1, 1)
     try:
-        soundfile.write(path, samples, RATE, subtype="PCM_16", format="WAV")
+        soundfile.write(path, samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")
     except soundfile.LibsndfileError as error:
         raise OSError(str(error)) from error
 

@@ -12,9 +12,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from assistant.errors import AssistantError, BadInput
+from assistant.events import SAMPLE_RATE
 from assistant.sessions.journal import read_journal, read_lines
 from assistant.sessions.reader import MESSAGES, append, sessions
-from assistant.sessions.recorder import EVENTS, JOURNAL, LOCK, RATE, write_flac
+from assistant.sessions.recorder import EVENTS, JOURNAL, LOCK, write_flac
 
 GONE, COMING = ".deleted-", ".import-"
 """How the folders of sessions begin that are being deleted and imported: no reader looks into them."""
@@ -35,7 +36,7 @@ def recover(folder: Path) -> int:
         samples = read_journal(path).astype(np.float32) / np.float32(32768)
         if number not in named and len(samples):
             name = f"{number:04d}-user.flac"
-            digest = write_flac(folder / "audio" / name, samples, RATE)
+            digest = write_flac(folder / "audio" / name, samples, SAMPLE_RATE)
             append(folder, "utterance_recovered", turn=number, audio=f"audio/{name}", sha256=digest)
             made += 1
         path.unlink()

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from assistant.errors import AssistantError, BadInput
-from assistant.events import EMOTIONS, EmotionReading, Outcome, Samples, Spoken, Turn, Typed
+from assistant.events import EMOTIONS, SAMPLE_RATE, EmotionReading, Outcome, Samples, Spoken, Turn, Typed
 from assistant.sessions.corrections import keep
 from assistant.sessions.journal import JsonLines, read_lines
-from assistant.sessions.recorder import EVENTS, RATE, VERSION
+from assistant.sessions.recorder import EVENTS, VERSION
 
 MESSAGES = ("utterance", "typed", "utterance_recovered")
 """The types of the lines that hold what the user said or typed."""
@@ -270,7 +270,7 @@ def as_json(session: Session) -> dict[str, Any]:
                 "at_seconds": recorded.at,
                 "words": words_of(turn),
                 "typed": isinstance(turn.message, Typed),
-                "seconds": len(turn.message.samples) / RATE if isinstance(turn.message, Spoken) else None,
+                "seconds": len(turn.message.samples) / SAMPLE_RATE if isinstance(turn.message, Spoken) else None,
                 "reading": turn.reading.as_dict() if turn.reading else None,
                 "corrected": recorded.corrected,
                 "reply": turn.reply,

@@ -23,11 +23,10 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from assistant.events import Failed, Samples, Spoken, TurnEnded, Typed
+from assistant.events import SAMPLE_RATE, Failed, Samples, Spoken, TurnEnded, Typed
 from assistant.sessions.journal import Journal, JsonLines
 
 VERSION = 1
-RATE = 16_000
 EVENTS = "events.jsonl"
 JOURNAL = "-user.journal"
 LOCK = "in-use.lock"
@@ -101,10 +100,10 @@ class Recorder:
             if isinstance(message, Typed):
                 self._line("typed", turn=turn, text=message.text)
             else:
-                self._line("utterance", turn=turn, **self._audio(f"{turn:04d}-user.flac", message.samples, RATE))
+                self._line("utterance", turn=turn, **self._audio(f"{turn:04d}-user.flac", message.samples, SAMPLE_RATE))
         self.dropped()
 
-    def ended(self, event: TurnEnded, audio: Samples | None = None, rate: int = RATE) -> None:
+    def ended(self, event: TurnEnded, audio: Samples | None = None, rate: int = SAMPLE_RATE) -> None:
         """A turn is over; `audio` is what was heard of its reply."""
         turn = event.turn
         if turn.number not in self._notified:  # recording began in mid-turn

@@ -16,6 +16,7 @@ import numpy as np
 
 from assistant.errors import AssistantError
 from assistant.events import (
+    SAMPLE_RATE,
     AudioChunk,
     Event,
     Failed,
@@ -31,7 +32,7 @@ from assistant.messages import Ready
 from assistant.sessions.corrections import keep
 from assistant.sessions.maintenance import tidy
 from assistant.sessions.reader import correct
-from assistant.sessions.recorder import RATE, Recorder
+from assistant.sessions.recorder import Recorder
 from assistant.speech.playback import ReplyPlayer
 from assistant.turns.loop import InputProcessor
 
@@ -57,7 +58,7 @@ class PreRollBuffer:
         """See `assistant.turns.loop.Line`."""
         raw, cleaned = self._processor.take(chunk, speaking=speaking)
         self._past.append(raw)
-        while sum(map(len, self._past)) - len(self._past[0]) > _RECALLED_SECONDS * RATE:
+        while sum(map(len, self._past)) - len(self._past[0]) > _RECALLED_SECONDS * SAMPLE_RATE:
             self._past.popleft()
         if self._turn is not None and self.record is not None:
             self.record(self._turn, raw)
@@ -69,7 +70,7 @@ class PreRollBuffer:
         """The user has been speaking for so long."""
         self._turn = turn
         if self.record is not None and self._past:
-            self.record(turn, np.concatenate(list(self._past))[-round(seconds * RATE) :])
+            self.record(turn, np.concatenate(list(self._past))[-round(seconds * SAMPLE_RATE) :])
 
     def end(self) -> None:
         """The user has stopped."""
@@ -129,7 +130,7 @@ class SessionWriter:
         if isinstance(event, UtteranceEnded):
             self._order(lambda recorder, number: self._utterance(recorder, number, event), event.turn, begins=True)
         elif isinstance(event, TurnEnded):
-            audio, rate = (voice.heard_audio, voice.heard_rate) if event.turn.heard else (None, RATE)
+            audio, rate = (voice.heard_audio, voice.heard_rate) if event.turn.heard else (None, SAMPLE_RATE)
             turn = event.turn
             self._order(
                 lambda recorder, number: recorder.ended(TurnEnded(replace(turn, number=number)), audio, rate),

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from assistant.errors import SpeechUnavailable
-from assistant.events import EmotionReading, Failed, Samples
+from assistant.events import SAMPLE_RATE, EmotionReading, Failed, Samples
 from assistant.messages import (
     PausePlayback,
     PlayerEnded,
@@ -103,7 +103,7 @@ class ReplyPlayer:
         self.synthesizer = synthesizer
         self.heard_audio: Samples = np.zeros(0, np.float32)
         """What was heard of the last reply that ended, at `heard_rate`."""
-        self.heard_rate = 16_000
+        self.heard_rate = SAMPLE_RATE
         self._report = report
         self._wake = wake
         self._reply: _Reply | None = None
@@ -233,7 +233,7 @@ class ReplyPlayer:
     def _end(self, reply: _Reply, said: str, audio: Samples) -> None:
         self._reply = None
         self.heard_audio = audio
-        self.heard_rate = self.speaker.rate if self.speaker is not None else 16_000
+        self.heard_rate = self.speaker.rate if self.speaker is not None else SAMPLE_RATE
         self._report(PlayerEnded(reply.ask, said.strip()))
 
     def _audio(self, reply: _Reply, played: int) -> Samples:

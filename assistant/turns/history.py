@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from assistant.events import (
+    SAMPLE_RATE,
     EmotionReading,
     Event,
     Message,
@@ -22,7 +23,6 @@ from assistant.events import (
 )
 
 _JOIN_SECONDS = 0.3  # of silence between two parts of a message that was taken up again
-_RATE = 16_000
 _REVISABLE = 16  # turns that may still learn their transcript or what was heard of them
 
 
@@ -123,7 +123,7 @@ class History:
 def joined(first: Message, second: Message) -> Message:
     """Two parts of one message; of a spoken and a typed part the second alone."""
     if isinstance(first, Spoken) and isinstance(second, Spoken):
-        gap = np.zeros(int(_JOIN_SECONDS * _RATE), np.float32)
+        gap = np.zeros(int(_JOIN_SECONDS * SAMPLE_RATE), np.float32)
         return Spoken(np.concatenate([first.samples, gap, second.samples]))
     if isinstance(first, Typed) and isinstance(second, Typed):
         return Typed(f"{first.text}\n{second.text}")

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from assistant.events import Samples
-from model.config import MEL_HOP_SAMPLES, SAMPLE_RATE
+from assistant.events import SAMPLE_RATE, Samples
+from model.config import MEL_HOP_SAMPLES
 
 LONGEST_SECONDS = 30.0
 """The encoder's full window; a longer recording is cut at pauses before it comes here."""

@@ -19,7 +19,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from assistant.events import Samples
+from assistant.events import SAMPLE_RATE, Samples
 from model.errors import BadInput
 
 SHORTEST_SECONDS = 0.1
@@ -39,7 +39,7 @@ _UNDECLARED = 2**63 - 1  # libsndfile's frame count of a FLAC stream of unknown 
 _MP3_TIMEOUT_SECONDS = 300.0
 
 
-def read_audio(path: Path, rate: int = 16_000) -> Samples:
+def read_audio(path: Path, rate: int = SAMPLE_RATE) -> Samples:
     """The whole recording as mono float32 at `rate` Hz.
 
     Channels are averaged, so a signal that is equal in all of them keeps its level. A floating-point file that
@@ -67,7 +67,7 @@ def read_audio(path: Path, rate: int = 16_000) -> Samples:
     return samples / max(1.0, np.abs(samples).max())
 
 
-def split_at_pauses(samples: Samples, rate: int = 16_000, longest_seconds: float = 30.0) -> list[slice]:
+def split_at_pauses(samples: Samples, rate: int = SAMPLE_RATE, longest_seconds: float = 30.0) -> list[slice]:
     """Slices that cover `samples` in order, none longer than `longest_seconds`, cut where speech pauses.
 
     Each cut lies where the level, averaged over 0.1, 0.4 and 1.6 s around it, is lowest: in the middle of the

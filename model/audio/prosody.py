@@ -11,9 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from assistant.events import Samples
+from assistant.events import SAMPLE_RATE, Samples
 from model.audio.features import encoder_frames
-from model.config import SAMPLE_RATE
 
 PROSODY_FEATURES = (
     "pitch_semitones",

@@ -29,8 +29,9 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
+from assistant.events import SAMPLE_RATE
 from model.checkpoints.safe_reader import TensorInfo, read_config, read_json, read_text, shown
-from model.config import LINEAR_LAYERS, MEL_HOP_SAMPLES, SAMPLE_RATE, SpeechLanguageConfig
+from model.config import LINEAR_LAYERS, MEL_HOP_SAMPLES, SpeechLanguageConfig
 from model.errors import WeightsMissing
 from model.nn.speech_llm import SpeechLanguageModel
 

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from assistant.events import UNSURE, EmotionReading, Exchange, Message, Spoken, Typed
+from assistant.events import SAMPLE_RATE, UNSURE, EmotionReading, Exchange, Message, Spoken, Typed
 from model.audio.files import read_audio
-from model.config import SAMPLE_RATE
 from model.errors import BadInput
 from model.inference.engine import Engine
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from assistant.events import Exchange, Samples, Spoken
+from assistant.events import SAMPLE_RATE, Exchange, Samples, Spoken
 from model.audio.features import encode, log_mel
 from model.audio.files import read_audio
 from model.checkpoints import loader
@@ -27,7 +27,6 @@ from model.checkpoints.loader import RESOURCES, Checkpoint
 from model.checkpoints.memory import peak_bytes
 from model.checkpoints.memory_plan import usable_device
 from model.commands.options import quiet_libraries
-from model.config import SAMPLE_RATE
 from model.errors import ModelError
 from model.inference.engine import Engine
 from model.inference.prompt import chat_ids, encode_text

@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from assistant.events import Samples
+from assistant.events import SAMPLE_RATE, Samples
 from model.audio.features import LONGEST_SECONDS, encoder_frames, log_mel
 from model.audio.files import split_at_pauses
 from model.checkpoints.loader import Checkpoint
-from model.config import SAMPLE_RATE
 from model.errors import BadInput
 from model.inference.kv_cache import KeyValueCache
 from model.inference.prompt import encode_text

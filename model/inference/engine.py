@@ -19,12 +19,11 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
-from assistant.events import EmotionReading, Exchange, Message, Samples, Spoken, Typed
+from assistant.events import SAMPLE_RATE, EmotionReading, Exchange, Message, Samples, Spoken, Typed
 from model.audio.features import LONGEST_SECONDS, encoder_frames, log_mel
 from model.audio.files import split_at_pauses
 from model.audio.prosody import prosody_frames
 from model.checkpoints.loader import Checkpoint
-from model.config import SAMPLE_RATE
 from model.errors import BadInput, WeightsMissing
 from model.inference.cuda_graphs import StaticDecoder
 from model.inference.kv_cache import Decoder, KeyValueCache, unsupported

@@ -15,10 +15,9 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from assistant.events import Samples
+from assistant.events import SAMPLE_RATE, Samples
 from model.audio.features import LONGEST_SECONDS, encode, log_mel
 from model.audio.files import split_at_pauses
-from model.config import SAMPLE_RATE
 from model.nn.int8 import Int8Linear, quantize_int8
 
 _TOKENS_PER_SECOND = 10  # fast speech has five words a second; more tokens are a decoder running in circles

@@ -24,11 +24,10 @@ from torch import Tensor
 from transformers import WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from assistant.events import Samples
+from assistant.events import SAMPLE_RATE, Samples
 from model.audio.features import LONGEST_SECONDS, encode, encoder_frames, log_mel
 from model.audio.files import read_audio
 from model.errors import BadInput
-from training.synthesis.voices import RATE
 
 Window = Literal["full", "trimmed"]
 
@@ -262,7 +261,9 @@ def _cached(
     cache.check([key])
     if key not in cache:
         samples = read_audio(path)
-        if len(samples) > LONGEST_SECONDS * RATE:
-            raise BadInput(f"{path}: {len(samples) / RATE:.1f} s long: cut it to {LONGEST_SECONDS:.0f} s or less")
+        if len(samples) > LONGEST_SECONDS * SAMPLE_RATE:
+            raise BadInput(
+                f"{path}: {len(samples) / SAMPLE_RATE:.1f} s: cut it to {LONGEST_SECONDS:.0f} s or less"
+            )
         cache.add(key, states_of(encoder, extractor, samples, window=window))
     return key

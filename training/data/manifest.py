@@ -20,13 +20,11 @@ import numpy as np
 import soundfile
 import soxr
 
-from assistant.events import EMOTIONS, Samples
+from assistant.events import EMOTIONS, SAMPLE_RATE, Samples
 from model.audio.files import read_audio
 from model.errors import BadInput
 from training.runs.config import IGNORE
 from training.runs.run_folder import write_whole
-
-SAMPLE_RATE = 16_000  # model.config has it too, and brings torch along
 
 LINE_BYTES = 1 << 20
 """A longer line is no row."""

@@ -24,10 +24,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import WhisperFeatureExtractor, WhisperModel
 
-from assistant.events import EMOTIONS, Samples
+from assistant.events import EMOTIONS, SAMPLE_RATE, Samples
 from model.audio.features import encode, encoder_frames, log_mel
 from model.audio.prosody import PROSODY_FEATURES, prosody_frames
-from model.config import SAMPLE_RATE
 from model.errors import BadInput, WeightsMissing
 from model.nn.emotion import EmotionHead
 from training.emotion.card import write_card

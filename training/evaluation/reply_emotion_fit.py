@@ -22,8 +22,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from assistant.events import EMOTIONS, Samples, Spoken, Typed
-from model.config import SAMPLE_RATE
+from assistant.events import EMOTIONS, SAMPLE_RATE, Samples, Spoken, Typed
 from model.errors import BadInput
 from model.inference.engine import Engine
 from model.inference.prompt import chat_ids, encode_text

@@ -19,7 +19,7 @@ import soundfile
 from rich.console import Console
 from rich.progress import track
 
-from assistant.events import EMOTIONS, Samples
+from assistant.events import EMOTIONS, SAMPLE_RATE, Samples
 from assistant.finetune.tuning_data import Problem, Recording, overview, write_manifest
 from model.audio.files import read_audio
 from model.errors import BadInput
@@ -41,7 +41,7 @@ _COLUMNS = {
 }
 _MOST_FILES = 20_000
 _CLIPPED_SHARE, _FLAT = 5e-4, 3  # of the samples on flat tops; samples that make one
-_RATE, _FRAME = 16_000, 400
+_FRAME = 400
 
 
 def check(source: Path, mapping: dict[str, str], notify: Callable[[Recording], None] | None = None) -> list[Recording]:
@@ -206,7 +206,7 @@ def _judge(row: Recording, seen: dict[str, str]) -> None:
         kind = "silent" if reason.startswith("silent") else "too short" if reason.startswith("only ") else "unreadable"
         row.heard += (Problem(kind, reason),)
         return
-    row.seconds = round(len(samples) / _RATE, 3)
+    row.seconds = round(len(samples) / SAMPLE_RATE, 3)
     levels = frame_levels(samples)
     row.level = round(float(10 * np.log10(np.mean(np.square(samples, dtype=np.float64)))), 1)
     row.snr = round(float(np.percentile(levels, 95) - np.percentile(levels, 5)), 1)

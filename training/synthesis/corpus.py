@@ -21,10 +21,10 @@ import soundfile
 from rich.console import Console
 from rich.progress import track
 
-from assistant.events import EMOTIONS
+from assistant.events import EMOTIONS, SAMPLE_RATE
 from model.errors import BadInput
 from training.synthesis.expression import CUES, renditions
-from training.synthesis.voices import RATE, Source, human_sources, speak, synthetic_sources
+from training.synthesis.voices import Source, human_sources, speak, synthetic_sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def make_clips(job: Job) -> list[dict[str, Any]]:
     rows = []
     for name, samples in renditions(speak(source, job.seed, job.kokoro), source.split, random).items():
         audio = f"audio/{source.id}-{name}.flac"
-        soundfile.write(job.folder / audio, samples, RATE)
+        soundfile.write(job.folder / audio, samples, SAMPLE_RATE)
         emotion = name if name in EMOTIONS else "neutral"
         row = {
             "audio": audio,

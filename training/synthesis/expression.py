@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from assistant.events import EMOTIONS, Samples
+from assistant.events import EMOTIONS, SAMPLE_RATE, Samples
 from model.errors import BadInput
-from training.synthesis.voices import RATE
 
 # cue: (lowest, highest ever used), then mean and standard deviation in the order neutral, happy, angry, sad, surprise
 _RULES = """
@@ -86,11 +85,11 @@ def analyse(samples: Samples) -> Voiceprint:
     """
     world = _world()
     wave = samples.astype(np.float64)
-    rough, times = world.dio(wave, RATE, f0_floor=60, f0_ceil=500)
-    f0 = world.stonemask(wave, rough, times, RATE)
+    rough, times = world.dio(wave, SAMPLE_RATE, f0_floor=60, f0_ceil=500)
+    f0 = world.stonemask(wave, rough, times, SAMPLE_RATE)
     if np.count_nonzero(f0) < 50:
         raise BadInput("under 0.25 s of voiced speech")
-    return Voiceprint(f0, world.cheaptrick(wave, f0, times, RATE), world.d4c(wave, f0, times, RATE))
+    return Voiceprint(f0, world.cheaptrick(wave, f0, times, SAMPLE_RATE), world.d4c(wave, f0, times, SAMPLE_RATE))
 
 
 def _warp_time(voice: Voiceprint, rate: float, pause: float) -> Voiceprint:
@@ -122,7 +121,7 @@ def express(voice: Voiceprint, cues: dict[str, float], random: np.random.Generat
     """Speak the analysed clip with `cues` (see `CUES`; a missing cue is left alone): float32 at 16 kHz, peak free."""
     voice = _warp_time(voice, cues.get("rate_factor", 1), cues.get("pause_factor", 1))
     bins = voice.envelope.shape[1]
-    hertz = np.linspace(0, RATE / 2, bins)
+    hertz = np.linspace(0, SAMPLE_RATE / 2, bins)
     level = 10 * np.log10(voice.envelope.mean(axis=1) + 1e-12)
     loud = np.percentile(level, 90)
     gain = (cues.get("energy_range_factor", 1) - 1) * np.maximum(level - loud, -30) + cues.get("energy_db", 0)
@@ -137,7 +136,7 @@ def express(voice: Voiceprint, cues: dict[str, float], random: np.random.Generat
     breath = cues.get("breathiness", 0) * np.clip(hertz / 4000, 0, 1)
     noisy = np.clip(voice.aperiodicity + breath, 0.001, 1.0)
     f0 = _intone(voice.f0, cues, random)
-    wave = _world().synthesize(f0, np.ascontiguousarray(envelope), np.ascontiguousarray(noisy), RATE)
+    wave = _world().synthesize(f0, np.ascontiguousarray(envelope), np.ascontiguousarray(noisy), SAMPLE_RATE)
     return np.asarray(wave, np.float32)
 
 
@@ -147,14 +146,14 @@ def record(samples: Samples, random: np.random.Generator) -> Samples:
     Up to 0.6 s of silence around it, a room in half the cases, a colour of about 1 dB an octave, noise (white to
     nearly pink) at 15 to 45 dB, any gain.
     """
-    lead, tail = (int(random.uniform(0.05, 0.6) * RATE) for _ in range(2))
+    lead, tail = (int(random.uniform(0.05, 0.6) * SAMPLE_RATE) for _ in range(2))
     samples = np.pad(samples / np.abs(samples).max(), (lead, tail))
-    size = 1 << (len(samples) + RATE).bit_length()
+    size = 1 << (len(samples) + SAMPLE_RATE).bit_length()
     spectrum = np.fft.rfft(samples, size)
-    octaves = np.log2(np.clip(np.fft.rfftfreq(size, 1 / RATE), 100, 7000) / 800)
+    octaves = np.log2(np.clip(np.fft.rfftfreq(size, 1 / SAMPLE_RATE), 100, 7000) / 800)
     spectrum *= 10 ** (random.normal(0, 1.0) * octaves / 20)
     if random.random() < 0.5:
-        count = int(random.uniform(0.15, 0.5) * RATE)
+        count = int(random.uniform(0.15, 0.5) * SAMPLE_RATE)
         echo = random.uniform(0.02, 0.08) * random.normal(size=count) * np.exp(-6.9 * np.linspace(0, 1, count))
         spectrum *= np.fft.rfft(np.concatenate([[1.0], echo]), size)
     heard = np.fft.irfft(spectrum, size)[: len(samples)]

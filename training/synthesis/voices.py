@@ -23,10 +23,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from assistant.events import Samples
+from assistant.events import SAMPLE_RATE, Samples
 from model.errors import BadInput
-
-RATE = 16_000
 
 
 def _names(listed: str) -> tuple[str, ...]:
@@ -201,7 +199,7 @@ def _espeak_speak(source: Source, random: np.random.Generator) -> Samples:
         library.espeak_SetParameter(parameter, int(value), 0)  # 1 words per minute, 3 pitch, 4 pitch range
     text = source.text.encode() + b"\0"
     library.espeak_Synth(text, ctypes.c_size_t(len(text)), 0, 1, 0, 1, None, None)
-    return soxr.resample(np.concatenate(blocks), 22_050, RATE) if blocks else np.zeros(0, np.float32)
+    return soxr.resample(np.concatenate(blocks), 22_050, SAMPLE_RATE) if blocks else np.zeros(0, np.float32)
 
 
 def _phonemes(text: str, voice: str) -> str:
@@ -249,7 +247,7 @@ def _kokoro_speak(source: Source, random: np.random.Generator, folder: Path) -> 
             "speed": np.array([random.uniform(0.9, 1.15)], np.float32),
         },
     )[0]
-    return np.asarray(soxr.resample(np.asarray(audio, np.float32).reshape(-1), 24_000, RATE), np.float32)
+    return np.asarray(soxr.resample(np.asarray(audio, np.float32).reshape(-1), 24_000, SAMPLE_RATE), np.float32)
 
 
 def _flite_speak(source: Source) -> Samples:
@@ -265,7 +263,7 @@ def _read(path: Path) -> Samples:
     if path.suffix == ".g722":
         if not shutil.which("ffmpeg"):
             raise BadInput(f"{path.name}: G.722 needs ffmpeg (apt-get install ffmpeg)")
-        command = ["ffmpeg", "-v", "error", "-f", "g722", "-i", str(path), "-f", "f32le", "-ar", str(RATE), "-"]
+        command = ["ffmpeg", "-v", "error", "-f", "g722", "-i", str(path), "-f", "f32le", "-ar", str(SAMPLE_RATE), "-"]
         try:
             sound = subprocess.run(command, check=True, capture_output=True).stdout
         except subprocess.CalledProcessError as error:
@@ -273,7 +271,7 @@ def _read(path: Path) -> Samples:
             raise BadInput(f"{path.name}: {why[-1]}") from None
         return np.frombuffer(sound, np.float32).copy()
     audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    return np.asarray(soxr.resample(audio.mean(axis=1), rate, RATE), np.float32)
+    return np.asarray(soxr.resample(audio.mean(axis=1), rate, SAMPLE_RATE), np.float32)
 
 
 def speak(source: Source, seed: int, kokoro: Path) -> Samples:
@@ -291,7 +289,7 @@ def speak(source: Source, seed: int, kokoro: Path) -> Samples:
     }
     samples = engines[source.engine]()
     loud = np.flatnonzero(np.abs(samples) > 0.02 * np.abs(samples).max(initial=1e-9))
-    if loud.size == 0 or loud[-1] - loud[0] < 0.6 * RATE:
+    if loud.size == 0 or loud[-1] - loud[0] < 0.6 * SAMPLE_RATE:
         raise BadInput(f"{source.id}: under 0.6 s of speech")
-    samples = samples[max(0, loud[0] - RATE // 10) : loud[-1] + RATE // 10]
+    samples = samples[max(0, loud[0] - SAMPLE_RATE // 10) : loud[-1] + SAMPLE_RATE // 10]
     return samples * np.float32(0.7 / np.abs(samples).max())

@@ -22,7 +22,7 @@ from rich.progress import track
 from transformers import WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from assistant.events import Samples
+from assistant.events import SAMPLE_RATE, Samples
 from model.audio.features import LONGEST_SECONDS
 from model.errors import BadInput
 from training.data.feature_cache import FeatureCache, content_key, states_of
@@ -32,7 +32,6 @@ from training.synthesis.voices import (
     CALIBRATION_VOICES,
     FLITE,
     KOKORO,
-    RATE,
     TEST_VOICES,
     Source,
     _names,
@@ -143,7 +142,7 @@ def perform(clip: Clip, samples: Samples, seed: int) -> Samples:
     random = np.random.default_rng([seed, 10, *clip.id.encode()])
     change = random.integers(3) if clip.source.split == "train" else 0
     if change == 1:
-        samples = soxr.resample(samples, RATE, RATE * float(random.uniform(0.87, 1.15)))
+        samples = soxr.resample(samples, SAMPLE_RATE, SAMPLE_RATE * float(random.uniform(0.87, 1.15)))
     elif change == 2:
         samples = express(analyse(samples), draw_speaker(random), random)
     return record(samples, random)
@@ -202,7 +201,7 @@ def build_wide_corpus(
                 if spoken[0] != clip.source:
                     spoken = (clip.source, speak(clip.source, seed, kokoro))
                 samples = perform(clip, spoken[1], seed)
-                if len(samples) > LONGEST_SECONDS * RATE:
+                if len(samples) > LONGEST_SECONDS * SAMPLE_RATE:
                     raise BadInput("over 30 s")
             except (BadInput, subprocess.CalledProcessError) as error:
                 why = str(error).removeprefix(f"{clip.source.id}: ")
@@ -234,7 +233,7 @@ def _row(clip: Clip, key: str, samples: int) -> dict[str, Any]:
         "engine": source.engine,
         "split": source.split,
         "kind": clip.kind,
-        "seconds": round(samples / RATE, 2),
+        "seconds": round(samples / SAMPLE_RATE, 2),
     }
 
 

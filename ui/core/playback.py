@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from PySide6.QtCore import QObject, QTimer, Signal
 
-from assistant.events import Samples
-from assistant.sessions.recorder import RATE
+from assistant.events import SAMPLE_RATE, Samples
 from ui.core.app import App
 
 SPEEDS = (0.75, 1.0, 1.25, 1.5, 2.0)
@@ -42,7 +41,7 @@ class Playback(QObject):
     @property
     def duration(self) -> float:
         """Seconds of the recording."""
-        return 0.0 if self._samples is None else len(self._samples) / RATE
+        return 0.0 if self._samples is None else len(self._samples) / SAMPLE_RATE
 
     def load(self, samples: Samples | None) -> None:
         """Another recording, from its beginning; None: none."""
@@ -59,7 +58,7 @@ class Playback(QObject):
             return
         if self.position >= self.duration - 0.05:
             self._move(0.0)
-        self._app.talk.clips.play(self._samples, RATE, self.position, self.speed)
+        self._app.talk.clips.play(self._samples, SAMPLE_RATE, self.position, self.speed)
         self._begun, self._waited = False, 0
         self._frames.start()
         self._notify(playing=True)

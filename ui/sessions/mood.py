@@ -5,8 +5,7 @@ from __future__ import annotations
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QWidget
 
-from assistant.events import Spoken, Typed
-from assistant.sessions.recorder import RATE
+from assistant.events import SAMPLE_RATE, Spoken, Typed
 from ui.core import theme
 from ui.core.translations import tr
 from ui.sessions.timeline import SessionAudio
@@ -87,7 +86,7 @@ class MoodPanel(ReadingArea):
         self._note.setVisible(bool(self._note.text()))
         self._bars.show_reading(reading)
         if turn is not None and isinstance(turn.message, Spoken):
-            self._wave.show(turn.message.samples, RATE, reading)
+            self._wave.show(turn.message.samples, SAMPLE_RATE, reading)
         else:
             self._wave.clear()
         self._show_history(turn.number if turn else None)

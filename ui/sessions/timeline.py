@@ -14,11 +14,11 @@ from PySide6.QtGui import QBrush, QColor, QMouseEvent, QPainter, QPaintEvent, QP
 from PySide6.QtWidgets import QWidget
 
 from assistant.errors import AssistantError
-from assistant.events import EMOTIONS, UNSURE, Samples, Typed
+from assistant.events import EMOTIONS, SAMPLE_RATE, UNSURE, Samples, Typed
 from assistant.sessions.export import joined, timeline
 from assistant.sessions.journal import read_lines
 from assistant.sessions.reader import RecordedTurn, Session, read_session
-from assistant.sessions.recorder import EVENTS, RATE
+from assistant.sessions.recorder import EVENTS
 from ui.core import icons, theme
 from ui.widgets.common import column, label
 from ui.widgets.waveform import Piece, Waveform
@@ -60,7 +60,7 @@ class SessionAudio:
     @property
     def seconds(self) -> float:
         """How long it plays."""
-        return len(self.samples) / RATE
+        return len(self.samples) / SAMPLE_RATE
 
     def start(self, turn: int) -> float:
         """Where a turn begins, by its index."""
@@ -94,7 +94,7 @@ def wind(folder: Path) -> SessionAudio:
         parts.append(Part(turn, who, start, end, (turn, who) in lost))
     lanes: dict[str, list[Piece]] = {who: [] for who in _LANES}
     for part in parts:
-        peaks = _peaks(samples[round(part.start * RATE) : round(part.end * RATE)])
+        peaks = _peaks(samples[round(part.start * SAMPLE_RATE) : round(part.end * SAMPLE_RATE)])
         if len(peaks):
             reading = session.turns[part.turn].turn.reading if part.who == "you" else None
             lanes[part.who].append(Piece(part.start, peaks, _PEAKS, reading))
@@ -140,7 +140,7 @@ def _lost(session: Session) -> set[tuple[int, str]]:
 
 
 def _peaks(samples: Samples) -> NDArray[np.float32]:
-    block = RATE // _PEAKS
+    block = SAMPLE_RATE // _PEAKS
     whole = np.abs(samples[: len(samples) // block * block]).reshape(-1, block)
     peaks: NDArray[np.float32] = whole.max(1)
     return peaks

@@ -7,8 +7,9 @@ from typing import Any, cast
 from PySide6.QtCore import QTimer, Signal
 from PySide6.QtWidgets import QProgressBar, QWidget
 
-from assistant.audio.audio_check import RATE, CheckResult, EchoStrength, Step
+from assistant.audio.audio_check import CheckResult, EchoStrength, Step
 from assistant.audio.echo import Duplex
+from assistant.events import SAMPLE_RATE
 from ui.core.app import App
 from ui.core.bridge import Bridge
 from ui.core.translations import tr
@@ -137,4 +138,4 @@ class SoundCheck(QWidget):
     def _play(self) -> None:
         result, talk = self._result, self.app.talk
         if talk is not None and result is not None and result.recording is not None:
-            talk.clips.play(result.recording, RATE)
+            talk.clips.play(result.recording, SAMPLE_RATE)

@@ -11,6 +11,7 @@ from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QBoxLayout, QFrame, QScrollArea, QSizePolicy, QWidget
 
 from assistant.events import (
+    SAMPLE_RATE,
     UNSURE,
     EmotionRead,
     EmotionReading,
@@ -22,7 +23,6 @@ from assistant.events import (
     UtteranceEnded,
 )
 from assistant.messages import Ready
-from assistant.sessions.recorder import RATE
 from ui.core import theme
 from ui.core.app import App
 from ui.core.playback import Playback
@@ -299,8 +299,8 @@ class EmotionPanel(QWidget):
             if turn is None:
                 self._waveform.clear()
             else:
-                self._waveform.show(turn.spoken.samples, RATE, reading)
-                seconds = len(turn.spoken.samples) / RATE
+                self._waveform.show(turn.spoken.samples, SAMPLE_RATE, reading)
+                seconds = len(turn.spoken.samples) / SAMPLE_RATE
                 self._caption.setText(self.tr("Turn {0}, {1:.1f} s").format(turn.number, seconds))
         self._utterance.setVisible(turn is not None)
         self._draw_correction(turn)

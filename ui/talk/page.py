@@ -8,7 +8,7 @@ from PySide6.QtCore import QEvent, Qt, QTimer
 from PySide6.QtGui import QGuiApplication, QHideEvent, QKeyEvent, QKeySequence, QResizeEvent, QShortcut, QShowEvent
 from PySide6.QtWidgets import QBoxLayout, QFrame, QStackedWidget, QWidget
 
-from assistant.events import ModelStatus, SpeechStarted, Spoken, UtteranceEnded
+from assistant.events import SAMPLE_RATE, ModelStatus, SpeechStarted, Spoken, UtteranceEnded
 from assistant.messages import Ready
 from ui.core import theme
 from ui.core.app import App
@@ -24,7 +24,6 @@ _NARROW = 900
 """Pixels; below it the emotion panel is a strip above the conversation."""
 _PANEL = 320  # pixels, at the normal size of text
 _ANY = 16_777_215  # Qt's largest size
-_RATE = 16_000
 _LOOK_MS = 100  # between two looks at whether a recording is still being played
 _PATIENCE = 10  # looks in which it must begin
 
@@ -141,7 +140,7 @@ class TalkPage(QWidget):
             talk.clips.stop()
             self._end_playing()
         else:
-            talk.clips.play(entry.message.samples, _RATE)
+            talk.clips.play(entry.message.samples, SAMPLE_RATE)
             self._played, self._looks = number, 0
             self.view.show_playing(number)
             self._looking.start()

@@ -22,6 +22,7 @@ from PySide6.QtGui import (
 from PySide6.QtWidgets import QFrame, QLabel, QSizePolicy, QTextEdit, QWidget
 
 from assistant.events import (
+    SAMPLE_RATE,
     EmotionRead,
     Failed,
     Message,
@@ -45,7 +46,6 @@ SHOWN = 6000
 """Characters of one text that are laid out; copying gives all of them."""
 _LEADING = 118  # per cent of the font's own distance between lines
 _CUT = "|"  # where a reply was cut off
-_RATE = 16_000
 
 
 @dataclass(slots=True, eq=False)
@@ -306,7 +306,7 @@ class TurnView(QWidget):
         message = self.entry.message
         if message is None:
             return tr("listening…")
-        seconds = len(message.samples) / _RATE if isinstance(message, Spoken) else 0.0
+        seconds = len(message.samples) / SAMPLE_RATE if isinstance(message, Spoken) else 0.0
         return tr("{0:.1f} s of speech").format(seconds)
 
 

@@ -12,7 +12,7 @@ from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen, QPixmap, QPolygonF, QResizeEvent
 from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
 
-from assistant.events import EMOTIONS, EmotionReading, Samples
+from assistant.events import EMOTIONS, SAMPLE_RATE, EmotionReading, Samples
 from ui.core import icons, theme
 from ui.core.translations import tr
 
@@ -115,7 +115,9 @@ class Waveform(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setAccessibleName(self._name)
 
-    def show(self, samples: Samples | None = None, rate: int = 16_000, reading: EmotionReading | None = None) -> None:
+    def show(
+        self, samples: Samples | None = None, rate: int = SAMPLE_RATE, reading: EmotionReading | None = None
+    ) -> None:
         """Show one recording; without samples only the widget itself, as every `QWidget.show`."""
         if samples is None:
             super().show()

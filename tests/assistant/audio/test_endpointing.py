@@ -9,18 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assistant.audio.endpointing import BLOCK, PATIENCE, RATE, Endpointer, EndpointingSettings, SileroDetector
+from assistant.audio.endpointing import BLOCK, PATIENCE, Endpointer, EndpointingSettings, SileroDetector
+from assistant.events import SAMPLE_RATE
 from assistant.messages import SpeechConfirmed, SpeechEnded, SpeechOnset, SpeechPaused, SpeechRejected, SpeechResumed
 from model.audio.files import read_audio
 from model.checkpoints.loader import RESOURCES
 from tests.support.fakes import LoudnessDetector
 
-BLOCK_SECONDS = BLOCK / RATE
+BLOCK_SECONDS = BLOCK / SAMPLE_RATE
 
 
 def script(*parts: tuple[float, float]) -> np.ndarray:
     """Loudness and seconds, one after the other; every sample tells its position in the last digits."""
-    return np.concatenate([np.full(round(seconds * RATE), level, np.float32) for level, seconds in parts])
+    return np.concatenate([np.full(round(seconds * SAMPLE_RATE), level, np.float32) for level, seconds in parts])
 
 
 def inbox_events(endpointer: Endpointer, samples: np.ndarray, chunk: int = 320) -> list:
@@ -84,20 +85,20 @@ def test_a_steady_noise_becomes_the_room() -> None:
 
 def test_near_the_ceiling_a_short_pause_ends_it() -> None:
     happened = inbox_events(Endpointer(LoudnessDetector()), script((0.3, 26.0), (0, 0.25), (0.3, 2.0), (0, 1.0)))
-    lengths = [len(one.utterance.samples) / RATE for one in happened if isinstance(one, SpeechEnded)]
+    lengths = [len(one.utterance.samples) / SAMPLE_RATE for one in happened if isinstance(one, SpeechEnded)]
     assert len(lengths) == 2
     assert lengths[0] < 26.5
 
 
 def test_without_any_pause_nothing_is_lost_at_the_cut() -> None:
     speech = script((0.3, 50.0), (0, 1.0))
-    speech[: 50 * RATE] *= np.linspace(0.9, 1.0, 50 * RATE, dtype=np.float32)
+    speech[: 50 * SAMPLE_RATE] *= np.linspace(0.9, 1.0, 50 * SAMPLE_RATE, dtype=np.float32)
     happened = inbox_events(Endpointer(LoudnessDetector()), speech)
     parts = [one.utterance for one in happened if isinstance(one, SpeechEnded)]
-    assert [len(part.samples) <= 30 * RATE for part in parts] == [True, True]
+    assert [len(part.samples) <= 30 * SAMPLE_RATE for part in parts] == [True, True]
     together = np.concatenate([part.samples for part in parts])
     assert np.array_equal(together, speech[: len(together)])
-    assert len(together) >= 50 * RATE
+    assert len(together) >= 50 * SAMPLE_RATE
 
 
 def test_the_key_opens_and_closes_whatever_the_judge_says() -> None:
@@ -109,7 +110,7 @@ def test_the_key_opens_and_closes_whatever_the_judge_says() -> None:
     assert inbox_events(endpointer, script((0.3, 0.5), (0, 1.5), (0.3, 0.5))) == []
     endpointer.release()
     (ended,) = inbox_events(endpointer, script((0.3, 1.0)))
-    seconds = len(ended.utterance.samples) / RATE
+    seconds = len(ended.utterance.samples) / SAMPLE_RATE
     assert 2.5 + 0.3 <= seconds <= 2.5 + 0.3 + 0.5 + 3 * BLOCK_SECONDS
     list(endpointer.press())
     more = inbox_events(endpointer, script((0.3, 40.0)))  # the key is held for long: cut, and nothing is lost
@@ -118,7 +119,7 @@ def test_the_key_opens_and_closes_whatever_the_judge_says() -> None:
     endpointer.release()
     (rest,) = inbox_events(endpointer, script((0.3, 1.0)))
     assert more[0].utterance.ended == pytest.approx(rest.utterance.started)
-    assert len(more[0].utterance.samples) + len(rest.utterance.samples) >= 40 * RATE
+    assert len(more[0].utterance.samples) + len(rest.utterance.samples) >= 40 * SAMPLE_RATE
     list(endpointer.press())
     endpointer.drop()
     assert inbox_events(endpointer, script((0, 1.0))) == []
@@ -150,10 +151,10 @@ def test_human_speech_is_found_whole_and_silence_is_not() -> None:
     parts, spans, at = [], [], 0.0
     for file in files:
         samples = read_audio(file)
-        parts += [np.zeros(int(1.5 * RATE), np.float32), samples]
-        spans.append((at + 1.5, at + 1.5 + len(samples) / RATE))
+        parts += [np.zeros(int(1.5 * SAMPLE_RATE), np.float32), samples]
+        spans.append((at + 1.5, at + 1.5 + len(samples) / SAMPLE_RATE))
         at = spans[-1][1]
-    room = np.concatenate([*parts, np.zeros(2 * RATE, np.float32)])
+    room = np.concatenate([*parts, np.zeros(2 * SAMPLE_RATE, np.float32)])
     room += source.normal(0, 1e-3, len(room)).astype(np.float32)
     found = [one.utterance for one in inbox_events(Endpointer(SileroDetector()), room) if isinstance(one, SpeechEnded)]
     assert len(found) == len(files)

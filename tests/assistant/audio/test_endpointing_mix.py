@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from assistant.audio.endpointing import RATE, Endpointer, SileroDetector
-from assistant.events import Samples, Utterance
+from assistant.audio.endpointing import Endpointer, SileroDetector
+from assistant.events import SAMPLE_RATE, Samples, Utterance
 from assistant.messages import SpeechEnded
 from model.checkpoints.loader import RESOURCES
 
@@ -28,20 +28,20 @@ def at_level(samples: np.ndarray, level: float) -> Samples:
 
 def pink(length: int) -> np.ndarray:
     spectrum = np.fft.rfft(np.random.default_rng(3).standard_normal(length))
-    return np.fft.irfft(spectrum / np.sqrt(np.maximum(np.fft.rfftfreq(length, 1 / RATE), 20)), length)
+    return np.fft.irfft(spectrum / np.sqrt(np.maximum(np.fft.rfftfreq(length, 1 / SAMPLE_RATE), 20)), length)
 
 
 def fan(length: int) -> np.ndarray:
     """A hum at 100 Hz and its harmonics, and a rush that comes and goes with the blades."""
-    t = np.arange(length) / RATE
+    t = np.arange(length) / SAMPLE_RATE
     hum = sum(np.sin(2 * np.pi * 100 * n * t + n) / n for n in range(1, 9))
     return hum + 0.5 * at_level(pink(length), 0.0) * (1 + 0.3 * np.sin(2 * np.pi * 7 * t))
 
 
 def music(length: int) -> np.ndarray:
     """Plucked chords, a melody that slides, and a drum: a progression of four bars at 100 beats a minute."""
-    rng, tick, out = np.random.default_rng(5), round(0.6 * RATE), np.zeros(length + 4 * RATE)
-    t = np.arange(2 * RATE) / RATE
+    rng, tick, out = np.random.default_rng(5), round(0.6 * SAMPLE_RATE), np.zeros(length + 4 * SAMPLE_RATE)
+    t = np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
     chords = [(220.0, 261.6, 329.6), (174.6, 220.0, 261.6), (261.6, 329.6, 392.0), (196.0, 246.9, 293.7)]
     for number, at in enumerate(range(0, length, tick)):
         chord = chords[number // 4 % 4]
@@ -49,16 +49,16 @@ def music(length: int) -> np.ndarray:
             out[at : at + len(t)] += sum(np.sin(2 * np.pi * note * n * t) / n for n in range(1, 7)) * np.exp(-3 * t) / 3
         melody = chord[int(rng.integers(3))] * 2
         slide = melody * (1 + 0.01 * np.sin(2 * np.pi * 5 * t))
-        out[at : at + tick] += (0.5 * np.sin(2 * np.pi * np.cumsum(slide) / RATE) * np.minimum(1, 4 * t))[:tick]
+        out[at : at + tick] += (0.5 * np.sin(2 * np.pi * np.cumsum(slide) / SAMPLE_RATE) * np.minimum(1, 4 * t))[:tick]
         out[at : at + len(t)] += rng.standard_normal(len(t)) * np.exp(-40 * t)
     return out[:length]
 
 
 def clicks(length: int) -> np.ndarray:
     """Five key strokes a second: a burst of 4 ms each, and its ring."""
-    rng, out = np.random.default_rng(7), np.zeros(length + RATE)
-    t = np.arange(RATE // 20) / RATE
-    for at in rng.integers(0, length, 5 * length // RATE):
+    rng, out = np.random.default_rng(7), np.zeros(length + SAMPLE_RATE)
+    t = np.arange(SAMPLE_RATE // 20) / SAMPLE_RATE
+    for at in rng.integers(0, length, 5 * length // SAMPLE_RATE):
         burst = rng.standard_normal(len(t)) * np.exp(-t / 0.002) + 0.3 * np.sin(2 * np.pi * 2400 * t) * np.exp(
             -t / 0.01
         )
@@ -69,13 +69,13 @@ def clicks(length: int) -> np.ndarray:
 @cache
 def speech() -> tuple[Samples, tuple[tuple[float, float], ...]]:
     """The recordings with silence between, and where each one's words begin and end, in seconds."""
-    parts, spans, at = [np.zeros(round(GAP_SECONDS * RATE), np.float32)], [], GAP_SECONDS
+    parts, spans, at = [np.zeros(round(GAP_SECONDS * SAMPLE_RATE), np.float32)], [], GAP_SECONDS
     for file in sorted((RESOURCES / "samples").glob("*.flac")):
         samples = at_level(soundfile.read(file, dtype="float32")[0], SPEECH_DB)
         voiced = np.flatnonzero(np.abs(samples) > 0.05 * np.abs(samples).max())
-        spans.append((at + voiced[0] / RATE, at + voiced[-1] / RATE))
-        parts += [samples, np.zeros(round(GAP_SECONDS * RATE), np.float32)]
-        at += len(samples) / RATE + GAP_SECONDS
+        spans.append((at + voiced[0] / SAMPLE_RATE, at + voiced[-1] / SAMPLE_RATE))
+        parts += [samples, np.zeros(round(GAP_SECONDS * SAMPLE_RATE), np.float32)]
+        at += len(samples) / SAMPLE_RATE + GAP_SECONDS
     return np.concatenate(parts), tuple(spans)
 
 
@@ -113,7 +113,7 @@ def test_speech_is_found_in_noise_and_noise_is_no_turn(
 ) -> None:
     """A recording is found where the utterances cover nine tenths of it; a false turn touches none of them."""
     said, spans = speech()
-    alone = np.zeros(round(ALONE_SECONDS * RATE), np.float32)  # nobody says anything
+    alone = np.zeros(round(ALONE_SECONDS * SAMPLE_RATE), np.float32)  # nobody says anything
     mixed = np.concatenate([said, alone])
     mixed = np.clip(mixed + at_level(noise(len(mixed)), SPEECH_DB - snr), -1, 1).astype(np.float32)
     found = heard(mixed)
@@ -123,7 +123,7 @@ def test_speech_is_found_in_noise_and_noise_is_no_turn(
     ]
     recall = float(np.mean(np.array(covered) >= 0.9))
     touching = [any(one.started < end and start < one.ended for start, end in spans) for one in found]
-    false = (len(found) - sum(touching)) / (len(mixed) / RATE - sum(end - start for start, end in spans)) * 60
+    false = (len(found) - sum(touching)) / (len(mixed) / SAMPLE_RATE - sum(end - start for start, end in spans)) * 60
     with capsys.disabled():
         print(  # noqa: T201 (the figures are asked for)
             f"\n  {name}, {snr} dB: recall {recall:.2f} of {len(spans)}, {false:.1f} false turns a minute, "

@@ -11,11 +11,12 @@ import pytest
 import soundfile
 
 from assistant.errors import AssistantError
+from assistant.events import SAMPLE_RATE
 from assistant.sessions.export import as_markdown, as_srt, export, import_archive, joined, timeline
 from assistant.sessions.journal import JsonLines
 from assistant.sessions.maintenance import expire
 from assistant.sessions.reader import as_json, read_session
-from assistant.sessions.recorder import EVENTS, RATE
+from assistant.sessions.recorder import EVENTS
 from tests.assistant.sessions.test_reader import record
 
 
@@ -32,10 +33,10 @@ def test_an_archive_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_sound_subtitles_and_text_tell_the_same(tmp_path: Path) -> None:
     session = read_session(record(tmp_path / "a"))
     samples, rate = soundfile.read(export(session, "wav", tmp_path))
-    assert (len(samples), rate) == (len(joined(session)), RATE)
+    assert (len(samples), rate) == (len(joined(session)), SAMPLE_RATE)
     rows = timeline(session)
     assert [who for _, _, who, _ in rows] == ["you", "assistant"] * 3
-    assert rows[-1][1] <= len(samples) / RATE
+    assert rows[-1][1] <= len(samples) / SAMPLE_RATE
     srt = as_srt(session)
     assert srt.count(" --> ") == 6
     assert "1\n00:00:00,000 --> 00:00:00,250\nYou: words 1\n" in srt

@@ -15,12 +15,12 @@ from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QAbstractButton, QApplication, QComboBox, QFileDialog, QLabel, QLineEdit, QWidget
 from pytestqt.qtbot import QtBot
 
-from assistant.events import Outcome, Spoken, Turn, TurnEnded, Typed
+from assistant.events import SAMPLE_RATE, Outcome, Spoken, Turn, TurnEnded, Typed
 from assistant.sessions.corrections import corrections
 from assistant.sessions.export import export
 from assistant.sessions.journal import JsonLines, read_lines
 from assistant.sessions.reader import read_session
-from assistant.sessions.recorder import EVENTS, RATE, Recorder
+from assistant.sessions.recorder import EVENTS, Recorder
 from tests.ui.support import fake_program
 from tests.ui.support.recorded import STORY, record, spoken
 from ui.core.app import App, Message, Services
@@ -160,7 +160,7 @@ def test_playing_in_step(app: App, show: Show, qtbot: QtBot) -> None:
     assert session_audio is not None
     player.play.click()
     name, samples, rate, at, speed = played(app)[-1]
-    assert (name, len(samples), rate, at, speed) == ("clips.play", len(session_audio.samples), RATE, 0.0, 1.0)
+    assert (name, len(samples), rate, at, speed) == ("clips.play", len(session_audio.samples), SAMPLE_RATE, 0.0, 1.0)
     assert player.play.accessibleName() == "Pause (Space)"
     speaker = clips(app)
     speaker.playing, speaker.position = True, session_audio.start(2) + 0.1
@@ -239,7 +239,7 @@ def test_a_tape_fits_what_is_played(app: App) -> None:
     assert session_audio.turn_at(session_audio.spans[1][0] - 0.1) == 0
     assert session_audio.turn_at(1e9) == 5
     for part in session_audio.parts:
-        sound = session_audio.samples[round(part.start * RATE) : round(part.end * RATE)]
+        sound = session_audio.samples[round(part.start * SAMPLE_RATE) : round(part.end * SAMPLE_RATE)]
         silent = part.who == "you" and isinstance(session_audio.session.turns[part.turn].turn.message, Typed)
         assert (abs(sound).max() > 0.05) is not silent
     assert sum(len(pieces) for pieces in session_audio.lanes.values()) == 12

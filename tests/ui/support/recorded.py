@@ -13,9 +13,21 @@ from typing import Any, cast
 import numpy as np
 import soundfile
 
-from assistant.events import EMOTIONS, UNSURE, EmotionReading, Message, Outcome, Samples, Spoken, Turn, TurnEnded, Typed
+from assistant.events import (
+    EMOTIONS,
+    SAMPLE_RATE,
+    UNSURE,
+    EmotionReading,
+    Message,
+    Outcome,
+    Samples,
+    Spoken,
+    Turn,
+    TurnEnded,
+    Typed,
+)
 from assistant.sessions.journal import JsonLines, read_lines
-from assistant.sessions.recorder import EVENTS, RATE, Recorder
+from assistant.sessions.recorder import EVENTS, Recorder
 
 SAMPLES = Path(str(files("resources"))) / "samples"
 STORY = (
@@ -39,7 +51,7 @@ def words() -> dict[str, str]:
 @cache
 def spoken(name: str) -> Spoken:
     samples, rate = soundfile.read(SAMPLES / f"{name}.flac", dtype="float32")
-    assert rate == RATE
+    assert rate == SAMPLE_RATE
     return Spoken(samples)
 
 
@@ -72,7 +84,7 @@ def record(
     assert recorder.folder is not None
     for number, (what, emotion, reply, share) in enumerate(story, 1):
         message: Message = spoken(what) if what in words() else Typed(what)
-        seconds = len(message.samples) / RATE if isinstance(message, Spoken) else 0.0
+        seconds = len(message.samples) / SAMPLE_RATE if isinstance(message, Spoken) else 0.0
         recorder.utterance(number, message)
         count = len(reply.split())
         heard = " ".join(reply.split()[: round(count * share)])
