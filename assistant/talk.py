@@ -19,6 +19,7 @@ from assistant.audio.devices import SoundSystem
 from assistant.audio.echo import Canceller, Duplex, MicrophoneProcessor, Reference
 from assistant.audio.endpointing import PATIENCE, Endpointer, EndpointingSettings, SileroDetector
 from assistant.audio.file_devices import FileSound
+from assistant.audio.preroll import PreRollBuffer
 from assistant.backend.model_process import ModelProcess
 from assistant.errors import AssistantError
 from assistant.events import (
@@ -40,7 +41,7 @@ from assistant.messages import (
     TurnSettings,
     UndoRequested,
 )
-from assistant.sessions.writer import PreRollBuffer, SessionWriter
+from assistant.sessions.writer import SessionWriter
 from assistant.speech.playback import ReplyPlayer, Speaker
 from assistant.speech.synthesizer import Synthesizer, VoiceSettings
 from assistant.turns.loop import ConversationLoop
@@ -113,9 +114,10 @@ class Talk:
         endpointer = Endpointer(SileroDetector(), EndpointingSettings(patience=PATIENCE[settings.patience]))
         endpointer.hands_free = settings.hands_free
         self.processor, trouble = _processor(self._reference, settings.duplex)
-        self._pre_roll = PreRollBuffer(self.processor)
-        self._pre_roll.listener = self._listen_in
-        self.loop = ConversationLoop(endpointer, self._pre_roll, self._hear, settings=settings.turns)
+        self._pre_roll = PreRollBuffer()
+        self.loop = ConversationLoop(
+            endpointer, self.processor, self._hear, tap=self._take_input, settings=settings.turns
+        )
         put: Callable[[Any], None] = self.loop.put  # calls, too: they are made on the conversation's thread
         heard = tuple(heard)
         self.sound: SoundSystem | FileSound
@@ -307,7 +309,8 @@ class Talk:
         self._writer.note(event, self.voice)
         self._listener(event)
 
-    def _listen_in(self, chunk: Samples) -> None:
+    def _take_input(self, chunk: Samples) -> None:
+        self._pre_roll.feed(chunk)
         if self._listening_in is not None:
             self._listening_in(chunk)
         if self._check is not None:

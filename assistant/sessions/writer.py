@@ -1,23 +1,19 @@
-"""What of a conversation goes to disk: the last moments of the line, and a thread that writes sessions."""
+"""Writes a conversation's session and corrections to disk, on a thread of its own."""
 
 from __future__ import annotations
 
 import queue
 import secrets
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from assistant.errors import AssistantError
 from assistant.events import (
     SAMPLE_RATE,
-    AudioChunk,
     Event,
     Failed,
     Samples,
@@ -34,47 +30,6 @@ from assistant.sessions.maintenance import tidy
 from assistant.sessions.reader import correct
 from assistant.sessions.recorder import Recorder
 from assistant.speech.playback import ReplyPlayer
-from assistant.turns.loop import InputProcessor
-
-_RECALLED_SECONDS = 4.0  # of sound kept for the journal: speech is known only after it began, a cut even 3 s after
-
-
-class PreRollBuffer:
-    """Remembers the last moments of the line, and hands on what the user says while they say it.
-
-    Attributes:
-        record: takes the samples of a turn in the making.
-        listener: takes every chunk of the microphone as it comes, mono 16 kHz.
-    """
-
-    def __init__(self, processor: InputProcessor) -> None:
-        self.record: Callable[[int, Samples], None] | None = None
-        self.listener: Callable[[Samples], None] | None = None
-        self._processor = processor
-        self._past: deque[Samples] = deque()
-        self._turn: int | None = None
-
-    def take(self, chunk: AudioChunk, *, speaking: bool) -> tuple[Samples, Samples]:
-        """See `assistant.turns.loop.Line`."""
-        raw, cleaned = self._processor.take(chunk, speaking=speaking)
-        self._past.append(raw)
-        while sum(map(len, self._past)) - len(self._past[0]) > _RECALLED_SECONDS * SAMPLE_RATE:
-            self._past.popleft()
-        if self._turn is not None and self.record is not None:
-            self.record(self._turn, raw)
-        if self.listener is not None and len(raw):
-            self.listener(raw)
-        return raw, cleaned
-
-    def begin(self, turn: int, seconds: float) -> None:
-        """The user has been speaking for so long."""
-        self._turn = turn
-        if self.record is not None and self._past:
-            self.record(turn, np.concatenate(list(self._past))[-round(seconds * SAMPLE_RATE) :])
-
-    def end(self) -> None:
-        """The user has stopped."""
-        self._turn = None
 
 
 class SessionWriter:

@@ -68,10 +68,11 @@ class ConversationLoop:
     """Owns a conversation and what serves it.
 
     Args:
-        ears: hear utterances out of sound.
-        line: from the device's sound to the ears'.
+        endpointer: finds utterances in the microphone's sound.
+        processor: resamples the microphone's sound and cancels the echo.
+        listener: receives every event.
+        tap: receives the microphone's resampled sound, before it is judged.
         clock: seconds; the turns' marks are in them.
-        listener: told of every event.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class ConversationLoop:
         processor: InputProcessor,
         listener: Listener,
         *,
+        tap: Callable[[Samples], None] | None = None,
         settings: TurnSettings | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -91,6 +93,7 @@ class ConversationLoop:
         """Whether the ears are closed, for a check of the microphone."""
         self._processor = processor
         self._listener = listener
+        self._tap = tap
         self._clock = clock
         self._started = clock()
         self._inbox: queue.SimpleQueue[Heard | Callable[[], None] | None] = queue.SimpleQueue()
@@ -207,6 +210,8 @@ class ConversationLoop:
         raw, cleaned = self._processor.take(chunk, speaking=speaking)
         if not len(raw):
             return
+        if self._tap is not None:
+            self._tap(raw)
         if self.now - self._level_at >= _LEVEL_SECONDS:
             self._level_at = self.now
             power = 0.0 if self.muted else float(np.mean(np.square(raw)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,6 @@ from assistant.audio.endpointing import Endpointer, SileroDetector
 from assistant.audio.file_devices import FileSpeaker
 from assistant.events import AudioChunk, Samples, SpeechStarted, State, StateChanged
 from assistant.messages import MessageTyped
-from assistant.sessions.writer import PreRollBuffer
 from assistant.speech.playback import ReplyPlayer
 from assistant.speech.synthesizer import Synthesizer
 from assistant.turns.loop import ConversationLoop
@@ -60,8 +60,10 @@ class RoomStage:
         self.reference = Reference()
         self.line = MicrophoneProcessor(self.reference, duplex)
         self.endpointer = Endpointer(SileroDetector())
-        self.pre_roll = PreRollBuffer(self.line)
-        self.loop = ConversationLoop(self.endpointer, self.pre_roll, self._notified, clock=self.clock)
+        self.tap: Callable[[Samples], None] = lambda _: None
+        self.loop = ConversationLoop(
+            self.endpointer, self.line, self._notified, tap=lambda samples: self.tap(samples), clock=self.clock
+        )
         voice = ReplyPlayer(synthesizer, self.speaker, self.loop.put, threaded=False)
         self._model = ScriptedModel([reply], self.clock, self.loop.put, delay=0.1)
         self.clips = ClipPlayer(self.loop.put, self.loop.put, lambda: self.state is State.IDLE)

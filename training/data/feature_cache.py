@@ -262,8 +262,6 @@ def _cached(
     if key not in cache:
         samples = read_audio(path)
         if len(samples) > LONGEST_SECONDS * SAMPLE_RATE:
-            raise BadInput(
-                f"{path}: {len(samples) / SAMPLE_RATE:.1f} s: cut it to {LONGEST_SECONDS:.0f} s or less"
-            )
+            raise BadInput(f"{path}: {len(samples) / SAMPLE_RATE:.1f} s: cut it to {LONGEST_SECONDS:.0f} s or less")
         cache.add(key, states_of(encoder, extractor, samples, window=window))
     return key

@@ -19,7 +19,7 @@ def check(stage: RoomStage, user: np.ndarray | None = None, **what: object) -> l
     emitted: list[CheckResult] = []
     one = AudioCheck(stage.line, stage.clips, emitted.append, **what)
     stage.loop.deaf = True
-    stage.pre_roll.listener = one.feed
+    stage.tap = one.feed
     while not one.over:
         stage.run(0.1, np.zeros(1600, np.float32) if user is None or emitted[-1:] == [] else user)
     return emitted

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from assistant.events import AudioChunk, Event, Failed, Samples, Spoken, Transcribed, Turn, TurnEnded, UtteranceEnded
+from assistant.events import Event, Failed, Spoken, Transcribed, Turn, TurnEnded, UtteranceEnded
 from assistant.sessions.reader import read_session, sessions
-from assistant.sessions.writer import PreRollBuffer, SessionWriter
+from assistant.sessions.writer import SessionWriter
 from assistant.speech.playback import ReplyPlayer
-from tests.support.fakes import RATE, PlainProcessor
 
 
 def said(number: int) -> Spoken:
@@ -57,17 +56,6 @@ def test_every_session_counts_its_own_turns(tmp_path: Path, writer: SessionWrite
     assert samples == pytest.approx([0.03, 0.04, 0.05], abs=1e-4)
     assert {session.about["keep_days"] for session in read} == {30}
     assert emitted == []
-
-
-def test_the_tape_reaches_back_to_a_cut() -> None:
-    """An utterance without a pause is cut up to three seconds ago: what follows the cut is on disk from there on."""
-    pre_roll, taken = PreRollBuffer(PlainProcessor()), list[Samples]()
-    pre_roll.record = lambda _turn, samples: taken.append(samples)
-    for number in range(300):
-        pre_roll.take(AudioChunk(np.full(320, number, np.int16), RATE, number / 50), speaking=False)
-    pre_roll.begin(2, 3.5)
-    assert len(taken[0]) == 3.5 * RATE
-    assert taken[0][0] * 32768 == 300 - 3.5 * 50
 
 
 def test_what_waits_to_be_written_is_written_before_the_end(tmp_path: Path, writer: SessionWriter) -> None:
