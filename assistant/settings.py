@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from collections.abc import Mapping
 from datetime import datetime
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from assistant.audio.echo import Duplex
 from assistant.errors import AssistantError
+from assistant.files import write_atomically
 from assistant.messages import BargeIn, ModelChoice, TurnSettings
 from assistant.speech.synthesizer import VoiceSettings
 
@@ -157,20 +157,15 @@ def load(path: Path) -> tuple[Settings, str]:
 
 
 def save(path: Path, settings: Settings) -> None:
-    """Write what differs from the defaults, beside the old file and then in its place, readable by the user alone.
+    """Write what differs from the defaults, atomically, readable by the user alone.
 
     Raises:
         AssistantError: it cannot be written.
     """
     values = _without_none(settings.model_dump(mode="json", exclude_defaults=True))
-    beside = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            tomli_w.dump(values, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        write_atomically(path, tomli_w.dumps(values))
     except OSError as error:
         message = f"The settings cannot be saved ({error.strerror}): they hold until the program ends."
         raise AssistantError(message) from error

@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from assistant.finetune.tuning_data import write_file
+from assistant.files import write_atomically
 from assistant.settings import Settings
 
 MANIFEST, OPTIONS, PROGRESS, SUMMARY, STOP, LOCK, PLAN, FAILED, ADOPTED, MODEL = (
@@ -35,7 +35,7 @@ MANIFEST, OPTIONS, PROGRESS, SUMMARY, STOP, LOCK, PLAN, FAILED, ADOPTED, MODEL =
 
 def write_plan(path: Path, plan: Mapping[str, Any]) -> None:
     """Keep what a run is expected to take, beside it. Raises: OSError."""
-    write_file(path, json.dumps(dict(plan)) + "\n")
+    write_atomically(path, json.dumps(dict(plan)) + "\n")
 
 
 class Stage(StrEnum):
@@ -156,7 +156,7 @@ class TuningRun:
             if code == 0:
                 (self.folder / FAILED).unlink(missing_ok=True)
             else:
-                write_file(self.folder / FAILED, (said or end_of(code)) + "\n")
+                write_atomically(self.folder / FAILED, (said or end_of(code)) + "\n")
         self.why = "" if code == 0 else said or end_of(code)
 
 
@@ -245,7 +245,7 @@ def adopt(run: TuningRun, settings: Settings) -> dict[str, Any]:
     source, now = str(run.checkpoint.absolute()), settings.model
     if now.source != source:
         before = {"source": now.source, "device": now.device, "quantize": now.quantize}
-        write_file(run.folder / ADOPTED, json.dumps(before) + "\n")
+        write_atomically(run.folder / ADOPTED, json.dumps(before) + "\n")
     folders = now.folders if source in now.folders else (*now.folders, source)
     return {"source": source, "folders": folders}
 

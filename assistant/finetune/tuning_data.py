@@ -15,6 +15,7 @@ from typing import Any
 
 from assistant.errors import AssistantError
 from assistant.events import EMOTIONS, Samples
+from assistant.files import write_atomically
 
 IGNORE = "ignore"
 """In a mapping of emotions: the recording goes without one."""
@@ -175,15 +176,5 @@ def write_manifest(path: Path, rows: Iterable[Recording], mapping: Mapping[str, 
         if one.usable(mapping, words=words)
     ]
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_file(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return len(lines)
-
-
-def write_file(path: Path, text: str) -> None:
-    """Write a file beside and put it in its place, whole or not at all. Raises: OSError."""
-    beside = path.with_name(f".{path.name}.new")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)

@@ -8,13 +8,12 @@ session and goes with it; one of a conversation that is not recorded is kept bes
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from assistant.events import EMOTIONS, SAMPLE_RATE, Spoken, Turn
+from assistant.files import write_atomically
 from assistant.sessions.recorder import write_flac
 
 
@@ -96,14 +95,5 @@ def _correction(line: dict[str, Any]) -> Correction | None:
 
 
 def _write(path: Path, lines: list[dict[str, Any]]) -> None:
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

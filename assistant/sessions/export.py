@@ -6,7 +6,6 @@ unpacks, and lets nothing into the sessions' folder before all of it was read an
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import secrets
@@ -19,6 +18,7 @@ import numpy as np
 
 from assistant.errors import AssistantError, BadInput
 from assistant.events import SAMPLE_RATE, Samples, Spoken, Typed
+from assistant.files import replacing
 from assistant.sessions.maintenance import COMING
 from assistant.sessions.reader import Session, as_json, as_text, read_flac, read_session, words_of
 from assistant.sessions.recorder import EVENTS, new_name
@@ -41,21 +41,17 @@ def export(session: Session, form: str, target: Path) -> Path:
         AssistantError: it cannot be written, or a recording of it cannot be read.
     """
     path = target / f"{session.folder.name}{_ENDINGS[form]}" if target.is_dir() else target
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        if form == "archive":
-            _write_archive(session, partial)
-        elif form == "wav":
-            _write_wav(session, partial)
-        else:
-            text = {"json": lambda s: as_text(as_json(s)) + "\n", "srt": as_srt, "markdown": as_markdown}[form](session)
-            partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with replacing(path, mode=None) as partial:
+            if form == "archive":
+                _write_archive(session, partial)
+            elif form == "wav":
+                _write_wav(session, partial)
+            else:
+                texts = {"json": lambda s: as_text(as_json(s)) + "\n", "srt": as_srt, "markdown": as_markdown}
+                partial.write_text(texts[form](session), encoding="utf-8")
     except OSError as error:
         raise AssistantError(f"{path} cannot be written ({error.strerror or error}): choose another folder.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
     return path
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
 import secrets
 import shutil
 import time
@@ -24,6 +23,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from assistant.events import SAMPLE_RATE, Failed, Samples, Spoken, TurnEnded, Typed
+from assistant.files import write_atomically
 from assistant.sessions.journal import Journal, JsonLines
 
 VERSION = 1
@@ -204,15 +204,5 @@ def write_flac(path: Path, samples: Samples, rate: int) -> str:
     memory = io.BytesIO()
     soundfile.write(memory, coded(samples), rate, subtype="PCM_16", format="FLAC")
     data = memory.getvalue()
-    partial = path.with_name(path.name + ".part")
-    try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+    write_atomically(path, data)
     return hashlib.sha256(data).hexdigest()

@@ -20,6 +20,7 @@ import numpy as np
 
 from assistant.errors import SpeechUnavailable
 from assistant.events import EMOTIONS, UNSURE, EmotionReading, Samples
+from assistant.files import replacing
 from assistant.speech.sentences import Sentence
 
 
@@ -379,11 +380,8 @@ def write_wav(path: Path, speeches: Sequence[Speech]) -> None:
         s.samples if s.rate == rate else soxr.resample(s.samples, s.rate, rate).astype(np.float32) for s in speeches
     ]
     samples = np.concatenate(parts or [np.zeros(0, np.float32)])
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        soundfile.write(partial, np.clip(samples, -1, 1), rate, subtype="PCM_16", format="WAV")
-        partial.replace(path)
+        with replacing(path, mode=None) as partial:
+            soundfile.write(partial, np.clip(samples, -1, 1), rate, subtype="PCM_16", format="WAV")
     except (OSError, soundfile.LibsndfileError) as error:
         raise SpeechUnavailable(f"cannot write {path} ({error}): choose another file or folder") from error
-    finally:
-        partial.unlink(missing_ok=True)

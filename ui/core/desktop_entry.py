@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from assistant.files import write_atomically
+
 NAME = "undertone"
 
 
@@ -38,7 +40,7 @@ def install(command: Sequence[str], folder: Path) -> None:
     text = text.replace(f"Exec={NAME}\n", f"Exec={' '.join(map(_quoted, words))}\nPath={_escaped(str(folder))}\n")
     for path, content in ((_icon(), (resources / "icons" / f"{NAME}.svg").read_text("utf-8")), (_entry(), text)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, "utf-8")
+        write_atomically(path, content, mode=None)
 
 
 def remove() -> None:

@@ -13,6 +13,7 @@ from PySide6.QtCore import Qt, QUrl
 from PySide6.QtGui import QDesktopServices, QGuiApplication
 from PySide6.QtWidgets import QFileDialog, QPlainTextEdit, QVBoxLayout, QWidget
 
+from assistant.files import write_atomically
 from assistant.settings import Settings
 from ui.core import theme
 from ui.core.app import App
@@ -110,7 +111,7 @@ class Diagnostics(Section):
     def write(self, path: str) -> None:
         """Write the report that is shown."""
         try:
-            Path(path).write_text(self.report.toPlainText() + "\n", "utf-8")
+            write_atomically(Path(path), self.report.toPlainText() + "\n", mode=None)
         except OSError as error:
             self.done.report(
                 tr("It cannot be written ({why}): choose another place.").format(why=error.strerror), trouble=True
