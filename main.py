@@ -271,13 +271,13 @@ def add_plan(commands: Any) -> None:
 
 def plan(options: argparse.Namespace) -> int:
     """Print what each way to load a checkpoint needs and which fits. Returns 3 when none does."""
-    from model.checkpoints import loader
-    from model.checkpoints.memory_plan import plan as make_plan
+    from assistant.backend.protocol import ModelChoice
     from model.commands.options import quiet_libraries
+    from model.inference.backends import loader_of
 
     quiet_libraries()
-    about = loader.inspect(options.model)
-    made = make_plan(about, device=options.device, quantize=options.quantize, context=options.context)
+    choice = ModelChoice(options.model, options.device, options.quantize)
+    made = loader_of(options.model).plan(choice, options.context)
     print(json.dumps(made.as_dict()) if options.json else "\n".join(made.table()))
     return 3 if made.recommended is None else 0
 

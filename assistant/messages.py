@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 from assistant.events import EmotionReading, Exchange, Message, Utterance
 
@@ -295,37 +294,3 @@ Command = (
     | StopPlayback
     | DiscardUtterance
 )
-
-
-# ---- between the assistant and its model process
-
-
-@dataclass(frozen=True, slots=True)
-class ModelChoice:
-    """What to load: the arguments of `model.checkpoints.loader.load`."""
-
-    source: str = "mini"
-    device: str = "auto"
-    quantize: str = "auto"
-    threads: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Loading:
-    """From the child: how the loading goes, in words."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """From the child: the model stands; `about` says name, device, quantize, path, frame_seconds, head, load_ms."""
-
-    about: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class LoadFailed:
-    """From the child: the model cannot be loaded; the message says what to do."""
-
-    message: str

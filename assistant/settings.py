@@ -12,9 +12,10 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from assistant.audio.echo import Duplex
+from assistant.backend.protocol import ModelChoice
 from assistant.errors import AssistantError
 from assistant.files import write_atomically
-from assistant.messages import BargeIn, ModelChoice, TurnSettings
+from assistant.messages import BargeIn, TurnSettings
 from assistant.speech.synthesizer import VoiceSettings
 
 MOST_DAYS = 3650

@@ -21,6 +21,7 @@ from assistant.audio.endpointing import PATIENCE, Endpointer, EndpointingSetting
 from assistant.audio.file_devices import FileSound
 from assistant.audio.preroll import PreRollBuffer
 from assistant.backend.model_process import ModelProcess
+from assistant.backend.protocol import ModelChoice, Ready
 from assistant.errors import AssistantError
 from assistant.events import (
     Event,
@@ -32,15 +33,7 @@ from assistant.events import (
     StateChanged,
     UtteranceEnded,
 )
-from assistant.messages import (
-    MessageTyped,
-    ModelChoice,
-    NewConversationRequested,
-    Ready,
-    RegenerateRequested,
-    TurnSettings,
-    UndoRequested,
-)
+from assistant.messages import MessageTyped, NewConversationRequested, RegenerateRequested, TurnSettings, UndoRequested
 from assistant.sessions.writer import SessionWriter
 from assistant.speech.playback import ReplyPlayer, Speaker
 from assistant.speech.synthesizer import Synthesizer, VoiceSettings

@@ -20,8 +20,8 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from assistant.backend.protocol import Ready
 from assistant.events import Failed, ModelStatus
-from assistant.messages import Ready
 from ui.core import icons
 from ui.core.app import App, Message
 from ui.core.translations import tr

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
+from assistant.backend.protocol import LoadFailed, Loading, ModelChoice, Ready
 from assistant.events import ModelStatus
-from assistant.messages import Ask, InboxEvent, LoadFailed, Loading, ModelChoice, ModelDone, ModelFailed, Prepare, Ready
+from assistant.messages import Ask, InboxEvent, ModelDone, ModelFailed, Prepare
 
 _POLL_SECONDS = 0.2
 _CLOSE_SECONDS = 5.0

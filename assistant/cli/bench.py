@@ -23,9 +23,10 @@ import numpy as np
 
 from assistant.audio.file_devices import FileSound
 from assistant.backend.model_process import ModelProcess
+from assistant.backend.protocol import ModelChoice, Ready
 from assistant.errors import AssistantError
 from assistant.events import SAMPLE_RATE, Event, Exchange, Failed, ModelStatus, Samples, Turn, TurnEnded, UtteranceEnded
-from assistant.messages import Ask, ModelChoice, ModelDone, ModelFailed, ModelText, Ready
+from assistant.messages import Ask, ModelDone, ModelFailed, ModelText
 from assistant.speech.sentences import sentences
 from assistant.speech.synthesizer import Pyttsx3Synthesizer, Synthesizer, VoiceSettings, mood_of
 from assistant.talk import Talk, TalkSettings

@@ -107,9 +107,10 @@ def converse(options: argparse.Namespace, voice: Synthesizer, home: Path) -> Non
         AssistantError: a recording or a device's place cannot be used.
     """
     from assistant.audio.echo import Duplex
+    from assistant.backend.protocol import ModelChoice
     from assistant.cli.recording_choice import in_terminal, recording_choice
     from assistant.cli.terminal import run
-    from assistant.messages import BargeIn, ModelChoice, TurnSettings
+    from assistant.messages import BargeIn, TurnSettings
     from assistant.talk import Talk, TalkSettings
 
     heard = [Path(options.microphone)] if options.microphone and Path(options.microphone).is_file() else []

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from assistant.backend.model_process import ModelProcess
+from assistant.backend.protocol import ModelChoice
 from assistant.errors import AssistantError, BadInput
 from assistant.events import SAMPLE_RATE, Exchange, ModelStatus, Spoken
-from assistant.messages import Ask, ModelChoice, ModelDone, ModelFailed, ModelReading, ModelText
+from assistant.messages import Ask, ModelDone, ModelFailed, ModelReading, ModelText
 from assistant.sessions.export import FORMATS, differences, export, import_archive, joined
 from assistant.sessions.maintenance import delete, tidy
 from assistant.sessions.reader import Session, as_json, read_session, sessions, summary, words_of

@@ -27,6 +27,7 @@ from rich.live import Live
 from rich.text import Text
 
 from assistant.audio.file_devices import FileSound
+from assistant.backend.protocol import Ready
 from assistant.cli.recording_choice import in_terminal
 from assistant.events import (
     SAMPLE_RATE,
@@ -47,7 +48,6 @@ from assistant.events import (
     Typed,
     UtteranceEnded,
 )
-from assistant.messages import Ready
 from assistant.talk import Talk
 
 HELP = "space begins and ends what you say · type and Enter to write · Ctrl-C stops the reply, twice ends"

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from assistant.backend.protocol import Ready
 from assistant.errors import AssistantError
 from assistant.events import (
     SAMPLE_RATE,
@@ -24,7 +25,6 @@ from assistant.events import (
     TurnUndone,
     UtteranceEnded,
 )
-from assistant.messages import Ready
 from assistant.sessions.corrections import keep
 from assistant.sessions.maintenance import tidy
 from assistant.sessions.reader import correct

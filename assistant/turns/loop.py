@@ -18,6 +18,7 @@ import numpy as np
 from assistant.audio.clips import ClipPlayer
 from assistant.audio.endpointing import Endpointer
 from assistant.backend.model_process import Model
+from assistant.backend.protocol import Ready
 from assistant.events import (
     AudioChunk,
     Event,
@@ -35,7 +36,6 @@ from assistant.messages import (
     DiscardUtterance,
     InboxEvent,
     Prepare,
-    Ready,
     SettingsChanged,
     SpeechRejected,
     StopRequested,

@@ -9,8 +9,9 @@ import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
+from assistant.backend.protocol import LoadFailed, Loading, ModelChoice, Ready
 from assistant.events import Typed
-from assistant.messages import Ask, LoadFailed, Loading, ModelChoice, ModelDone, ModelFailed, ModelText, Prepare, Ready
+from assistant.messages import Ask, ModelDone, ModelFailed, ModelText, Prepare
 
 
 def serve(connection: Connection, cancelled: Any, choice: ModelChoice) -> None:

@@ -6,8 +6,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from assistant.backend.protocol import ModelChoice, Ready
 from assistant.events import Spoken
-from assistant.messages import Ask, ModelChoice, ModelDone, ModelReading, ModelText, ModelTranscript, Ready
+from assistant.messages import Ask, ModelDone, ModelReading, ModelText, ModelTranscript
 
 
 def serve(connection: Connection, cancelled: Any, choice: ModelChoice) -> None:

@@ -21,6 +21,7 @@ from rich.console import Console
 from assistant.audio.audio_check import CheckResult, Step
 from assistant.audio.echo import Duplex
 from assistant.audio.endpointing import PATIENCE
+from assistant.backend.protocol import ModelChoice, Ready
 from assistant.cli.terminal import Keyboard, Screen, Stopper, as_line
 from assistant.events import (
     Event,
@@ -37,7 +38,7 @@ from assistant.events import (
     TurnUndone,
     UtteranceEnded,
 )
-from assistant.messages import BargeIn, ModelChoice, Ready, TurnSettings
+from assistant.messages import BargeIn, TurnSettings
 from assistant.sessions.corrections import corrections
 from assistant.sessions.maintenance import recover
 from assistant.sessions.reader import read_session, sessions
@@ -46,6 +47,7 @@ from assistant.talk import Talk, TalkSettings
 from model.checkpoints.convert import main as convert
 from tests import ROOT
 from tests.support.fakes import eventually
+from tests.support.second_backend import make_checkpoint
 
 if TYPE_CHECKING:
     from tests.support.sound_stack import SoundStack
@@ -435,7 +437,7 @@ def test_settings_change_from_any_thread(scene: Callable[..., Scene], tmp_path: 
     talk.choose_devices(None, None)
     talk.set_hands_free(True)
     talk.set_muted(True)
-    eventually(lambda: talk.loop.muted and talk.line.duplex is Duplex.OPEN)
+    eventually(lambda: talk.loop.muted and talk.processor.duplex is Duplex.OPEN)
     assert talk.loop.endpointer.settings.patience == PATIENCE["patient"]
     assert talk.loop.endpointer.hands_free
     assert talk.loop.conversation.settings.barge_in is BargeIn.OFF
@@ -444,7 +446,7 @@ def test_settings_change_from_any_thread(scene: Callable[..., Scene], tmp_path: 
     play.until(SpeechStarted)
     talk.release()
     talk.set_duplex(Duplex.CANCEL)
-    eventually(lambda: talk.line.duplex is Duplex.CANCEL)
+    eventually(lambda: talk.processor.duplex is Duplex.CANCEL)
     talk.type("a")
     play.until(PlaybackStarted)
     talk.stop()
@@ -457,7 +459,7 @@ def test_the_talk_key_is_up_after_a_stop() -> None:
     done: list[str] = []
     endpointer = SimpleNamespace(press=lambda: done.append("press"), release=lambda: done.append("release"))
     keyboard = Keyboard(
-        cast("Talk", SimpleNamespace(assistant=endpointer)), Screen(Console()), Stopper(lambda: done.append("stop"))
+        cast("Talk", SimpleNamespace(loop=endpointer)), Screen(Console()), Stopper(lambda: done.append("stop"))
     )
     for key in (" ", "\x03", " ", " "):
         assert keyboard.key(key)
@@ -469,3 +471,37 @@ def test_events_are_plain_json() -> None:
     assert line == {"type": "transcribed", "turn": 3, "text": "grüß dich", "language": "de"}
     ended = json.loads(as_line(UtteranceEnded(1, Spoken(np.zeros(8000, np.float32)))))
     assert ended == {"type": "utterance_ended", "turn": 1, "message": {"seconds": 0.5}}
+
+
+# ---- another model behind the same seam
+
+
+def test_a_model_that_is_neither_whisper_nor_llama_holds_a_conversation(
+    tmp_path: Path, scene: Callable[..., Scene]
+) -> None:
+    checkpoint = make_checkpoint(tmp_path / "gru")
+    settings = TalkSettings(ModelChoice(str(checkpoint)), server="tests.support.second_backend")
+    play = scene(settings, heard=[SAMPLES / "go-forward.flac"], spoken=tmp_path / "reply.wav")
+    assert play.until(Ready).about["name"] == "tiny GRU"
+    spoken = play.until(TurnEnded).turn
+    play.talk.type("And now?")
+    typed = play.until(TurnEnded, 2).turn
+    assert [turn.outcome for turn in (spoken, typed)] == [Outcome.ANSWERED] * 2
+    assert spoken.reading is not None
+    np.testing.assert_allclose(
+        np.exp(spoken.reading.contributions.sum(0) + spoken.reading.offset)
+        / np.exp(spoken.reading.contributions.sum(0) + spoken.reading.offset).sum(),
+        spoken.reading.probabilities,
+        rtol=1e-4,
+    )
+    assert spoken.reply.endswith("indeed.")
+    assert spoken.reply != typed.reply  # the history goes with every ask
+
+
+def test_a_second_model_that_cannot_be_loaded_says_why(tmp_path: Path, scene: Callable[..., Scene]) -> None:
+    checkpoint = make_checkpoint(tmp_path / "gru")
+    (checkpoint / "model.safetensors").unlink()
+    settings = TalkSettings(ModelChoice(str(checkpoint)), server="tests.support.second_backend")
+    play = scene(settings, spoken=tmp_path / "reply.wav")
+    play.until_fits(lambda event: isinstance(event, ModelStatus) and event.status == "failed")
+    assert "make the checkpoint again" in play.of(ModelStatus)[-1].text

@@ -13,8 +13,8 @@ from PySide6.QtCore import QtMsgType, qInstallMessageHandler
 from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
+from assistant.backend.protocol import Ready
 from assistant.events import Event
-from assistant.messages import Ready
 from assistant.speech.synthesizer import Synthesizer
 from assistant.talk import TalkSettings
 from tests.support.fakes import ToneSynthesizer

@@ -11,8 +11,8 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QApplication, QWidget
 from pytestqt.qtbot import QtBot
 
+from assistant.backend.protocol import Ready
 from assistant.events import EMOTIONS, Failed, InputLevel, ModelStatus, ReplyText, State, StateChanged
-from assistant.messages import Ready
 from ui.core import theme
 from ui.core.app import App
 from ui.core.bridge import Bridge

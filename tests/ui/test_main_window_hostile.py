@@ -17,9 +17,9 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QLabel, QWidget
 from pytestqt.qtbot import QtBot
 
+from assistant.backend.protocol import Ready
 from assistant.events import Failed, ModelStatus, ReplyFinished, ReplyText
 from assistant.finetune.tuning_data import Problem, Recording
-from assistant.messages import Ready
 from assistant.sessions.journal import JsonLines, read_lines
 from assistant.sessions.recorder import EVENTS
 from tests.ui.support.hostile import SLOWEST, Clock, hostile, traps

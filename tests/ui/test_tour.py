@@ -15,7 +15,7 @@ from PySide6.QtGui import QAccessible
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication, QWidget
 
-from assistant.messages import Ready
+from assistant.backend.protocol import Ready
 from tests.support.fakes import ToneSynthesizer
 from tests.ui.conftest import ScriptedTalk
 from tests.ui.support.recorded import record

@@ -16,6 +16,7 @@ import soundfile
 from PySide6.QtCore import Qt
 from PySide6.QtTest import QTest
 
+from assistant.backend.protocol import Ready
 from assistant.events import (
     ModelStatus,
     Outcome,
@@ -26,7 +27,6 @@ from assistant.events import (
     Transcribed,
     TurnEnded,
 )
-from assistant.messages import Ready
 from assistant.sessions.reader import read_session, sessions
 from assistant.settings import load
 from model.checkpoints.convert import main as convert

@@ -18,6 +18,7 @@ from typing import Any
 
 from PySide6.QtWidgets import QWidget
 
+from assistant.backend.protocol import Ready
 from assistant.events import (
     EmotionRead,
     Failed,
@@ -38,7 +39,6 @@ from assistant.events import (
     Typed,
     UtteranceEnded,
 )
-from assistant.messages import Ready
 from tests.support.fakes import ToneSynthesizer
 from tests.ui.conftest import ScriptedTalk
 from tests.ui.support.recorded import reading, record, spoken, words

@@ -10,9 +10,9 @@ from typing import Any
 from PySide6.QtCore import QObject, QTimer, Signal
 from PySide6.QtWidgets import QApplication
 
+from assistant.backend.protocol import ModelChoice, Ready
 from assistant.errors import AssistantError
 from assistant.events import Event, ModelStatus
-from assistant.messages import ModelChoice, Ready
 from assistant.settings import Settings, load, save
 from assistant.speech.synthesizer import Synthesizer
 from assistant.talk import Talk, TalkSettings

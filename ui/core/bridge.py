@@ -10,8 +10,8 @@ from collections import deque
 
 from PySide6.QtCore import QObject, QTimer, Signal
 
+from assistant.backend.protocol import Ready
 from assistant.events import Event, InputLevel, ReplyText
-from assistant.messages import Ready
 
 _BATCH_MS = 33
 

@@ -10,8 +10,8 @@ from typing import Any
 from PySide6.QtGui import QDragEnterEvent, QDropEvent
 from PySide6.QtWidgets import QLineEdit, QVBoxLayout, QWidget
 
+from assistant.backend.protocol import Ready
 from assistant.events import ModelStatus
-from assistant.messages import Ready
 from assistant.settings import Settings
 from ui.core.app import App
 from ui.core.translations import tr

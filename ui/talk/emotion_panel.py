@@ -10,6 +10,7 @@ from PySide6.QtCore import QEvent, Qt, Signal
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QBoxLayout, QFrame, QScrollArea, QSizePolicy, QWidget
 
+from assistant.backend.protocol import Ready
 from assistant.events import (
     SAMPLE_RATE,
     UNSURE,
@@ -22,7 +23,6 @@ from assistant.events import (
     TurnUndone,
     UtteranceEnded,
 )
-from assistant.messages import Ready
 from ui.core import theme
 from ui.core.app import App
 from ui.core.playback import Playback

@@ -8,8 +8,8 @@ from PySide6.QtCore import QEvent, Qt, QTimer
 from PySide6.QtGui import QGuiApplication, QHideEvent, QKeyEvent, QKeySequence, QResizeEvent, QShortcut, QShowEvent
 from PySide6.QtWidgets import QBoxLayout, QFrame, QStackedWidget, QWidget
 
+from assistant.backend.protocol import Ready
 from assistant.events import SAMPLE_RATE, ModelStatus, SpeechStarted, Spoken, UtteranceEnded
-from assistant.messages import Ready
 from ui.core import theme
 from ui.core.app import App
 from ui.core.untrusted_text import one_line

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from assistant.backend.model_process import Ceilings, ModelProcess
+from assistant.backend.protocol import ModelChoice, Ready
 from assistant.events import Exchange, ModelStatus, Spoken, Typed
-from assistant.messages import Ask, ModelChoice, ModelDone, ModelFailed, ModelText, Prepare, Ready
+from assistant.messages import Ask, ModelDone, ModelFailed, ModelText, Prepare
 
 SCRIPTED = "tests.support.scripted_server"
 

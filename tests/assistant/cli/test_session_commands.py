@@ -12,9 +12,9 @@ import pytest
 import soundfile
 
 import main
+from assistant.backend.protocol import ModelChoice
 from assistant.cli.session_commands import add_commands, ask_again
 from assistant.cli.session_commands import run as execute
-from assistant.messages import ModelChoice
 from assistant.sessions import journal
 from assistant.sessions.reader import read_session
 from tests.assistant.sessions.test_reader import record

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from assistant.messages import Loading, ModelChoice, Ready
+from assistant.backend.protocol import Loading, ModelChoice, Ready
 from model.checkpoints import loader
 from model.commands.server import serve
 from tests.support.tiny import tiny_checkpoint

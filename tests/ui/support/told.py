@@ -9,6 +9,7 @@ import numpy as np
 from PySide6.QtWidgets import QWidget
 from pytestqt.qtbot import QtBot
 
+from assistant.backend.protocol import Ready
 from assistant.events import (
     EMOTIONS,
     EmotionRead,
@@ -27,7 +28,6 @@ from assistant.events import (
     Typed,
     UtteranceEnded,
 )
-from assistant.messages import Ready
 from ui.core.app import App
 from ui.main_window import PAGES, MainWindow
 from ui.talk.page import TalkPage

@@ -10,6 +10,7 @@ from PySide6.QtCore import QPoint, Qt
 from PySide6.QtWidgets import QToolButton, QWidget
 from pytestqt.qtbot import QtBot
 
+from assistant.backend.protocol import Ready
 from assistant.events import (
     UNSURE,
     EmotionRead,
@@ -22,7 +23,6 @@ from assistant.events import (
     Typed,
     UtteranceEnded,
 )
-from assistant.messages import Ready
 from tests.ui.support.readings import RATE, reading, spoken
 from ui.core import theme
 from ui.core.app import App

@@ -11,6 +11,7 @@ from PySide6.QtGui import QGuiApplication, QKeyEvent
 from PySide6.QtWidgets import QAbstractButton, QApplication, QLineEdit, QWidget
 from pytestqt.qtbot import QtBot
 
+from assistant.backend.protocol import Ready
 from assistant.events import (
     InputLevel,
     ModelStatus,
@@ -22,7 +23,6 @@ from assistant.events import (
     TurnUndone,
     UtteranceEnded,
 )
-from assistant.messages import Ready
 from tests.ui.support.told import calls, happen, open_page, speech, turn
 from ui.core import theme
 from ui.core.app import App
