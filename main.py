@@ -66,6 +66,7 @@ def window(options: argparse.Namespace) -> int:
     """Open the window and stay until it is closed."""
     from functools import partial
 
+    from assistant.audio.file_devices import file_sound
     from assistant.paths import user_folder
     from assistant.talk import Talk
     from ui.core.app import Services
@@ -79,27 +80,27 @@ def window(options: argparse.Namespace) -> int:
             home=home,
             command=(sys.executable, "-m", "main"),
             python=(sys.executable,),
-            synthesizer=fetched_synthesiser,
-            talk=partial(Talk, heard=heard, spoken=spoken, earlier=home / "sessions"),
+            synthesizer=fetched_synthesizer,
+            talk=partial(Talk, sound=file_sound(heard, spoken), earlier=home / "sessions"),
         )
     )
 
 
-def fetched_synthesiser(engine: str) -> Synthesizer:
-    """The voice of an engine, "system" or "kokoro", without any download.
+def fetched_synthesizer(engine: str) -> Synthesizer:
+    """The synthesizer of an engine of the settings, without any download.
 
     Raises:
-        AssistantError: the neural voice is not here yet.
+        AssistantError: its weights are not here yet.
     """
+    from functools import partial
+
     from assistant.errors import AssistantError
-    from assistant.speech.synthesizer import KokoroSynthesizer, Pyttsx3Synthesizer
+    from assistant.speech.synthesizer import SYNTHESIZERS
     from model.errors import WeightsMissing
     from model.weights.fetch import ensure
 
-    if engine != "kokoro":
-        return Pyttsx3Synthesizer()
     try:
-        return KokoroSynthesizer(ensure("kokoro-82m", offline=True))
+        return SYNTHESIZERS[engine](partial(ensure, offline=True))
     except WeightsMissing as error:
         raise AssistantError("The neural voice is not on this machine yet: download it in the settings.") from error
 
@@ -178,22 +179,23 @@ def ask(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps(result, ensure_ascii=False), flush=True)
     if options.speak and replies:
-        with synthesiser(options) as voice:
+        with synthesizer(options) as voice:
             seconds = speak(replies, voice, voice_settings(options), options.speak)
         show(f"\nSpoken into {options.speak} ({seconds:.1f} s)")
     return worst
 
 
-def synthesiser(options: argparse.Namespace) -> KokoroSynthesizer | Pyttsx3Synthesizer:
+def synthesizer(options: argparse.Namespace) -> KokoroSynthesizer | Pyttsx3Synthesizer:
     """The system's voices, or the neural one, fetched when it is first asked for."""
-    from assistant.speech.synthesizer import KokoroSynthesizer, Pyttsx3Synthesizer
+    from functools import partial
+
+    from assistant.speech.synthesizer import SYNTHESIZERS
     from model.commands.options import downloads
     from model.weights.fetch import ensure
 
-    if (options.voice or "").partition(":")[0] != "kokoro":
-        return Pyttsx3Synthesizer()
+    engine = "kokoro" if (options.voice or "").partition(":")[0] == "kokoro" else "system"
     with downloads() as progress:
-        return KokoroSynthesizer(ensure("kokoro-82m", progress=progress))
+        return SYNTHESIZERS[engine](partial(ensure, progress=progress))
 
 
 # ---- talk, and what it recorded
@@ -214,7 +216,7 @@ def talk(options: argparse.Namespace) -> int:
     from assistant.cli.options import converse
     from assistant.paths import user_folder
 
-    with synthesiser(options) as voice:
+    with synthesizer(options) as voice:
         converse(options, voice, user_folder())
     return 0
 

@@ -10,4 +10,4 @@ class BadInput(AssistantError):
 
 
 class SpeechUnavailable(AssistantError):
-    """No voice can be had, or the synthesiser failed."""
+    """No voice can be had, or the synthesizer failed."""

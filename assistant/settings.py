@@ -76,7 +76,7 @@ class VoiceSection(_Section):
 
     @property
     def settings(self) -> VoiceSettings:
-        """The same, as the synthesiser takes it."""
+        """The same, as the synthesizer takes it."""
         return VoiceSettings(self.name, self.rate, self.pitch, self.volume, self.follow_mood)
 
 

@@ -6,7 +6,7 @@ is told as `Failed`, and the rest goes on: without sound one types and reads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,8 +18,8 @@ from assistant.audio.clips import ClipPlayer
 from assistant.audio.devices import SoundSystem
 from assistant.audio.echo import Canceller, Duplex, MicrophoneProcessor, Reference
 from assistant.audio.endpointing import PATIENCE, Endpointer, EndpointingSettings, SileroDetector
-from assistant.audio.file_devices import FileSound
 from assistant.audio.preroll import PreRollBuffer
+from assistant.audio.sound import OpenSound, Sound
 from assistant.backend.model_process import ModelProcess
 from assistant.backend.protocol import ModelChoice, Ready
 from assistant.errors import AssistantError
@@ -35,7 +35,7 @@ from assistant.events import (
 )
 from assistant.messages import MessageTyped, NewConversationRequested, RegenerateRequested, TurnSettings, UndoRequested
 from assistant.sessions.writer import SessionWriter
-from assistant.speech.playback import ReplyPlayer, Speaker
+from assistant.speech.playback import ReplyPlayer
 from assistant.speech.synthesizer import Synthesizer, VoiceSettings
 from assistant.turns.loop import ConversationLoop
 
@@ -76,8 +76,7 @@ class Talk:
         settings: what the user chose; the setters below change it while it runs.
         synthesizer: the voice; None: replies are read. It belongs to the caller.
         listener: told of every event, on the conversation's thread; it must not block.
-        heard, spoken: recordings in the microphone's place, and a WAV in the speaker's; with either, no device is
-            opened.
+        sound: makes microphone and speaker; None: the devices that the settings name.
         earlier: where sessions lie that were recorded earlier: what they were promised holds, even if nothing is
             recorded now.
 
@@ -94,8 +93,7 @@ class Talk:
         synthesizer: Synthesizer | None,
         listener: Listener,
         *,
-        heard: Iterable[Path] = (),
-        spoken: Path | None = None,
+        sound: OpenSound | None = None,
         earlier: Path | None = None,
     ) -> None:
         self.settings = settings
@@ -112,19 +110,16 @@ class Talk:
             endpointer, self.processor, self._hear, tap=self._take_input, settings=settings.turns
         )
         put: Callable[[Any], None] = self.loop.put  # calls, too: they are made on the conversation's thread
-        heard = tuple(heard)
-        self.sound: SoundSystem | FileSound
-        if heard or spoken:
-            self.sound = FileSound(put, reference=self._reference, heard=heard, spoken=spoken)
-        else:
-            names = {"microphone": settings.microphone, "speaker": settings.speaker}
-            changed = partial(put, self._take_what_speaker_there_is)
-            self.sound = SoundSystem(put, put, changed=changed, reference=self._reference, **names)
+        devices = partial(SoundSystem, microphone=settings.microphone, speaker=settings.speaker)
+        opened = (sound or devices)(
+            put, put, changed=partial(put, self._take_available_speaker), reference=self._reference
+        )
+        self.sound: Sound = opened
         self.voice = ReplyPlayer(
-            synthesizer, self._speaker(), put, settings=settings.voice, wake=lambda: put(self.voice.pump)
+            synthesizer, opened.output, put, settings=settings.voice, wake=lambda: put(self.voice.pump)
         )
         self.clips = ClipPlayer(put, put, free=lambda: self.quiet and self._check is None)
-        self.clips.speaker = self._speaker()
+        self.clips.speaker = opened.output
         self._writer = SessionWriter(put, self._about, settings.corrections)
         self._pre_roll.record = self._writer.sound
         self.model = ModelProcess(settings.model, put, server=settings.server)
@@ -241,8 +236,7 @@ class Talk:
 
     def choose_devices(self, microphone: str | None, speaker: str | None) -> None:
         """Devices by name, None for the system's default. The same names again look for devices that are new."""
-        if isinstance(self.sound, SoundSystem):
-            self.sound.choose(microphone, speaker)
+        self.sound.choose(microphone, speaker)
 
     def set_voice(self, settings: VoiceSettings) -> None:
         """How replies are spoken, from the next sentence on."""
@@ -323,14 +317,8 @@ class Talk:
         choice = self.model.choice
         return {"model": choice.source, "device": choice.device, "quantize": choice.quantize}
 
-    def _speaker(self) -> Speaker | None:
-        """The speaker, unless its device is away: then replies are read."""
-        if isinstance(self.sound, FileSound):
-            return self.sound.speaker
-        return None if self.sound.speaker.away else self.sound.speaker
-
-    def _take_what_speaker_there_is(self) -> None:
-        before, now = self.voice.speaker, self._speaker()
+    def _take_available_speaker(self) -> None:
+        before, now = self.voice.speaker, self.sound.output
         if now is None:
             self.clips.end()
         self.voice.speaker = self.clips.speaker = now

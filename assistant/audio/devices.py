@@ -136,6 +136,15 @@ class SoundSystem:
         self._watch = threading.Thread(target=self._keep, daemon=True, name="sound watch")
         self._watch.start()
 
+    @property
+    def output(self) -> SoundSpeaker | None:
+        """The speaker; None while its device is away."""
+        return None if self.speaker.away else self.speaker
+
+    def input_ended(self, seconds: float) -> bool | None:
+        """A device's input has no end."""
+        return None
+
     def choose(self, microphone: str | None, speaker: str | None) -> None:
         """Use other devices from now on."""
         self._names = (microphone, speaker)

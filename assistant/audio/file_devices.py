@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
 from assistant.audio.echo import Reference
+from assistant.audio.sound import OpenSound
 from assistant.errors import AssistantError
-from assistant.events import SAMPLE_RATE, AudioChunk, Samples
+from assistant.events import SAMPLE_RATE, AudioChunk, Failed, Samples
 
 RATE = 24_000
 _CHUNK_SECONDS = 0.02
@@ -65,8 +67,9 @@ class FileSound:
     the time that has passed, for an `ConversationLoop` in virtual time.
 
     Args:
-        sink: where the microphone's chunks go.
-        reference: told what is played and recorded.
+        sink: takes the microphone's chunks.
+        report, changed: never called; see `assistant.audio.sound.OpenSound`.
+        reference: takes what is played and when something is recorded.
         heard: recordings in any format that libsndfile reads; all of one rate.
         spoken: the WAV that `close` writes.
 
@@ -77,7 +80,9 @@ class FileSound:
     def __init__(
         self,
         sink: Callable[[AudioChunk], None],
+        report: Callable[[Failed], None] = lambda _: None,
         *,
+        changed: Callable[[], None] = lambda: None,
         reference: Reference | None = None,
         heard: Sequence[Path] = (),
         spoken: Path | None = None,
@@ -99,13 +104,16 @@ class FileSound:
         return self._at / self._rate
 
     @property
-    def given(self) -> bool:
-        """Whether there are recordings to be heard at all."""
-        return len(self._heard) > 0
+    def output(self) -> FileSpeaker:
+        """The speaker."""
+        return self.speaker
 
-    def silent_for(self, seconds: float) -> bool:
-        """Whether the recordings have come to their end so long ago."""
-        return self._at >= len(self._heard) + seconds * self._rate
+    def choose(self, microphone: str | None, speaker: str | None) -> None:
+        """Files have no devices to choose."""
+
+    def input_ended(self, seconds: float) -> bool | None:
+        """Whether the recordings ended `seconds` ago; None without recordings."""
+        return self._at >= len(self._heard) + seconds * self._rate if len(self._heard) else None
 
     def speak(self, samples: Samples) -> float:
         """Let these be heard next, at the recordings' rate; returns their first sample's time by `clock`."""
@@ -158,6 +166,11 @@ class FileSound:
         self.began = time.monotonic() - self.clock()
         while not self._ended.wait(max(0.0, self.began + self.clock() + _CHUNK_SECONDS - time.monotonic())):
             self.step()
+
+
+def file_sound(heard: Sequence[Path], spoken: Path | None) -> OpenSound | None:
+    """For `Talk`: recordings in place of the microphone, a WAV in place of the speaker; None for neither."""
+    return partial(FileSound, heard=heard, spoken=spoken) if heard or spoken else None
 
 
 def _recordings(paths: Sequence[Path]) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.int16]], int]:

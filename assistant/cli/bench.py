@@ -1,6 +1,6 @@
 """`python -m assistant.bench [--json]`: how long one waits for the first sound, and where the time goes.
 
-A scripted microphone asks recorded questions in real time; ears, model process, synthesiser and voice are the real
+A scripted microphone asks recorded questions in real time; ears, model process, synthesizer and voice are the real
 ones. After each turn the same question is answered serially by the same parts: wait for the endpoint, the whole
 reply, the whole synthesis, then play.
 """
@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def live(
         Each turn, and the time of the user's last word by the turn's marks.
     """
     watcher = Watcher()
-    talk = Talk(TalkSettings(model=choice), voice, watcher, spoken=Path(os.devnull))
+    talk = Talk(TalkSettings(model=choice), voice, watcher, sound=partial(FileSound, spoken=Path(os.devnull)))
     assert isinstance(talk.sound, FileSound)
     with contextlib.closing(talk):
         talk.start()

@@ -107,6 +107,7 @@ def converse(options: argparse.Namespace, voice: Synthesizer, home: Path) -> Non
         AssistantError: a recording or a device's place cannot be used.
     """
     from assistant.audio.echo import Duplex
+    from assistant.audio.file_devices import file_sound
     from assistant.backend.protocol import ModelChoice
     from assistant.cli.recording_choice import in_terminal, recording_choice
     from assistant.cli.terminal import run
@@ -134,7 +135,7 @@ def converse(options: argparse.Namespace, voice: Synthesizer, home: Path) -> Non
         corrections=home / "corrections.jsonl",
     )
     run(
-        lambda listener: Talk(settings, voice, listener, heard=heard, spoken=spoken, earlier=home / "sessions"),
+        lambda listener: Talk(settings, voice, listener, sound=file_sound(heard, spoken), earlier=home / "sessions"),
         as_json=options.json,
         log=home / "logs" / "sound.log",
     )

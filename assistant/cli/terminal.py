@@ -26,7 +26,6 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from assistant.audio.file_devices import FileSound
 from assistant.backend.protocol import Ready
 from assistant.cli.recording_choice import in_terminal
 from assistant.events import (
@@ -289,11 +288,10 @@ def _print_json(event: Event | Ready) -> None:
 
 def _over(talk: Talk, *, lines_ended: bool, busy: bool) -> bool:
     """Whether there is nothing more to come: neither lines nor recordings."""
-    files = isinstance(talk.sound, FileSound) and talk.sound.given
-    if busy or not (lines_ended or files):
+    heard = talk.sound.input_ended(_SETTLED_SECONDS)
+    if busy or not (lines_ended or heard is not None):
         return False
-    heard = not isinstance(talk.sound, FileSound) or talk.sound.silent_for(_SETTLED_SECONDS)
-    return heard and talk.quiet
+    return heard is not False and talk.quiet
 
 
 def _waiting(inbox: Inbox) -> Iterator[Event | Ready | _Input]:

@@ -209,4 +209,4 @@ def markup(link: str, code: str, formula: str) -> list[Rule]:
 
 
 PLAIN = Reader(markup(link="", code="", formula=""))
-"""Any other language: markup is removed; numbers are left to the synthesiser, which knows the language."""
+"""Any other language: markup is removed; numbers are left to the synthesizer, which knows the language."""

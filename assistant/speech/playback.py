@@ -1,6 +1,6 @@
 """The reply's way to the loudspeaker: sentences are made into speech ahead of playback, in order, without gaps.
 
-One thread owns a `ReplyPlayer` (the conversation's); a second one, inside, waits for the synthesiser. What was
+One thread owns a `ReplyPlayer` (the conversation's); a second one, inside, waits for the synthesizer. What was
 heard is known in samples, so an interrupted reply is remembered to the last whole word.
 """
 
@@ -61,7 +61,7 @@ Report = Callable[[PlayerReached | PlayerStarted | PlayerProgressed | PlayerEnde
 
 @dataclass(slots=True, eq=False)
 class _Reply:
-    """One reply on its way. `cut` counts the sentences handed to the synthesiser, `written` those played."""
+    """One reply on its way. `cut` counts the sentences handed to the synthesizer, `written` those played."""
 
     ask: int
     text: str = ""
@@ -158,11 +158,11 @@ class ReplyPlayer:
             self._play(reply_now)
 
     def close(self) -> None:
-        """End the inner thread; the synthesiser and the speaker belong to the caller."""
+        """End the inner thread; the synthesizer and the speaker belong to the caller."""
         self._reply = None  # what is left of it need not be spoken
         if self._worker is not None:
             self._orders.put(None)
-            self._worker.join(_CLOSE_SECONDS)  # one that hangs ends with its synthesiser
+            self._worker.join(_CLOSE_SECONDS)  # one that hangs ends with its synthesizer
 
     # ---- inside
 

@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -48,7 +48,7 @@ class Speech:
         rate: samples per second.
         words: in the order of speaking, with rising samples.
         sentence: what is spoken.
-        exact: whether the synthesiser measured the words' times; else they are estimated from lengths.
+        exact: whether the synthesizer measured the words' times; else they are estimated from lengths.
     """
 
     samples: Samples
@@ -244,7 +244,7 @@ def _read_answers(process: subprocess.Popen[bytes], answers: queue.Queue[tuple[d
 
 
 class _ChildSynthesizer:
-    """What the synthesisers share: a child, and the way from its answer to a `Speech`."""
+    """What the synthesizers share: a child, and the way from its answer to a `Speech`."""
 
     def __init__(self, child: _Child) -> None:
         self._child = child
@@ -270,7 +270,7 @@ class _ChildSynthesizer:
         """The voices to choose from.
 
         Raises:
-            SpeechUnavailable: the synthesiser is missing or broken.
+            SpeechUnavailable: the synthesizer is missing or broken.
         """
         header, _ = self._child.request({"op": "voices"})
         return [Voice(**voice) for voice in header["voices"]]
@@ -279,7 +279,7 @@ class _ChildSynthesizer:
         """Speak one sentence.
 
         Raises:
-            SpeechUnavailable: the voice is unknown, or the synthesiser is missing, broken or hangs.
+            SpeechUnavailable: the voice is unknown, or the synthesizer is missing, broken or hangs.
         """
         if not settings.follow_mood:
             mood = Mood()
@@ -362,6 +362,13 @@ def heard(reply: str, speeches: Sequence[Speech], played_seconds: float) -> str:
         played_seconds -= speech.seconds
         end = speech.sentence.end
     return reply[:end]
+
+
+SYNTHESIZERS: dict[str, Callable[[Callable[[str], Path]], Pyttsx3Synthesizer | KokoroSynthesizer]] = {
+    "system": lambda _: Pyttsx3Synthesizer(),
+    "kokoro": lambda folder_of: KokoroSynthesizer(folder_of("kokoro-82m")),
+}
+"""Synthesizers by the name of their engine in the settings; `folder_of` returns the folder of an engine's weights."""
 
 
 def write_wav(path: Path, speeches: Sequence[Speech]) -> None:

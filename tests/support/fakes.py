@@ -1,4 +1,4 @@
-"""Scripted stand-ins at the true boundaries (microphone, model, speaker, synthesiser) and a clock that tests move."""
+"""Scripted stand-ins at the true boundaries (microphone, model, speaker, synthesizer) and a clock that tests move."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -21,6 +22,7 @@ from rich.console import Console
 from assistant.audio.audio_check import CheckResult, Step
 from assistant.audio.echo import Duplex
 from assistant.audio.endpointing import PATIENCE
+from assistant.audio.file_devices import FileSound
 from assistant.backend.protocol import ModelChoice, Ready
 from assistant.cli.terminal import Keyboard, Screen, Stopper, as_line
 from assistant.events import (
@@ -64,7 +66,7 @@ class Scene:
     def __init__(self, settings: TalkSettings, voice: Pyttsx3Synthesizer | None, **files: Any) -> None:
         self.events: list[Event | Ready] = []
         self._came = threading.Condition()
-        self.talk = Talk(settings, voice, self._listen, **files)
+        self.talk = Talk(settings, voice, self._listen, sound=partial(FileSound, **files) if files else None)
         self.talk.start()
 
     def _listen(self, event: Event | Ready) -> None:

@@ -10,7 +10,7 @@ from assistant.events import EMOTIONS
 
 _PARTS = {
     "test": "voices never trained on (Kokoro, espeak-ng)",
-    "engine": "a synthesiser never trained on (flite)",
+    "engine": "a synthesizer never trained on (flite)",
     "human": "human recordings, changed by the same rules",
 }
 

@@ -2,7 +2,7 @@
 
 A logistic regression and small networks on each clip's mean frame, whose logits' mean is one head. The layers are
 chosen by cross-validation of regressions over the voices and engines of the split "train"; temperature and threshold
-are set on "calibrate"; nothing is fitted on the splits "test" (unseen voices), "engine" (unseen synthesiser) and
+are set on "calibrate"; nothing is fitted on the splits "test" (unseen voices), "engine" (unseen synthesizer) and
 "human": they are measured for the card.
 """
 

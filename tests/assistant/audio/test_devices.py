@@ -222,7 +222,7 @@ def test_files_are_heard_and_written_faster_than_time(tmp_path: Path) -> None:
     clock = Clock()
     model = ScriptedModel(["Yes indeed."], clock, assistant.put)
     assistant.attach(model, ReplyPlayer(ToneSynthesizer(), files.speaker, assistant.put, threaded=False))
-    while not files.silent_for(0.5):
+    while not files.input_ended(0.5):
         files.step()
         clock.now = files.clock()
         model.run()
