@@ -11,11 +11,12 @@ import json
 import os
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from assistant.speech.synthesizer import KokoroSynthesizer, Pyttsx3Synthesizer, Synthesizer
 
@@ -35,31 +36,13 @@ examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; each command's options are beside the command."""
-    from assistant.cli.session_commands import add_commands as add_sessions
-
-    top = argparse.ArgumentParser(
-        prog="undertone",
-        description="A private voice assistant that hears how you say it. Nothing leaves this machine.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = top.add_subparsers(dest="command", metavar="COMMAND")
-    top.set_defaults(command="window", microphone=None, speaker=None)
-    for add in (add_window, add_ask, add_talk, add_sessions, add_generate, add_plan, add_doctor, add_fetch):
-        add(commands)
-    return top
-
-
 # ---- the window
 
 
-def add_window(commands: Any) -> None:
-    """The options of `window`, which is also what runs without a command."""
-    command = commands.add_parser("window", help="the desktop window; the same without a command")
-    command.add_argument("--microphone", metavar="FILE", help="a recording to be heard in the microphone's place")
-    command.add_argument("--speaker", metavar="OUT.wav", help="written in the speaker's place")
+def add_window(command: argparse.ArgumentParser) -> None:
+    """The options of `window`, which also runs without a command."""
+    command.add_argument("--microphone", metavar="FILE", help="a recording in place of the microphone")
+    command.add_argument("--speaker", metavar="OUT.wav", help="a file in place of the speaker")
 
 
 def window(options: argparse.Namespace) -> int:
@@ -107,57 +90,32 @@ def fetched_synthesizer(engine: str) -> Synthesizer:
 
 # ---- ask
 
-VALUED = ("--speak", "--voice", "--rate", "--pitch", "--volume", "--model", "--device", "--quantize")
-"""Options of `ask` whose value is the next word: that word is no input."""
 
-
-def add_ask(commands: Any) -> None:
-    """The options of `ask`."""
-    from assistant.cli.options import add_voice
+def add_ask(command: argparse.ArgumentParser, words: int) -> None:
+    """The options of `ask`; `words` is the number of words of the command line."""
+    from assistant.cli.options import VoiceOptions, add_inputs
     from model.commands.options import add_model
 
-    command = commands.add_parser(
-        "ask",
-        allow_abbrev=False,
-        help="answer recordings or typed messages",
-        description="Hear recordings (WAV, FLAC, OGG, MP3), read their emotion, and answer them in order.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.add_argument("files", nargs="*", metavar="FILE", help="recordings")
-    command.add_argument("--text", action="append", default=[], help="a typed message (repeatable)")
+    command.description = "Hear recordings (WAV, FLAC, OGG, MP3), read their emotion, and answer them in order."
+    command.epilog = EXAMPLES
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_inputs(command, words)
     command.add_argument("--speak", type=Path, metavar="OUT.wav", help="speak the replies into this WAV file")
     command.add_argument("--json", action="store_true", help="print one JSON object per input, nothing else")
-    add_voice(command.add_argument_group("voice, for --speak"))
+    VoiceOptions.add_arguments(command)
     add_model(command)
-
-
-def inputs_in_order(arguments: Sequence[str], files: Sequence[str]) -> list[str | Path]:
-    """The inputs of `ask` as they stood on the command line: typed messages as str, recordings as Path."""
-    left, inputs = list(files), list[str | Path]()
-    words = iter(arguments)
-    for word in words:
-        if word == "--text":
-            inputs.append(next(words))
-        elif word in VALUED:
-            next(words)
-        elif word.startswith("--text="):
-            inputs.append(word.removeprefix("--text="))
-        elif word in left:
-            left.remove(word)
-            inputs.append(Path(word))
-    return inputs
 
 
 def ask(options: argparse.Namespace) -> int:
     """Answer each of `options.inputs` as one turn of a conversation. Returns 2 when any of them failed."""
-    from assistant.cli.options import speak, voice_settings
+    from assistant.cli.options import VoiceOptions, speak
     from model.checkpoints import loader
     from model.commands.ask import answers
     from model.commands.options import downloads, quiet_libraries
     from model.errors import BadInput
     from model.inference.engine import Engine
 
+    chosen = VoiceOptions.of(vars(options))
     if not options.inputs:
         raise BadInput("Nothing to answer: name a recording, or give a message with --text.")
     if options.speak and (options.speak.is_dir() or not os.access(options.speak.resolve().parent, os.W_OK)):
@@ -179,13 +137,13 @@ def ask(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps(result, ensure_ascii=False), flush=True)
     if options.speak and replies:
-        with synthesizer(options) as voice:
-            seconds = speak(replies, voice, voice_settings(options), options.speak)
+        with synthesizer(chosen.engine) as voice:
+            seconds = speak(replies, voice, chosen.settings, options.speak)
         show(f"\nSpoken into {options.speak} ({seconds:.1f} s)")
     return worst
 
 
-def synthesizer(options: argparse.Namespace) -> KokoroSynthesizer | Pyttsx3Synthesizer:
+def synthesizer(engine: str) -> KokoroSynthesizer | Pyttsx3Synthesizer:
     """The system's voices, or the neural one, fetched when it is first asked for."""
     from functools import partial
 
@@ -193,32 +151,49 @@ def synthesizer(options: argparse.Namespace) -> KokoroSynthesizer | Pyttsx3Synth
     from model.commands.options import downloads
     from model.weights.fetch import ensure
 
-    engine = "kokoro" if (options.voice or "").partition(":")[0] == "kokoro" else "system"
     with downloads() as progress:
         return SYNTHESIZERS[engine](partial(ensure, progress=progress))
 
 
-# ---- talk, and what it recorded
+# ---- talk and its sessions
 
 
-def add_talk(commands: Any) -> None:
+def add_talk(command: argparse.ArgumentParser) -> None:
     """The options of `talk`."""
-    from assistant.cli.options import add_conversation
-    from model.commands.options import add_model
+    from assistant.cli.options import TALK, TalkOptions
 
-    command = commands.add_parser("talk", allow_abbrev=False, help="a whole conversation, spoken or typed")
-    add_model(command)
-    add_conversation(command)
+    command.description = TALK
+    TalkOptions.add_arguments(command)
 
 
 def talk(options: argparse.Namespace) -> int:
     """Hold a conversation until the user ends it."""
-    from assistant.cli.options import converse
-    from assistant.paths import user_folder
+    from contextlib import nullcontext
 
-    with synthesizer(options) as voice:
-        converse(options, voice, user_folder())
+    from assistant.cli.options import TalkOptions, converse
+    from assistant.paths import user_folder
+    from assistant.settings import load
+
+    chosen, home = TalkOptions.of(vars(options)), user_folder()
+    settings = chosen.over(load(home / "settings.toml")[0])
+    engine = settings.voice.engine
+    with nullcontext() if engine == "none" else synthesizer(engine) as voice:
+        converse(chosen, settings, voice, home)
     return 0
+
+
+def add_sessions(command: argparse.ArgumentParser) -> None:
+    """The options of `sessions`."""
+    from assistant.cli.session_commands import add_sessions
+
+    add_sessions(command)
+
+
+def add_replay(command: argparse.ArgumentParser) -> None:
+    """The options of `replay`."""
+    from assistant.cli.session_commands import add_replay
+
+    add_replay(command)
 
 
 def recorded(options: argparse.Namespace) -> int:
@@ -235,15 +210,12 @@ def recorded(options: argparse.Namespace) -> int:
 # ---- generate
 
 
-def add_generate(commands: Any) -> None:
+def add_generate(command: argparse.ArgumentParser) -> None:
     """The options of `generate`."""
     from model.commands.generate import DESCRIPTION, Options
 
-    Options.add_to(
-        commands.add_parser(
-            "generate", allow_abbrev=False, help="answer every line of a JSON-lines file", description=DESCRIPTION
-        )
-    )
+    command.description = DESCRIPTION
+    Options.add_to(command)
 
 
 def generate(options: argparse.Namespace) -> int:
@@ -257,13 +229,10 @@ def generate(options: argparse.Namespace) -> int:
 # ---- plan, doctor
 
 
-def add_plan(commands: Any) -> None:
+def add_plan(command: argparse.ArgumentParser) -> None:
     """The options of `plan`."""
     from model.commands.options import DEVICES, QUANTIZE
 
-    command = commands.add_parser(
-        "plan", help="what a checkpoint needs of the memory that is free, before it is loaded"
-    )
     command.add_argument("--model", default="mini", help="a preset, a checkpoint folder, or an original's folder")
     command.add_argument("--device", choices=DEVICES, default="auto")
     command.add_argument("--quantize", choices=QUANTIZE, default="auto", help="only this way; all by default")
@@ -284,9 +253,8 @@ def plan(options: argparse.Namespace) -> int:
     return 3 if made.recommended is None else 0
 
 
-def add_doctor(commands: Any) -> None:
+def add_doctor(command: argparse.ArgumentParser) -> None:
     """The options of `doctor`."""
-    command = commands.add_parser("doctor", help="what this machine has, and what is missing")
     command.add_argument("--model", metavar="MODEL", help="also this preset or checkpoint folder")
     command.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -305,9 +273,8 @@ def doctor(options: argparse.Namespace) -> int:
 # ---- fetch
 
 
-def add_fetch(commands: Any) -> None:
+def add_fetch(command: argparse.ArgumentParser) -> None:
     """The options of `fetch`."""
-    command = commands.add_parser("fetch", help="download a model or a voice now, to be used without a network later")
     command.add_argument(
         "what", metavar="NAME", help="a preset (mini, mini-0.5b, mini-speech) or an entry of weights.toml"
     )
@@ -333,11 +300,72 @@ def fetch(options: argparse.Namespace) -> int:
 
 # ---- main
 
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command: `add` gives its parser the options, `run` takes the parsed ones and returns the exit code."""
+
+    help: str
+    add: Callable[..., None]
+    run: Callable[[argparse.Namespace], int]
+
+
 COMMANDS = {
-    "window": window, "ask": ask, "talk": talk, "sessions": recorded, "replay": recorded, "generate": generate,
-    "plan": plan, "doctor": doctor, "fetch": fetch,
-}  # fmt: skip
-"""Each takes the parsed options and returns the exit code."""
+    "window": Command("the desktop window; the same without a command", add_window, window),
+    "ask": Command("answer recordings or typed messages", add_ask, ask),
+    "talk": Command("a whole conversation, spoken or typed", add_talk, talk),
+    "sessions": Command("recorded conversations: list, show, export, import, delete", add_sessions, recorded),
+    "replay": Command("play a session back, or ask another model the same", add_replay, recorded),
+    "generate": Command("answer every line of a JSON-lines file", add_generate, generate),
+    "fetch": Command("download a model or a voice now, to use it offline later", add_fetch, fetch),
+    "plan": Command("what a checkpoint needs of the free memory, before it is loaded", add_plan, plan),
+    "doctor": Command("what this machine has, and what is missing", add_doctor, doctor),
+}
+
+PROGRAMS = {
+    "convert": ("an original BLSP-Emo or Qwen-1 checkpoint becomes one of this project's", "model.convert"),
+    "quantize": ("store a checkpoint in 4 bits", "model.quantize"),
+    "models": ("list, verify and add checkpoints, in JSON lines", "model.manager"),
+    "replies": ("measure a checkpoint's replies on fixed cases", "model.replies"),
+    "bench": ("measure speed: `bench model`, `bench talk`, `bench full-size`", ""),
+    "train": ("build corpora, train, fine-tune and evaluate", "training.__main__"),
+}
+"""Programs of their own, also run as `python -m MODULE`: the rest of the command line is theirs."""
+
+BENCHES = {"model": "model.bench", "talk": "assistant.bench", "full-size": "model.full_size.__main__"}
+
+
+def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The command line. Only the command that `arguments` name gets its options, so that others cost nothing."""
+    top = argparse.ArgumentParser(
+        prog="undertone",
+        description="A private voice assistant that hears how you say it. Nothing leaves this machine.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    top.set_defaults(command="window", microphone=None, speaker=None)
+    for name, command in COMMANDS.items():
+        one = commands.add_parser(name, help=command.help, allow_abbrev=False)
+        if name in arguments[:1]:
+            command.add(*((one, len(arguments)) if name == "ask" else (one,)))
+    for name, (about, _) in PROGRAMS.items():
+        commands.add_parser(name, help=about, add_help=False)
+    return top
+
+
+def program(name: str, rest: Sequence[str]) -> int:
+    """Run one of `PROGRAMS` with its own command line."""
+    import importlib
+
+    module = PROGRAMS[name][1]
+    if name == "bench":
+        which, rest = (rest[0] if rest else ""), rest[1:]
+        if which not in BENCHES:
+            sys.stderr.write(f"usage: undertone bench {{{','.join(BENCHES)}}} [options]\n")
+            return 0 if which in ("-h", "--help") else 2
+        module = BENCHES[which]
+    return int(importlib.import_module(module).main(list(rest)) or 0)
 
 
 def report_bug() -> int:
@@ -359,19 +387,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Two compute threads that spin while they wait starve each other and the sound.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    options, rest = parser().parse_known_args(arguments)
-    unknown = [word for word in rest if options.command != "ask" or word.startswith("-")]
-    if unknown:
-        parser().error(f"unrecognized arguments: {' '.join(unknown)}")
+    run: Callable[[], int]
+    if arguments and arguments[0] in PROGRAMS:
+        run = lambda: program(arguments[0], arguments[1:])  # noqa: E731
+    else:
+        options = parser(arguments).parse_args(arguments)
+        run = lambda: COMMANDS[options.command].run(options)  # noqa: E731
     from assistant import errors
     from model.errors import BadInput, ModelError
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a narrow terminal encoding is no reason to stop
     try:
-        if options.command == "ask":
-            options.inputs = inputs_in_order(arguments, [*options.files, *rest])
-        return COMMANDS[options.command](options)
+        return run()
     except (BadInput, errors.BadInput) as error:
         print(error, file=sys.stderr)
         return 2

@@ -39,10 +39,11 @@ def speech(path: Path, seed: int = 0) -> str:
 
 
 def test_inputs_keep_their_order() -> None:
-    words = ["ask", "a.wav", "--text", "one", "b.wav", "--json", "--text=two", "a.wav", "--model", "a.wav"]
-    assert main.inputs_in_order(words[:8], ["a.wav", "b.wav", "a.wav"]) == [
-        Path("a.wav"), "one", Path("b.wav"), "two", Path("a.wav"),
-    ]  # fmt: skip
+    words = ["ask", "a.wav", "--text", "one", "b.wav", "c.wav", "--json", "--text=two", "a.wav", "--model", "a.wav"]
+    expected = [Path("a.wav"), "one", Path("b.wav"), Path("c.wav"), "two", Path("a.wav")]
+    assert main.parser(words).parse_args(words).inputs == expected
+    words = ["ask", "--speak", "r.wav", "--text", "one", "--", "-a.wav"]
+    assert main.parser(words).parse_args(words).inputs == ["one", Path("-a.wav")]
 
 
 def test_one_json_object_per_input_and_nothing_else(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:

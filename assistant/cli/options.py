@@ -1,52 +1,160 @@
-"""The assistant's part of the command line: options of the voice and of a conversation, and what they come to."""
+"""Options of `ask` and `talk`, and what they come to."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
 
 from assistant.errors import AssistantError, BadInput
 from assistant.events import EmotionReading
+from assistant.options import Options
+from assistant.settings import Settings
 from assistant.speech.sentences import sentences
 from assistant.speech.synthesizer import Pyttsx3Synthesizer, Synthesizer, VoiceSettings, mood_of, write_wav
 
 _SOUND_FILES = (".wav", ".flac", ".ogg", ".mp3")
+_VOICE: dict[str, Any] = {"group": "voice"}
+_SOUND: dict[str, Any] = {"group": "sound", "metavar": "NAME"}
+_TURNS: dict[str, Any] = {"group": "turns"}
 
 
-def factor(text: str) -> float:
-    """A number from 0.1 to 4, for argparse."""
-    value = float(text)
-    if not 0.1 <= value <= 4:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0.1 and 4")
-    return value
+class _InOrder(argparse.Action):
+    """Collects files (as `Path`) and messages (as text) in one list, in the order of the command line."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        one = values if option_string else Path(values)
+        namespace.inputs = [*namespace.inputs, one]
 
 
-def add_voice(group: argparse._ArgumentGroup) -> None:
-    """The options of the voice."""
-    group.add_argument(
-        "--voice", metavar="NAME", help="a voice of the system, kokoro, or kokoro:NAME (English, neural)"
+def add_inputs(command: argparse.ArgumentParser, words: int) -> None:
+    """Add recordings and `--text`, which may come in any order, as `inputs`: a list of `Path` and text.
+
+    argparse gives a positional argument with `nargs="*"` only the first run of words. So there is one optional
+    positional argument for each word that the command line has.
+    """
+    command.usage = f"{command.prog} [options] [FILE | --text TEXT]..."
+    command.set_defaults(inputs=[])
+    for number in range(words):
+        shown = argparse.SUPPRESS if number else "recordings"
+        command.add_argument("inputs", action=_InOrder, metavar="FILE", help=shown).required = False
+    command.add_argument("--text", action=_InOrder, dest="inputs", help="a typed message (repeatable)")
+
+
+class VoiceOptions(Options):
+    """How replies are spoken. None: as in the settings, or the normal voice."""
+
+    voice: str | None = Field(
+        None,
+        description="a voice of the system, kokoro, or kokoro:NAME (English, neural)",
+        json_schema_extra=_VOICE | {"metavar": "NAME"},
     )
-    for name, what in (("rate", "pace"), ("pitch", "pitch"), ("volume", "volume")):
-        group.add_argument(f"--{name}", type=factor, default=1.0, metavar="FACTOR", help=f"of the normal {what}")
-    group.add_argument(
-        "--follow-mood",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="let rate, pitch and volume follow the reading gently",
+    rate: float | None = Field(None, ge=0.1, le=4, description="1 is the normal pace", json_schema_extra=_VOICE)
+    pitch: float | None = Field(None, ge=0.1, le=4, description="1 is the normal pitch", json_schema_extra=_VOICE)
+    volume: float | None = Field(None, ge=0.1, le=4, description="1 is the normal volume", json_schema_extra=_VOICE)
+    follow_mood: bool | None = Field(
+        None, description="rate, pitch and volume follow the reading gently", json_schema_extra=_VOICE
     )
 
+    @property
+    def engine(self) -> Literal["system", "kokoro"]:
+        """The engine that `voice` belongs to."""
+        return "kokoro" if (self.voice or "").partition(":")[0] == "kokoro" else "system"
 
-def voice_settings(options: argparse.Namespace) -> VoiceSettings:
-    """What the voice's options ask for; the neural voice's name is what follows "kokoro:"."""
-    name = options.voice or ""
-    return VoiceSettings(
-        name=("" if name == "kokoro" else name.removeprefix("kokoro:")) or None,
-        rate=options.rate,
-        pitch=options.pitch,
-        volume=options.volume,
-        follow_mood=options.follow_mood,
+    @property
+    def name(self) -> str | None:
+        """The voice's name in its engine."""
+        name = self.voice or ""
+        return ("" if name == "kokoro" else name.removeprefix("kokoro:")) or None
+
+    @property
+    def settings(self) -> VoiceSettings:
+        """The options as a synthesizer takes them."""
+        given = self.model_dump(include={"rate", "pitch", "volume", "follow_mood"}, exclude_none=True)
+        return VoiceSettings(name=self.name, **given)
+
+
+class TalkOptions(VoiceOptions):
+    """`talk`: what is given takes precedence over the settings file."""
+
+    model: str | None = Field(None, description="mini, mini-0.5b, mini-speech, or a checkpoint folder")
+    device: Literal["auto", "cpu", "cuda"] | None = Field(None, description="where to compute")
+    quantize: Literal["auto", "none", "int8", "nf4", "nf4-all"] | None = Field(None, description="int8 is for CPUs")
+    empathy: bool | None = Field(None, description="ask the model to answer the emotion as well as the words")
+    microphone: str | None = Field(None, description="a device, or a recording in its place", json_schema_extra=_SOUND)
+    speaker: str | None = Field(None, description="a device, or a .wav file in its place", json_schema_extra=_SOUND)
+    echo: Literal["cancel", "half", "open"] | None = Field(
+        None,
+        description="how the assistant keeps from hearing itself: cancel its voice, ignore the microphone while it "
+        "speaks (half), or nothing",
+        json_schema_extra={"group": "sound"},
     )
+    hands_free: bool | None = Field(
+        None,
+        description="hear by itself, unless the settings say otherwise; --push-to-talk: only between two keys",
+        json_schema_extra=_TURNS | {"off": "--push-to-talk"},
+    )
+    patience: Literal["quick", "normal", "patient"] | None = Field(
+        None, description="how long a silence ends a turn", json_schema_extra=_TURNS
+    )
+    barge_in: Literal["voice", "key", "off"] | None = Field(
+        None, description="what may interrupt a reply", json_schema_extra=_TURNS
+    )
+    record: bool | None = Field(None, description="keep the conversation as a session, or not")
+    as_json: bool = Field(
+        False, description="print one JSON object per event, nothing else", json_schema_extra={"switch": "--json"}
+    )
+
+    def over(self, settings: Settings) -> Settings:
+        """The settings with what was given on the command line.
+
+        Raises:
+            BadInput: a value is out of the settings' range.
+        """
+        changes: dict[str, dict[str, Any]] = {
+            "model": {"source": self.model, "device": self.device, "quantize": self.quantize},
+            "sound": {"microphone": self.microphone, "speaker": self.speaker, "echo": self.echo},
+            "turns": {
+                "hands_free": self._hands_free(settings),
+                "patience": self.patience,
+                "barge_in": self.barge_in,
+                "empathy": self.empathy,
+            },
+            "voice": {
+                "rate": self.rate,
+                "pitch": self.pitch,
+                "volume": self.volume,
+                "follow_mood": self.follow_mood,
+            },
+        }
+        try:
+            if self.voice is not None:
+                settings = settings.changed("voice", engine=self.engine, name=self.name)
+            for section, values in changes.items():
+                settings = settings.changed(section, **{name: one for name, one in values.items() if one is not None})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise BadInput(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from error
+        return settings
+
+    def _hands_free(self, settings: Settings) -> bool:
+        """A terminal does not tell when a key goes up, so it is hands-free unless the user chose otherwise."""
+        if self.hands_free is not None:
+            return self.hands_free
+        return settings.turns.hands_free if "hands_free" in settings.turns.model_fields_set else True
+
+
+TALK = (
+    "Talk with the assistant. Everything starts from your settings; the options below override them. In a terminal "
+    "the space key begins what you say and ends it, because a terminal does not tell when a key goes up; what you "
+    "type is sent with Enter; Ctrl-C stops the reply, twice ends. Elsewhere each line of the standard input is a "
+    "message."
+)
 
 
 def speak(
@@ -60,83 +168,47 @@ def speak(
     return sum(one.seconds for one in spoken)
 
 
-def add_conversation(command: argparse.ArgumentParser) -> None:
-    """The options of `talk`, the model's aside."""
-    command.description = (
-        "Talk with the assistant. In a terminal the space key begins what you say and ends it, for a terminal does "
-        "not tell when a key goes up; what you type is sent with Enter; Ctrl-C stops the reply, twice ends. "
-        "Elsewhere each line of the standard input is a message."
-    )
-    add_voice(command.add_argument_group("voice"))
-    sound = command.add_argument_group("sound")
-    sound.add_argument("--microphone", metavar="NAME", help="a device, or a recording to be heard in its place")
-    sound.add_argument("--speaker", metavar="NAME", help="a device, or a .wav that is written in its place")
-    sound.add_argument(
-        "--echo",
-        choices=("cancel", "half", "open"),
-        default="cancel",
-        help="keep the assistant from hearing itself: cancel its voice, be deaf while it speaks (half), or nothing",
-    )
-    turns = command.add_argument_group("turns")
-    mode = turns.add_mutually_exclusive_group()
-    mode.add_argument("--hands-free", dest="hands_free", action="store_true", default=True, help="the default")
-    mode.add_argument("--push-to-talk", dest="hands_free", action="store_false", help="only hear between two keys")
-    turns.add_argument(
-        "--patience", choices=("quick", "normal", "patient"), default="normal", help="silence that ends what one says"
-    )
-    turns.add_argument(
-        "--barge-in", choices=("voice", "key", "off"), default="voice", help="what may interrupt a reply"
-    )
-    command.add_argument(
-        "--record",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="keep the conversation as a session, or not: else as chosen in the settings",
-    )
-    command.add_argument("--json", action="store_true", help="print one JSON object per event, nothing else")
-
-
-def converse(options: argparse.Namespace, voice: Synthesizer, home: Path) -> None:
-    """Hold the conversation that the options of `talk` ask for until the user ends it.
+def converse(options: TalkOptions, settings: Settings, voice: Synthesizer | None, home: Path) -> None:
+    """Hold the conversation that `talk` asks for until the user ends it.
 
     Args:
-        voice: reads the replies; it belongs to the caller.
+        options: of the command line.
+        settings: the user's, with the options applied.
+        voice: reads the replies aloud, or None; it belongs to the caller.
         home: the folder of settings, sessions and logs.
 
     Raises:
         AssistantError: a recording or a device's place cannot be used.
     """
-    from assistant.audio.echo import Duplex
     from assistant.audio.file_devices import file_sound
-    from assistant.backend.protocol import ModelChoice
     from assistant.cli.recording_choice import in_terminal, recording_choice
     from assistant.cli.terminal import run
-    from assistant.messages import BargeIn, TurnSettings
     from assistant.talk import Talk, TalkSettings
 
-    heard = [Path(options.microphone)] if options.microphone and Path(options.microphone).is_file() else []
-    if not heard and str(options.microphone).endswith(_SOUND_FILES):
-        raise BadInput(f"There is no file {options.microphone}: name a recording, or a device.")
-    ask = options.record is None and in_terminal(as_json=options.json)
+    microphone, speaker = options.microphone, options.speaker
+    heard = [Path(microphone)] if microphone and Path(microphone).is_file() else []
+    if not heard and str(microphone).endswith(_SOUND_FILES):
+        raise BadInput(f"There is no file {microphone}: name a recording, or a device.")
+    ask = options.record is None and in_terminal(as_json=options.as_json)
     recording = recording_choice(home / "settings.toml", ask=ask)
     record = recording.mode != "off" if options.record is None else options.record
-    spoken = Path(options.speaker) if options.speaker and options.speaker.endswith(".wav") else None
-    settings = TalkSettings(
-        model=ModelChoice(options.model, options.device, options.quantize),
-        turns=TurnSettings(barge_in=BargeIn(options.barge_in), empathy=options.empathy),
-        voice=voice_settings(options),
-        microphone=options.microphone,
-        speaker=options.speaker,
-        hands_free=options.hands_free,
-        patience=options.patience,
-        duplex=Duplex(options.echo),
+    spoken = Path(speaker) if speaker and speaker.endswith(".wav") else None
+    chosen = TalkSettings(
+        model=settings.model.choice,
+        turns=settings.turns.settings,
+        voice=settings.voice.settings,
+        microphone=settings.sound.microphone,
+        speaker=settings.sound.speaker,
+        hands_free=settings.turns.hands_free,
+        patience=settings.turns.patience,
+        duplex=settings.sound.echo,
         sessions=home / "sessions" if record else None,
         keep_days=recording.keep_days,
         corrections=home / "corrections.jsonl",
     )
     run(
-        lambda listener: Talk(settings, voice, listener, sound=file_sound(heard, spoken), earlier=home / "sessions"),
-        as_json=options.json,
+        lambda listener: Talk(chosen, voice, listener, sound=file_sound(heard, spoken), earlier=home / "sessions"),
+        as_json=options.as_json,
         log=home / "logs" / "sound.log",
     )
 

@@ -23,9 +23,8 @@ from assistant.sessions.reader import Session, as_json, read_session, sessions, 
 Speak = Callable[[str], None]
 
 
-def add_commands(commands: Any) -> None:
-    """Add both commands to the program's own parser."""
-    manage = commands.add_parser("sessions", help="recorded conversations: list, show, export, import, delete")
+def add_sessions(manage: argparse.ArgumentParser) -> None:
+    """The options of `sessions`."""
     actions = manage.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, what in (("list", "newest first"), ("show", "one in full"), ("delete", "for good")):
         action = actions.add_parser(name, help=what)
@@ -40,7 +39,10 @@ def add_commands(commands: Any) -> None:
     bring.add_argument("archive", type=Path)
     for action in (out, bring):
         action.add_argument("--json", action="store_true", help="print JSON and nothing else")
-    replay = commands.add_parser("replay", help="play a session back, or ask another model the same")
+
+
+def add_replay(replay: argparse.ArgumentParser) -> None:
+    """The options of `replay`."""
     replay.add_argument("session")
     replay.add_argument("--model", help="ask the same recordings again with this one, and print the differences")
     replay.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")

@@ -11,28 +11,56 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import soundfile
 
-import main
 from assistant.audio.echo import Duplex
 from assistant.audio.endpointing import PATIENCE
+from assistant.cli.options import TalkOptions
+from assistant.errors import BadInput
 from assistant.messages import BargeIn
 from assistant.sessions.reader import read_session, words_of
-from assistant.settings import load
+from assistant.settings import Settings, load
 from tests import ROOT
 
 COUNT = "One, two, three, four."
 
 
+def choices(name: str) -> tuple[object, ...]:
+    """The values of an option of `talk`, without None."""
+    literal, _ = get_args(TalkOptions.model_fields[name].annotation)
+    return get_args(literal)
+
+
 def test_the_commands_choices_are_the_programs() -> None:
-    (talk,) = [action.choices["talk"] for action in main.parser()._actions if isinstance(action.choices, dict)]
-    choices = {action.dest: action.choices for action in talk._actions if action.choices}
-    assert choices["echo"] == tuple(one.value for one in Duplex)
-    assert choices["barge_in"] == tuple(one.value for one in BargeIn)
-    assert choices["patience"] == tuple(PATIENCE)
+    assert choices("echo") == tuple(one.value for one in Duplex)
+    assert choices("barge_in") == tuple(one.value for one in BargeIn)
+    assert choices("patience") == tuple(PATIENCE)
+
+
+def test_options_take_precedence_over_the_settings() -> None:
+    settings = Settings().changed("voice", engine="none", rate=1.5).changed("model", source="mini-0.5b")
+    settings = settings.changed("turns", patience="patient", hands_free=False)
+    assert TalkOptions.of({}).over(settings) == settings
+    changed = TalkOptions.of({"voice": "kokoro:af_sky", "model": "mini", "hands_free": True, "echo": "open"})
+    over = changed.over(settings)
+    assert (over.voice.engine, over.voice.name, over.voice.rate) == ("kokoro", "af_sky", 1.5)
+    assert (over.model.source, over.turns.hands_free, over.turns.patience) == ("mini", True, "patient")
+    assert over.sound.echo is Duplex.OPEN
+    assert TalkOptions.of({"voice": "kokoro"}).over(over).voice.name is None
+
+
+def test_a_terminal_is_hands_free_unless_the_settings_say_otherwise() -> None:
+    assert TalkOptions.of({}).over(Settings()).turns.hands_free
+
+
+def test_a_value_that_the_settings_refuse_is_one_line() -> None:
+    with pytest.raises(BadInput, match=r"^--rate: .*less than or equal to 2"):
+        TalkOptions.of({"rate": "3"}).over(Settings())
+    with pytest.raises(BadInput, match=r"^--rate: "):
+        TalkOptions.of({"rate": "fast"})
 
 
 def command(folder: Path, *words: str) -> tuple[list[str], dict[str, str]]:

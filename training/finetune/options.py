@@ -8,7 +8,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from assistant.events import EMOTIONS
-from training.runs.config import IGNORE, POSITIONAL, Options, Pairs
+from assistant.options import POSITIONAL
+from training.runs.config import IGNORE, Options, Pairs
 
 What = Literal["head", "stage1", "stage2", "both"]
 

@@ -5,14 +5,14 @@ Names and defaults follow the original's scripts where it has them, with dashes 
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from assistant import options
 from assistant.events import EMOTIONS
+from assistant.options import POSITIONAL
 from model.errors import BadInput
 
 CONTINUE = "Continue the following sentence in a coherent style: "
@@ -42,55 +42,10 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
 
 
-class Options(BaseModel):
-    """Frozen options; unknown names and values out of range are refused."""
+class Options(options.Options):
+    """Options of a training command."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @classmethod
-    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """Give `parser` one argument a field: `Field(json_schema_extra=POSITIONAL)` by place, others as --name."""
-        for name, field in cls.model_fields.items():
-            flag = f"--{name.replace('_', '-')}"
-            default = (
-                "" if field.is_required() or field.default in (None, "", (), {}) else f" ({_shown(field.default)})"
-            )
-            # argparse takes % in a help text for a format.
-            settings: dict[str, Any] = {"help": f"{field.description}{default}".replace("%", "%%")}
-            if field.json_schema_extra == POSITIONAL:
-                parser.add_argument(name, **settings)
-                continue
-            settings |= {"required": field.is_required(), "default": argparse.SUPPRESS}
-            if field.annotation is bool:
-                settings["action"] = argparse.BooleanOptionalAction
-            elif get_origin(field.annotation) is Literal:
-                settings["choices"] = get_args(field.annotation)
-            parser.add_argument(flag, **settings)
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Self:
-        """The options in `values`, such as `vars()` of parsed arguments or a run.toml; other names are left out.
-
-        Raises:
-            BadInput: a value is not allowed; one line that names the option and what is wrong.
-        """
-        try:
-            return cls.model_validate({name: value for name, value in values.items() if name in cls.model_fields})
-        except ValidationError as error:
-            first = error.errors()[0]
-            option = f"--{str(first['loc'][0]).replace('_', '-')}: " if first["loc"] else ""
-            raise BadInput(f"{option}{first['msg'].removeprefix('Value error, ')}") from error
-
-    def plain(self) -> dict[str, Any]:
-        """The options as TOML takes them: paths as text, nothing that is None."""
-        return self.model_dump(mode="json", exclude_none=True)
-
-
-POSITIONAL: dict[str, Any] = {"positional": True}
-
-
-def _shown(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    refusal: ClassVar[type[Exception]] = BadInput
 
 
 class InitOptions(Options):

@@ -13,7 +13,7 @@ import soundfile
 
 import main
 from assistant.backend.protocol import ModelChoice
-from assistant.cli.session_commands import add_commands, ask_again
+from assistant.cli.session_commands import add_replay, add_sessions, ask_again
 from assistant.cli.session_commands import run as execute
 from assistant.sessions import journal
 from assistant.sessions.reader import read_session
@@ -22,7 +22,9 @@ from tests.assistant.sessions.test_reader import record
 
 def run(root: Path, *words: str) -> list[str]:
     parser = argparse.ArgumentParser()
-    add_commands(parser.add_subparsers(dest="command"))
+    commands = parser.add_subparsers(dest="command")
+    add_sessions(commands.add_parser("sessions"))
+    add_replay(commands.add_parser("replay"))
     options = parser.parse_args(words)
     said: list[str] = []
     execute(options, root, said.append)
