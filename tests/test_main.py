@@ -24,7 +24,7 @@ KEYS = {
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A tiny checkpoint instead of the downloaded one, and a home of its own."""
-    monkeypatch.setenv("BLSP_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("UNDERTONE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(loader, "load", lambda *_args, **_kwargs: tiny_checkpoint())
     return tmp_path
 
@@ -119,7 +119,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_answered(t
 
 
 def test_an_unknown_checkpoint_says_what_there_is(tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setenv("BLSP_HOME", str(tmp_path))
+    monkeypatch.setenv("UNDERTONE_HOME", str(tmp_path))
     assert main.main(["ask", "--text", "hi", "--model", str(tmp_path / "nowhere")]) == 3
     assert "mini" in capsys.readouterr().err
 
@@ -150,7 +150,7 @@ def test_unknown_options_are_refused(capsys) -> None:
 
 
 def test_doctor_reports_every_finding(tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setenv("BLSP_HOME", str(tmp_path))
+    monkeypatch.setenv("UNDERTONE_HOME", str(tmp_path))
     assert main.main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert {"python", "torch", "gpu", "memory", "disk", "model mini", "voices", "sound"} <= set(report)

@@ -89,7 +89,7 @@ def _memory() -> Finding:
 def _disk() -> Finding:
     free = shutil.disk_usage(home()).free
     short = free < _LEAST_DISK
-    remedy = "Free 1 GiB there, or move it with the variable BLSP_HOME." if short else None
+    remedy = "Free 1 GiB there, or move it with the variable UNDERTONE_HOME." if short else None
     return Finding("disk", f"{free / _GIB:.1f} GiB free at {home()}", remedy, essential=short)
 
 

@@ -22,12 +22,14 @@ STAMP = "fetched.json"
 
 
 def home() -> Path:
-    """The folder of everything that is fetched: BLSP_HOME if set, else the user's cache. Mode 0700.
+    """The folder of everything that is fetched, mode 0700: by default the user's cache.
+
+    UNDERTONE_HOME chooses another, or else BLSP_HOME, the variable's earlier name.
 
     Raises:
         WeightsMissing: the folder cannot be made.
     """
-    chosen = os.environ.get("BLSP_HOME")
+    chosen = os.environ.get("UNDERTONE_HOME") or os.environ.get("BLSP_HOME")
     folder = Path(chosen).expanduser().absolute() if chosen else platformdirs.user_cache_path("undertone")
     return private(folder)
 
@@ -63,11 +65,11 @@ def making(target: Path) -> Iterator[Path]:
 def explained(path: Path, error: OSError) -> WeightsMissing:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return WeightsMissing(
-            f"The disk is full at {path}: free about 2 GB and start again, or set BLSP_HOME "
+            f"The disk is full at {path}: free about 2 GB and start again, or set UNDERTONE_HOME "
             "to a folder on another disk."
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return WeightsMissing(f"{path} cannot be written: set BLSP_HOME to a folder of yours and start again.")
+        return WeightsMissing(f"{path} cannot be written: set UNDERTONE_HOME to a folder of yours and start again.")
     return WeightsMissing(f"{path} could not be made ({error}): remove what is in the way and start again.")
 
 

@@ -25,7 +25,7 @@ def quiet(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home of its own, without a shared folder of downloads."""
-    monkeypatch.setenv("BLSP_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("UNDERTONE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("BLSP_DOWNLOADS", raising=False)
     return tmp_path / "home"
 

@@ -71,7 +71,7 @@ def command(folder: Path, *words: str) -> tuple[list[str], dict[str, str]]:
         "talk.TalkSettings = partial(talk.TalkSettings, server='tests.support.talk_server'); "
         "sys.exit(main.main(sys.argv[1:]))"
     )
-    environment = {**os.environ, "BLSP_HOME": str(folder / "home"), "PULSE_SERVER": f"unix:{folder}/none"}
+    environment = {**os.environ, "UNDERTONE_HOME": str(folder / "home"), "PULSE_SERVER": f"unix:{folder}/none"}
     return [sys.executable, "-c", code, "talk", "--model", str(folder / "replies.txt"), *words], environment
 
 

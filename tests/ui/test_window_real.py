@@ -46,7 +46,7 @@ RATE = 16_000
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's folder; the first steps are done."""
-    monkeypatch.setenv("BLSP_HOME", os.environ.get("BLSP_HOME", ""))
+    monkeypatch.setenv("UNDERTONE_HOME", os.environ.get("UNDERTONE_HOME", ""))
     folder = own_home(tmp_path)
     (folder / "settings.toml").write_text('started = true\n[recording]\nmode = "keep"\n[looks]\ntheme = "light"\n')
     return folder

@@ -73,7 +73,7 @@ def test_what_cannot_be_used_is_one_line_and_exit_code_2(
 ) -> None:
     record(tmp_path / "sessions")
     record(tmp_path / "sessions")  # both names begin with the century
-    monkeypatch.setenv("BLSP_HOME", str(tmp_path))
+    monkeypatch.setenv("UNDERTONE_HOME", str(tmp_path))
     assert main.main(words) == 2
     said, error = capsys.readouterr()
     assert said == ""

@@ -307,7 +307,7 @@ def test_a_hub_id_is_fetched_at_its_revision(
         shutil.copytree(CHECKPOINTS / "b", request["local_dir"])
         return None
 
-    monkeypatch.setenv("BLSP_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("UNDERTONE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     arguments = ["owner/name", str(tmp_path / "target"), "--revision", "ab" * 20]
     assert main([*arguments, "--dry-run"]) == 3

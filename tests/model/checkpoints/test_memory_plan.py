@@ -279,7 +279,7 @@ def test_nothing_that_fits_is_exit_code_three(folder: Path, capsys, monkeypatch:
 
 
 def test_a_preset_that_was_not_fetched_says_how(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BLSP_HOME", str(tmp_path))
+    monkeypatch.setenv("UNDERTONE_HOME", str(tmp_path))
     assert main.main(["plan"]) == 3
     assert "undertone ask --model mini" in capsys.readouterr().err
 

@@ -44,7 +44,7 @@ def test_folders_are_described(folder: Path, tmp_path: Path, capsys: pytest.Capt
 def test_presets_are_described(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("BLSP_HOME", str(tmp_path))
+    monkeypatch.setenv("UNDERTONE_HOME", str(tmp_path))
     (mini,) = answers(capsys, "list", "mini")
     assert (mini["kind"], mini["state"], mini["plan"]) == ("preset", "absent", None)
     assert mini["download_bytes"] > 10**8

@@ -205,13 +205,13 @@ def test_a_full_disk_gives_one_message_and_leaves_nothing(
         monkeypatch.setattr(store, "_sync", full)
     with pytest.raises(WeightsMissing) as error:
         ensure("tiny", download=registry, manifest=manifest)
-    one_line(error, "disk is full", "BLSP_HOME")
+    one_line(error, "disk is full", "UNDERTONE_HOME")
     nothing_made(place)
 
 
 def test_a_home_that_cannot_be_made_gives_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("BLSP_HOME", str(tmp_path / "file" / "home"))
+    monkeypatch.setenv("UNDERTONE_HOME", str(tmp_path / "file" / "home"))
     with pytest.raises(WeightsMissing) as error:
         home()
     one_line(error, "file/home")
@@ -240,7 +240,7 @@ def test_a_shared_downloads_folder_is_filled_and_kept(
     monkeypatch.setenv("BLSP_DOWNLOADS", str(tmp_path / "shared"))
     ensure("tiny", download=registry, manifest=manifest)
     assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == [NAME1, NAME2]
-    monkeypatch.setenv("BLSP_HOME", str(tmp_path / "another"))
+    monkeypatch.setenv("UNDERTONE_HOME", str(tmp_path / "another"))
     ensure("tiny", download=Registry(), manifest=manifest)
     whole_and_alone(tmp_path / "another")
 

@@ -31,7 +31,7 @@ def test_real_weights_convert_to_the_same_bytes_again(tmp_path: Path, monkeypatc
     """A second home, out of verified downloads where a folder of them is shared, else fetched again."""
     first = fetch.ensure("smollm2-135m-instruct")
     assert store.damaged(first) == []
-    monkeypatch.setenv("BLSP_HOME", str(tmp_path))
+    monkeypatch.setenv("UNDERTONE_HOME", str(tmp_path))
     second = fetch.ensure("smollm2-135m-instruct")
     assert second.parent.parent == tmp_path
     stamps = [json.loads((folder / store.STAMP).read_text("utf-8")) for folder in (first, second)]

@@ -240,7 +240,7 @@ def test_the_stages_plan_is_measured_too(tmp_path: Path, manifest: Path, start: 
 def test_into_use_and_back_from_the_command_line(
     tmp_path: Path, manifest: Path, start: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("BLSP_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("UNDERTONE_HOME", str(tmp_path / "home"))
     run = tmp_path / "run"
     assert main(["adopt", str(run)]) == 2
     words = ["tune", str(run), "--manifest", str(manifest), "--model", str(start), "--folds", "4", "--steps", "3"]

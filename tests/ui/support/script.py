@@ -139,12 +139,12 @@ def click(parent: QWidget, name: str) -> None:
 
 
 def own_home(folder: Path) -> Path:
-    """A user's folder of its own whose weights are the ones that tests share; sets BLSP_HOME."""
+    """A user's folder of its own whose weights are the ones that tests share; sets UNDERTONE_HOME."""
     shared = home()
     for part in ("models", "downloads"):
         if (shared / part).is_dir():
             (folder / part).symlink_to(shared / part)
-    os.environ["BLSP_HOME"] = str(folder)
+    os.environ["UNDERTONE_HOME"] = str(folder)
     return folder
 
 
