@@ -1,8 +1,8 @@
-"""`python -m model.convert`: see `model.checkpoints.convert`."""
+"""`python -m model.convert`: see `model.commands.convert`."""
 
 import sys
 
-from model.checkpoints.convert import main
+from model.commands.convert import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,8 +1,8 @@
-"""`python -m model.quantize`: see `model.checkpoints.quantize`."""
+"""`python -m model.quantize`: see `model.commands.quantize`."""
 
 import sys
 
-from model.checkpoints.quantize import main
+from model.commands.quantize import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _evaluate(predictions: Path, picture: Path | None, *, as_json: bool) -> int:
-    from training.evaluation.predictions import as_svg, as_text, problems, score
+    from training.metrics.predictions import as_svg, as_text, problems, score
 
     scores = score(predictions)
     picture = picture or predictions.with_suffix(".confusion.svg")

@@ -1,23 +1,17 @@
-"""`python -m model.convert SOURCE TARGET`: an original BLSP-Emo or Qwen-1 checkpoint becomes one of this project's.
+"""Convert an original BLSP-Emo or Qwen-1 checkpoint to this project's format.
 
-SOURCE is a folder, or the hub's owner/name together with --revision. The weights keep their type and go over tensor
-by tensor, so that memory holds one of the source's files at a time. Everything is made in TARGET.part, which takes
-the name TARGET when it is complete; a run that was stopped goes on where it was.
+Weights keep their type and are copied tensor by tensor, so memory holds one source file at a time. Everything is
+written to TARGET.part, which is renamed to TARGET when it is complete; an interrupted conversion can be resumed.
 """
 
 from __future__ import annotations
 
-import argparse
 import errno
 import hashlib
-import json
 import os
-import re
 import shutil
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +19,6 @@ from typing import Any, NoReturn
 
 import torch
 from filelock import FileLock, Timeout
-from rich.filesize import decimal
 from transformers import WhisperFeatureExtractor
 
 from model.checkpoints.blsp_emo import (
@@ -50,9 +43,8 @@ from model.checkpoints.qwen_tokenizer import (
 )
 from model.checkpoints.safe_reader import TensorInfo, list_tensors, read_config, read_shard
 from model.checkpoints.tensor_writer import JOURNAL, SHARD_BYTES, Layout, TensorWriter, lay_out
-from model.commands.options import downloads, quiet_libraries
 from model.config import SpeechLanguageConfig
-from model.errors import BadInput, ModelError, WeightsMissing
+from model.errors import BadInput, WeightsMissing
 from model.weights import fetch
 from model.weights.weight_files import write_json
 
@@ -325,78 +317,3 @@ def _write_settings(staging: Path, conversion: Conversion) -> None:
         WhisperFeatureExtractor(feature_size=speech.num_mel_bins, chunk_length=seconds).save_pretrained(staging)
     if conversion.layout.index:
         write_json(staging / "model.safetensors.index.json", conversion.layout.index)
-
-
-def find_source(source: str, revision: str | None, progress: Callable[[fetch.Progress], None], dry_run: bool) -> Path:
-    """The folder that SOURCE means; one of the hub is downloaded first, never with `dry_run`.
-
-    Raises:
-        BadInput: there is no such folder, or the revision is missing or superfluous.
-        WeightsMissing: the download failed, or is not there for a dry run.
-    """
-    if Path(source).is_dir():
-        if revision:
-            raise BadInput(f"{source} is a folder and has no revision: leave --revision out.")
-        return Path(source)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith("."):
-        raise BadInput(f"{source} is not a folder: give the original's folder, or owner/name of the hub.")
-    if revision is None:
-        raise BadInput(f"{source} is no folder here; for the one of the hub add --revision and its 40 digits.")
-
-    def refuse(**_: Any) -> NoReturn:
-        raise WeightsMissing(f"{source} was not downloaded yet and --dry-run does not: run without it.")
-
-    return fetch.fetch_hub(
-        source, revision, progress=progress, allow_pickles=True, snapshot=refuse if dry_run else None
-    )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Convert; returns the exit code: 0 done, 2 bad input, 3 the source or the disk will not do, 130 interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="python -m model.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("source", metavar="SOURCE")
-    parser.add_argument("target", metavar="TARGET", type=Path, help="a new folder")
-    parser.add_argument("--revision", metavar="HEX", help="the hub's commit, 40 hexadecimal digits")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    options = parser.parse_args(arguments)
-    quiet_libraries()
-    started = time.perf_counter()
-    try:
-        with downloads(passing=True) as progress:
-            staging_of(options.target)
-            conversion = examine(find_source(options.source, options.revision, progress, options.dry_run))
-            needed, free = disk_need(conversion, options.target)
-            if not options.dry_run:
-                convert(conversion, options.target, progress)
-    except (ModelError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2 if isinstance(error, BadInput) else 3
-    except KeyboardInterrupt:
-        print("Stopped: the same command goes on from here.", file=sys.stderr)
-        return 130
-    fits = needed <= free
-    if options.dry_run and not fits:
-        print(f"{options.target} needs {decimal(needed)}, {decimal(free)} are free: make room.", file=sys.stderr)
-    report = conversion.summary() | {"target": str(options.target), "disk_bytes": needed, "disk_free_bytes": free}
-    report |= {"dry_run": options.dry_run, "seconds": round(time.perf_counter() - started, 2)}
-    if options.json:
-        print(json.dumps(report))
-    else:
-        for key, value in report.items():
-            print(f"{key.replace('_', ' '):16} {_readable(key, value)}")
-    return 0 if fits or not options.dry_run else 3
-
-
-def _readable(key: str, value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_readable(key, item)}" for name, item in value.items())
-    if key.endswith(("_bytes", "_files")):
-        return decimal(value)
-    return (", ".join(value) or "nothing") if isinstance(value, list) else str(value)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,15 +1,11 @@
-"""`python -m model.quantize SOURCE TARGET`: a checkpoint folder in 4 bits, which loads without being quantised again.
+"""Write a checkpoint folder in 4 bits (NF4), so that it loads without being quantized again.
 
-The language model's linear layers become NF4; what stays wide keeps the type in which it is stored. The
-folder then loads on cards and CPUs alike, in a fraction of the time and of the disk's space.
+Linear layers become NF4; all other weights keep their stored type. The folder loads on GPUs and CPUs.
 """
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,9 +16,7 @@ from model.checkpoints.inventory import Source
 from model.checkpoints.loader import inspect, read_model
 from model.checkpoints.memory_plan import usable_device
 from model.checkpoints.safe_reader import list_tensors, plain_file, read_shard
-from model.commands.options import quiet_libraries
-from model.errors import BadInput, ModelError, WeightsMissing
-from model.nn.nf4 import MODES
+from model.errors import BadInput, WeightsMissing
 from model.nn.speech_llm import SpeechLanguageModel
 
 _COPIED = (
@@ -93,27 +87,3 @@ def _check_room(about: Source, mode: str, target: Path) -> None:
         raise WeightsMissing(
             f"{target} takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: make room or choose another TARGET."
         )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Quantise; returns the exit code: 0 done, 2 bad input, 3 the source, the disk or a device will not do."""
-    parser = argparse.ArgumentParser(prog="python -m model.quantize", description=__doc__)
-    parser.add_argument("source", metavar="SOURCE", type=Path, help="a checkpoint folder, converted")
-    parser.add_argument("target", metavar="TARGET", type=Path, help="a new folder")
-    parser.add_argument("--quantize", choices=MODES, default="nf4", help="nf4-all: the encoder in 4 bits too")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    options = parser.parse_args(arguments)
-    quiet_libraries()
-    try:
-        quantize(options.source, options.target, options.quantize, options.device)
-    except KeyboardInterrupt:
-        return 130
-    except ModelError as error:
-        print(error, file=sys.stderr)
-        return 2 if isinstance(error, BadInput) else 3
-    print(options.target)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from model.checkpoints import loader
-from model.checkpoints.convert import main as convert
 from model.checkpoints.loader import Checkpoint
+from model.commands.convert import main as convert
 from tests import GOLDENS
 
 VARIANTS = "abcd"

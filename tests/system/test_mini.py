@@ -29,7 +29,7 @@ from model.inference.kv_cache import Decoder, KeyValueCache
 from model.inference.prompt import chat_ids
 from model.nn.ctc_adapter import CtcAdapter
 from model.nn.int8 import quantize_int8
-from training.evaluation.wer import word_errors
+from training.metrics.wer import word_errors
 
 pytestmark = pytest.mark.real
 SAMPLES = RESOURCES / "samples"

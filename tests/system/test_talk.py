@@ -46,7 +46,7 @@ from assistant.sessions.maintenance import recover
 from assistant.sessions.reader import read_session, sessions
 from assistant.speech.synthesizer import Pyttsx3Synthesizer, VoiceSettings
 from assistant.talk import Talk, TalkSettings
-from model.checkpoints.convert import main as convert
+from model.commands.convert import main as convert
 from tests import ROOT
 from tests.support.fakes import eventually
 from tests.support.second_backend import make_checkpoint

@@ -29,7 +29,7 @@ from assistant.events import (
 )
 from assistant.sessions.reader import read_session, sessions
 from assistant.settings import load
-from model.checkpoints.convert import main as convert
+from model.commands.convert import main as convert
 from tests import ROOT
 from tests.ui.support.script import Wait, click, named, own_home, play, texts
 from ui.core import theme

@@ -19,8 +19,8 @@ import torch
 from training.data.batches import collate
 from training.data.dataset import SpeechRows, StepOrder
 from training.data.prepare import PreparedRows
+from training.data.sources import model_folder
 from training.runs.config import TrainOptions
-from training.stages.init import model_folder
 from training.stages.student import Student, load_student
 from training.stages.train import speech_rows
 from training.stages.trainer import move

@@ -13,7 +13,7 @@ from model.errors import BadInput
 from training.data.eval_cases import read_cases
 from training.data.feature_cache import FeatureCache
 from training.evaluation.evaluate import Subject, compare, examine
-from training.evaluation.predictions import Scores, as_svg
+from training.metrics.predictions import Scores, as_svg
 
 _SHOWN = {
     "accuracy": ("emotion: accuracy", 1.0),

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from model.nn.ctc_adapter import CtcAdapter
 from training.data.feature_cache import FeatureCache
-from training.evaluation.wer import word_errors
+from training.metrics.wer import word_errors
 
 RADIUS = 1.5
 """Where frames lie: an adapter's last layer norm gives all of them one size. In units of the token embeddings' own

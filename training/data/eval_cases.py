@@ -14,11 +14,11 @@ from assistant.events import Samples
 from model.audio.features import LONGEST_SECONDS
 from model.errors import BadInput
 from training.data.batches import TrainingRow
+from training.data.chat import Chat
 from training.data.feature_cache import FeatureCache
 from training.data.manifest import Report, Row, Rules, inspect, read_clip, read_rows
 from training.data.prepare import PreparedRows, clip_of, row_ids
 from training.runs.config import CONTINUE, PrepareOptions
-from training.stages.init import Chat
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -31,10 +31,11 @@ from model.config import SpeechLanguageConfig
 from model.errors import BadInput, WeightsMissing
 from model.weights import fetch
 from training.data.batches import tokenise
+from training.data.chat import Chat, read_chat
 from training.data.manifest import Report, Row, Rules, Tell, read_rows
+from training.data.sources import fetching, model_folder
 from training.runs.config import CONTINUE_WITH_EMOTION, LabelOptions
 from training.runs.run_folder import STOP, Run, append_lines, open_run, read_lines, repair, write_whole
-from training.stages.init import Chat, fetching, model_folder, read_chat
 
 _FIELDS = ("audio", "text", "instruction", "emotion", "output", "early_stop")
 PARTS, SUMMARY = "parts", "summary.json"

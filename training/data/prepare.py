@@ -31,6 +31,7 @@ from model.checkpoints.safe_reader import read_config
 from model.config import ENCODER_FRAME_SECONDS
 from model.errors import BadInput
 from training.data.batches import IGNORED, TrainingRow, tokenise
+from training.data.chat import Chat, read_chat
 from training.data.feature_cache import FeatureCache
 from training.data.manifest import (
     KEY,
@@ -45,9 +46,9 @@ from training.data.manifest import (
     inspect,
     read_rows,
 )
+from training.data.sources import fetching, model_folder
 from training.runs.config import PrepareOptions
 from training.runs.run_folder import OPTIONS, Run, open_run, write_whole
-from training.stages.init import Chat, fetching, model_folder, read_chat
 
 CHUNK_ROWS = 500
 SPLITS = ("train", "validation")

@@ -30,11 +30,11 @@ from model.inference.engine import Engine
 from model.inference.prompt import encode_text
 from model.nn.ctc_adapter import CtcAdapter
 from training.data.batches import IGNORED, PADDING, Batch, collate, tokenise
+from training.data.chat import Chat
 from training.data.eval_cases import Case, evenly
 from training.data.label import Writer, make_writer
-from training.evaluation.predictions import Scores
-from training.evaluation.wer import word_errors
-from training.stages.init import Chat
+from training.metrics.predictions import Scores
+from training.metrics.wer import word_errors
 from training.stages.losses import RecipeLosses, cross_entropy, kl_divergence
 from training.stages.trainer import move
 

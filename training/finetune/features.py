@@ -1,14 +1,18 @@
-"""What the emotion head averages, for one recording."""
+"""The input of the emotion head for one recording, and a head to train on it."""
 
 from __future__ import annotations
+
+import copy
 
 import torch
 from torch import Tensor
 
 from assistant.events import Samples
 from model.audio.features import encoder_frames, log_mel
-from model.audio.prosody import prosody_frames
+from model.audio.prosody import PROSODY_FEATURES, prosody_frames
 from model.checkpoints.loader import Checkpoint
+from model.errors import BadInput
+from model.nn.emotion import EmotionHead
 
 
 @torch.inference_mode()
@@ -26,3 +30,19 @@ def mean_frame(loaded: Checkpoint, samples: Samples) -> Tensor:
         frames = frames[heard.emotion_mask[0]]
     mean: Tensor = frames.float().mean(0).cpu()
     return mean.clone()
+
+
+def copy_head(loaded: Checkpoint) -> EmotionHead:
+    """A copy of the checkpoint's head in float32, on the CPU, where it learns.
+
+    Raises:
+        BadInput: it has none.
+    """
+    if loaded.model.emotion_head is None:
+        raise BadInput(f"{loaded.name} has no emotion head: choose another checkpoint.")
+    return copy.deepcopy(loaded.model.emotion_head).float().cpu()
+
+
+def prosody_size(loaded: Checkpoint) -> int:
+    """Prosody features at the end of a frame."""
+    return len(PROSODY_FEATURES) if loaded.model.config.emotion_source == "encoder" else 0

@@ -19,7 +19,7 @@ from model.inference.engine import Engine
 from model.inference.prompt import Content, chat_ids, encode_text
 from model.nn.speech_llm import SPEECH_ID
 from training.emotion.fit_head import measure
-from training.evaluation.predictions import wilson
+from training.metrics.predictions import wilson
 
 LEAST_JUDGED = 10
 """Of fewer held-out recordings nothing is said."""

@@ -24,8 +24,8 @@ from assistant.finetune.tuning_data import Problem, Recording, overview, write_m
 from model.audio.files import read_audio
 from model.errors import BadInput
 from training.data.manifest import BadRow, Dropped, Report, Row, Rules, find_audio, read_rows
-from training.evaluation.predictions import emotion_of_label
 from training.finetune.options import CheckOptions
+from training.metrics.predictions import emotion_of_label
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.5, 30.0
 LEAST_SNR = 10.0

@@ -6,43 +6,38 @@ are passed on, so that a watcher needs to know the one folder alone.
 
 from __future__ import annotations
 
-import gc
 import json
-import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
 from assistant.events import EMOTIONS, Spoken
 from model.audio.features import encoder_frames
 from model.checkpoints import loader
-from model.checkpoints.memory import memory_of, peak_bytes
 from model.errors import BadInput
 from training.data.batches import IGNORED
 from training.data.clean import clean
-from training.data.eval_cases import Case, read_cases
+from training.data.eval_cases import Case, evenly, read_cases
 from training.data.label import label
 from training.data.manifest import Report
-from training.data.prepare import prepare
+from training.data.prepare import PreparedRows, prepare
 from training.evaluation.evaluate import Subject, continuations
+from training.finetune.examples import print_dropped, read_examples
 from training.finetune.judge import Heard, figures, verdict
 from training.finetune.options import TuneOptions
-from training.finetune.tune import MODEL, Clock, Stopped, finish, notify, read_manifest
+from training.finetune.run_state import MODEL, Clock, StopRequested, finish, stop_if_requested
 from training.runs.config import CleanOptions, LabelOptions, PrepareOptions, TrainOptions
-from training.runs.run_folder import STOP, ProgressTail, Run, append_lines, request_stop, write_whole
+from training.runs.run_folder import STOP, ProgressTail, Run, append_lines, request_stop
 from training.stages.train import train
 
 _RELAY_SECONDS = 0.3
 _LABEL_TOKENS = 48
-_CASES = 40  # held-out recordings that are judged, at most
-_PROBED = 8
+CASES = 40  # held-out recordings that are judged, at most
 
 
 def stages_of(options: TuneOptions) -> tuple[int, ...]:
@@ -63,25 +58,24 @@ def tune_stages(options: TuneOptions, run: Run, clock: Clock) -> dict[str, Any]:
     """Train the stages, or go on with them; the summary.
 
     Raises:
-        Stopped: the watcher asked for it. BadInput, WeightsMissing: as the commands say.
+        StopRequested: the watcher asked for it. BadInput, WeightsMissing: as the commands say.
     """
     stages = stages_of(options)
-    report = Report(notify)
-    said = read_manifest(options, report)
+    report = Report(print_dropped)
+    examples = read_examples(options, report)
     report.write(run.folder)
     current, trained = options.model, dict[str, Any]()
     for stage in stages:
-        data = _data(options, run.folder, stage, lambda folder: _relayed(run, folder, clock))
+        data = prepare_stage(options, run.folder, stage, lambda folder: _relayed(run, folder, clock))
         with _relayed(run, run.folder / f"stage-{stage}", clock):
             trained = _whole(train(train_options(options, run.folder, stage, current, data)))
         current = trained["checkpoint"]
     if not Path(current).exists():
         current = str(run.folder / MODEL)  # it was moved there before a kill
-    with run.bar("judge", 2 * _CASES) as bar:
+    with run.bar("judge", 2 * CASES) as bar:
 
         def notified() -> None:
-            if run.stop_requested:
-                raise Stopped
+            stop_if_requested(run)
             bar.advance(**clock.figures())
 
         judged = _judge(options, current, run.folder / f"data-{stages[-1]}", notified)
@@ -93,7 +87,7 @@ def tune_stages(options: TuneOptions, run: Run, clock: Clock) -> dict[str, Any]:
         "checkpoint": str(out),
         "from": options.model,
         "what": options.what,
-        "learnt_from": len(said),
+        "learnt_from": len(examples),
         "dropped": report.counts(),
         "held_out_by": judged.pop("held_out_by"),
         "training": trained | {"checkpoint": str(out)},
@@ -113,31 +107,30 @@ def train_options(options: TuneOptions, folder: Path, stage: int, model: str, da
 Relay = Callable[[Path], Any]
 
 
-def _data(options: TuneOptions, folder: Path, stage: int, relay: Relay) -> Path:
+def prepare_stage(options: TuneOptions, folder: Path, stage: int, relay: Relay) -> Path:
     """The prepared data set of a stage, its continuations written by the language model itself."""
     labels, data, emotion = folder / f"labels-{stage}", folder / f"data-{stage}", {"use_emotion": stage == 2}
     given: dict[str, Any] = {"model": options.model, "manifest": options.manifest, "lab_dir": labels}
     with relay(labels):
-        _whole(label(LabelOptions.of(given | {"max_new_tokens": _LABEL_TOKENS} | emotion), notify=notify))
-    clean(CleanOptions.of({"input_dir": labels, "output_dir": labels / "clean"}), notify)
+        _whole(label(LabelOptions.of(given | {"max_new_tokens": _LABEL_TOKENS} | emotion), notify=print_dropped))
+    clean(CleanOptions.of({"input_dir": labels, "output_dir": labels / "clean"}), print_dropped)
     given = {"dataroot": labels / "clean", "save_dir": data, "model": options.model, "seed": options.seed}
     given |= {"audio_root": options.manifest.absolute().parent, "validation": options.validation, "min_duration": 0.3}
     with relay(data):
-        _whole(prepare(PrepareOptions.of(given | emotion), notify))
+        _whole(prepare(PrepareOptions.of(given | emotion), print_dropped))
     return data
 
 
 def _whole(summary: dict[str, Any]) -> dict[str, Any]:
     if summary.get("stopped"):
-        raise Stopped
+        raise StopRequested
     return summary
 
 
 @contextmanager
 def _relayed(run: Run, folder: Path, clock: Clock) -> Iterator[None]:
     """While a step works in `folder`, its reports go to the run's, and the wish to stop goes to it."""
-    if run.stop_requested:
-        raise Stopped
+    stop_if_requested(run)
     tail, over = ProgressTail(folder), threading.Event()
     tail.new()  # those of earlier starts were passed on
 
@@ -177,8 +170,8 @@ def _judge(options: TuneOptions, trained: str, data: Path, notified: Callable[[]
     sides = []
     for source in (options.model, trained):
         subject = Subject.load(source)
-        cases, _ = read_cases(data, subject.writer.chat, limit=_CASES)
-        sides.append(_side(subject, cases, options, notified))
+        cases, _ = read_cases(data, subject.writer.chat, limit=CASES)
+        sides.append(examine_side(subject, cases, options, notified))
         del subject
     before, after = sides
     rows = [
@@ -211,7 +204,7 @@ def _judge(options: TuneOptions, trained: str, data: Path, notified: Callable[[]
     }
 
 
-def _side(
+def examine_side(
     subject: Subject, cases: Sequence[Case], options: TuneOptions, notified: Callable[[], None]
 ) -> dict[str, Any]:
     """What one checkpoint makes of the recordings: readings, replies to the first of them, continuation losses."""
@@ -249,16 +242,13 @@ def _of_loss(loss: Mapping[str, Any]) -> tuple[str, str]:
         return "unclear", "No neutral recording was held out, so nothing is known of the replies."
     change = f"{loss['before']:.2f} before, {loss['after']:.2f} after"
     if loss["ratio"] < 1:
-        return "better", f"What is said in neutral speech is understood better: continuation loss {change}."
+        return "better", f"What is examples in neutral speech is understood better: continuation loss {change}."
     return ("worse" if loss["ratio"] > 1 else "unclear"), f"Continuation loss of neutral speech: {change}."
 
 
 def _files(data: Path) -> list[Path]:
-    from training.data.eval_cases import evenly
-    from training.data.prepare import PreparedRows
-
     rows = PreparedRows(data, "validation")
-    return [Path(rows[at]["audio"]) for at in evenly(len(rows), _CASES)]
+    return [Path(rows[at]["audio"]) for at in evenly(len(rows), CASES)]
 
 
 def _name(emotion: int) -> str:
@@ -267,73 +257,3 @@ def _name(emotion: int) -> str:
 
 def _list(read: Tensor | None) -> list[float]:
     return [] if read is None else [float(one) for one in read]
-
-
-# ---- plan
-
-
-def plan_stages(options: TuneOptions) -> dict[str, Any]:
-    """As `tune_plan.plan_tuning`: labelling, a few passes and the judging are measured on some recordings.
-
-    Raises:
-        BadInput, WeightsMissing: as `tune_stages` would.
-    """
-    from training.finetune.plan import outcome
-    from training.stages.plan import plan
-
-    began = psutil.Process().create_time()
-    stages = stages_of(options)
-    said = read_manifest(options, Report(notify))
-    free = memory_of("cuda" if torch.cuda.is_available() else "cpu").free
-    probe = options.run.with_name(f".{options.run.name}.probe")
-    shutil.rmtree(probe, ignore_errors=True)
-    probe.mkdir(parents=True)
-    try:
-        some = said[:: max(1, len(said) // _PROBED)][:_PROBED]
-        lines = [json.dumps({**one.row.data, "audio": str(one.audio)}, ensure_ascii=False) + "\n" for one in some]
-        write_whole(probe / "manifest.jsonl", "".join(lines))
-        small = options.model_copy(
-            update={"run": probe, "manifest": probe / "manifest.jsonl", "validation": 0.3, "replies": 1}
-        )
-        seconds, share, disk, peak = {"load": time.time() - began}, len(said) / len(some), 0, 0
-        for stage in stages:
-            start = time.perf_counter()
-            data = _data(small, probe, stage, lambda _: _nothing())
-            seconds[f"label {stage}"] = share * (time.perf_counter() - start)
-            gc.collect()  # what labelled is still held by its own cycles
-            start = time.perf_counter()
-            measured = plan(train_options(small, probe, stage, options.model, data))
-            loading = time.perf_counter() - start
-            seconds[f"stage {stage}"] = 3600 * measured.get("hours", 0.0) + loading
-            peak = max(peak, measured.get("peak_bytes", measured["weights_bytes"] + measured["needed_bytes"]))
-            gc.collect()
-            disk += 3 * measured["checkpoint_bytes"] + _folder_bytes(Path(options.model))
-        seconds["judge"] = _judging(small, probe / f"data-{stages[-1]}", options, len(said))
-        return outcome(options, seconds, max(peak, peak_bytes()), free, disk)
-    finally:
-        shutil.rmtree(probe, ignore_errors=True)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-def _judging(small: TuneOptions, data: Path, options: TuneOptions, rows: int) -> float:
-    start = time.perf_counter()
-    subject = Subject.load(options.model)
-    loading = time.perf_counter() - start
-    cases, _ = read_cases(data, subject.writer.chat, split="train", limit=2)
-    start = time.perf_counter()
-    _side(subject, cases, small.model_copy(update={"replies": 0}), lambda: None)
-    each = (time.perf_counter() - start) / len(cases)
-    start = time.perf_counter()
-    assert cases[0].samples is not None
-    "".join(subject.engine.reply([], Spoken(cases[0].samples)))
-    answer = time.perf_counter() - start
-    held = min(_CASES, round(options.validation * rows))
-    return 2 * (loading + held * each + min(options.replies, held) * answer)
-
-
-def _folder_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())

@@ -7,17 +7,11 @@ tuned checkpoint is model/. summary.json is written last; started again, a run g
 
 from __future__ import annotations
 
-import copy
 import json
-import shutil
-import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
@@ -25,66 +19,22 @@ from assistant.events import EMOTIONS
 from model.audio.prosody import PROSODY_FEATURES
 from model.checkpoints import loader, tuned
 from model.checkpoints.loader import Checkpoint
-from model.checkpoints.memory import peak_bytes
-from model.errors import BadInput, WeightsMissing
+from model.errors import WeightsMissing
 from model.inference.engine import Engine
 from model.nn.emotion import EmotionHead
-from training.data.manifest import Dropped, Found, Report, Row, Rules, inspect, read_clip, read_rows
-from training.finetune.card import tuning_card
-from training.finetune.features import mean_frame
+from training.data.manifest import Report, read_clip
+from training.data.sources import fetching
+from training.finetune.examples import Example, print_dropped, read_examples
+from training.finetune.features import copy_head, mean_frame, prosody_size
 from training.finetune.head import Rows, Tuned, divide, tune_head
 from training.finetune.judge import Heard, Listener, choose_replies, figures, neutral_losses, replies_beside, verdict
 from training.finetune.options import TuneOptions
-from training.runs.run_folder import Run, open_run, read_progress, write_whole
-from training.stages.init import fetching
+from training.finetune.run_state import MODEL, SUMMARY, Clock, StopRequested, finish, stop_if_requested
+from training.runs.run_folder import Run, open_run, write_whole
 from training.stages.student import write_checkpoint
 
-MODEL, SUMMARY, FEATURES = "model", "summary.json", "features"
-SHORTEST_SECONDS, LONGEST_SECONDS = 0.3, 30.0
+FEATURES = "features"
 _CHANGEABLE = ("rows_at_once", "run", "manifest")  # a folder may have moved
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """A sound row of the manifest with its recording."""
-
-    row: Row
-    found: Found
-
-    @property
-    def audio(self) -> Path:
-        """The recording's file."""
-        assert self.found.clip is not None
-        return self.found.clip.path
-
-    @property
-    def label(self) -> int:
-        """The place of its emotion in `EMOTIONS`."""
-        assert self.row.emotion is not None
-        return EMOTIONS.index(self.row.emotion)
-
-    @property
-    def speaker(self) -> str:
-        """Who speaks, "" if nothing says it."""
-        return str(self.row.data.get("speaker") or self.row.data.get("voice") or "")
-
-
-class Stopped(Exception):
-    """The watcher asked for an end; all that was done is kept."""
-
-
-class Clock:
-    """Seconds of work on a run, over all its starts, and the memory that is held; for the reports."""
-
-    def __init__(self, run: Run) -> None:
-        self.earlier = max((float(line.get("seconds") or 0) for line in read_progress(run.folder)), default=0.0)
-        self._began = psutil.Process().create_time()  # starting counts
-        self._process = psutil.Process()
-
-    def figures(self) -> dict[str, Any]:
-        """As of now."""
-        seconds = round(self.earlier + time.time() - self._began, 2)
-        return {"seconds": seconds, "memory_bytes": self._process.memory_info().rss}
 
 
 def tune(options: TuneOptions) -> dict[str, Any]:
@@ -103,7 +53,7 @@ def tune(options: TuneOptions) -> dict[str, Any]:
 
                 return tune_stages(options, run, Clock(run))
             return _tune_head(options, run, Clock(run))
-        except Stopped:
+        except StopRequested:
             return {"stopped": True, "run": str(options.run)}
         except OSError as error:
             where = error.filename or options.run
@@ -112,44 +62,25 @@ def tune(options: TuneOptions) -> dict[str, Any]:
             ) from error
 
 
-def notify(dropped: Dropped) -> None:
-    """Say on stderr what is left out."""
-    sys.stderr.write(f"{dropped}\n")
-
-
-def read_manifest(options: TuneOptions, report: Report) -> list[Said]:
-    """The rows to learn from. Raises: BadInput, there are none."""
-    said = []
-    for row in read_rows([options.manifest], Rules(text="", emotions="required"), report):
-        found = inspect(row, SHORTEST_SECONDS, LONGEST_SECONDS)
-        if found.clip is None:
-            report.drop(row.file, row.line, *(found.problem or ("no audio", "it names no recording")))
-        else:
-            said.append(Said(row, found))
-    if len({one.label for one in said}) < 2:
-        raise BadInput(f"{options.manifest} has usable recordings of less than two emotions{report.first()}.")
-    return said
-
-
 def _tune_head(options: TuneOptions, run: Run, clock: Clock) -> dict[str, Any]:
     run.report("prepare", 0, 1, **clock.figures())
-    report = Report(notify)
-    said = read_manifest(options, report)
+    report = Report(print_dropped)
+    examples = read_examples(options, report)
     report.write(run.folder)
     with fetching(run) as progress:
         loaded = loader.load(options.model, progress=progress)
-    head, engine = head_of(loaded), Engine(loaded)
-    frames = hear_all(loaded, said, run, clock)
-    texts = [str(one.row.data.get("text") or "") for one in said]
-    names = [EMOTIONS[one.label] for one in said]
-    folds, basis = divide(names, [one.speaker for one in said], texts, options.folds)
-    rows = Rows(frames, torch.tensor([one.label for one in said]), np.array(folds))
-    result = fit(head, prosody_of(loaded), rows, options, run, clock)
+    head, engine = copy_head(loaded), Engine(loaded)
+    frames = hear_all(loaded, examples, run, clock)
+    texts = [str(one.row.data.get("text") or "") for one in examples]
+    names = [EMOTIONS[one.label] for one in examples]
+    folds, basis = divide(names, [one.speaker for one in examples], texts, options.folds)
+    rows = Rows(frames, torch.tensor([one.label for one in examples]), np.array(folds))
+    result = fit(head, prosody_size(loaded), rows, options, run, clock)
     thresholds = (head.threshold, result.threshold)
     before = torch.softmax(head.of_means(frames), 1)
     heard = [
         Heard(one.audio, text, one.label, *pair)
-        for one, text, *pair in zip(said, texts, before, result.held_out, strict=True)
+        for one, text, *pair in zip(examples, texts, before, result.held_out, strict=True)
     ]
     judged = judge(engine, heard, thresholds, options, run, clock)
     write_tuned(options.model, loaded, result, run.folder / MODEL)
@@ -158,7 +89,7 @@ def _tune_head(options: TuneOptions, run: Run, clock: Clock) -> dict[str, Any]:
         "checkpoint": str(run.folder / MODEL),
         "from": options.model,
         "what": options.what,
-        "learnt_from": len(said),
+        "learnt_from": len(examples),
         "dropped": report.counts(),
         "held_out_by": basis,
         "penalty": result.penalty,
@@ -168,31 +99,21 @@ def _tune_head(options: TuneOptions, run: Run, clock: Clock) -> dict[str, Any]:
     return finish(options, run, clock, summary)
 
 
-def finish(options: TuneOptions, run: Run, clock: Clock, summary: dict[str, Any]) -> dict[str, Any]:
-    """Write card and summary."""
-    summary |= {"seconds": clock.figures()["seconds"], "peak_bytes": peak_bytes()}
-    run.write_card(tuning_card(options, summary))
-    shutil.copyfile(run.folder / "card.md", run.folder / MODEL / "card.md")
-    run.report("done", 1, 1, **clock.figures())
-    write_whole(run.folder / SUMMARY, json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
-    return summary
-
-
 # ---- hearing
 
 
-def hear_all(loaded: Checkpoint, said: list[Said], run: Run, clock: Clock) -> Tensor:
+def hear_all(loaded: Checkpoint, examples: list[Example], run: Run, clock: Clock) -> Tensor:
     """The mean frames [n, D] that the head averages, of all recordings; each is kept in features/ when it is known.
 
     Raises:
-        Stopped: after the recording at which the watcher asked for it.
+        StopRequested: after the recording at which the watcher asked for it.
     """
     kept = run.folder / FEATURES
     kept.mkdir(exist_ok=True)
-    missing = [one for one in said if not (kept / f"{one.found.key}.npy").exists()]
-    with run.bar("listen", len(said), len(said) - len(missing)) as bar:
+    missing = [one for one in examples if not (kept / f"{one.found.key}.npy").exists()]
+    with run.bar("listen", len(examples), len(examples) - len(missing)) as bar:
         for one in missing:
-            _stop_if_asked(run)
+            stop_if_requested(run)
             assert one.found.clip is not None
             frame = mean_frame(loaded, read_clip(one.found.clip))
             part = kept / f".{one.found.key}.part"
@@ -200,26 +121,10 @@ def hear_all(loaded: Checkpoint, said: list[Said], run: Run, clock: Clock) -> Te
                 np.save(file, frame.numpy())
             part.replace(kept / f"{one.found.key}.npy")
             bar.advance(**clock.figures())
-    return torch.from_numpy(np.stack([np.load(kept / f"{one.found.key}.npy") for one in said]))
-
-
-def _stop_if_asked(run: Run) -> None:
-    if run.stop_requested:
-        raise Stopped
+    return torch.from_numpy(np.stack([np.load(kept / f"{one.found.key}.npy") for one in examples]))
 
 
 # ---- fitting
-
-
-def head_of(loaded: Checkpoint) -> EmotionHead:
-    """A copy of the checkpoint's head in float32, on the CPU, where it learns.
-
-    Raises:
-        BadInput: it has none.
-    """
-    if loaded.model.emotion_head is None:
-        raise BadInput(f"{loaded.name} has no emotion head: choose another checkpoint.")
-    return copy.deepcopy(loaded.model.emotion_head).float().cpu()
 
 
 def fit(head: EmotionHead, prosody: int, rows: Rows, options: TuneOptions, run: Run, clock: Clock) -> Tuned:
@@ -232,11 +137,6 @@ def fit(head: EmotionHead, prosody: int, rows: Rows, options: TuneOptions, run: 
             bar.flush()
 
         return tune_head(head, head.threshold, rows, prosody, options.steps, watch)
-
-
-def prosody_of(loaded: Checkpoint) -> int:
-    """Prosody features at the end of a frame."""
-    return len(PROSODY_FEATURES) if loaded.model.config.emotion_source == "encoder" else 0
 
 
 def write_tuned(source: str, loaded: Checkpoint, result: Tuned, out: Path) -> None:
@@ -272,12 +172,12 @@ def judge(
     chosen = choose_replies(heard, thresholds, options.replies)
     reads_matter = engine.model.config.tells_tone
     neutral, chosen = (neutral, chosen) if reads_matter else ([], [])
-    _stop_if_asked(run)
+    stop_if_requested(run)
     with run.bar("judge", len(neutral) + len(chosen)) as bar:
         listener = Listener(engine)
 
         def notified() -> None:
-            _stop_if_asked(run)
+            stop_if_requested(run)
             bar.advance(**clock.figures())
 
         losses = neutral_losses(listener, neutral, thresholds, notified)

@@ -7,17 +7,15 @@ the adapter, LoRA (A as in arXiv 2106.09685, B zero, so that the language model 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from model.checkpoints import components
 from model.checkpoints.convert import staging_of
@@ -27,9 +25,9 @@ from model.checkpoints.tensor_writer import JOURNAL, Form, Layout, TensorWriter,
 from model.config import SpeechLanguageConfig
 from model.errors import BadInput, WeightsMissing
 from model.nn.speech_llm import SpeechLanguageModel
-from model.weights import fetch
-from model.weights.packages import load_manifest
 from model.weights.weight_files import write_json
+from training.data.chat import read_chat
+from training.data.sources import fetching, model_folder
 from training.runs.config import AdapterOptions, InitOptions
 from training.runs.run_folder import Bar, Run, open_run, write_whole
 
@@ -97,35 +95,6 @@ def _summary(options: InitOptions, new: dict[str, Tensor], layout: Layout) -> di
     }
 
 
-def model_folder(source: str, progress: Callable[[fetch.Progress], None] | None = None) -> Path:
-    """The folder that `source` means: its path, or a name of weights.toml, which is fetched.
-
-    Raises:
-        WeightsMissing: it is neither, or could not be fetched.
-    """
-    if Path(source).is_dir():
-        return Path(source)
-    known = load_manifest()
-    if source not in known:
-        raise WeightsMissing(f"{source} is neither a folder nor one of {', '.join(known)}: check the name.")
-    return fetch.ensure(source, progress=progress)
-
-
-@contextmanager
-def fetching(run: Run) -> Iterator[Callable[[fetch.Progress], None]]:
-    """What shows and reports how the fetching of weights goes."""
-    with ExitStack() as stack:
-        bars: dict[str, Bar] = {}
-
-        def show(step: fetch.Progress) -> None:
-            if step.what not in bars:
-                stack.close()
-                bars[step.what] = stack.enter_context(run.bar(step.what, step.total, unit="bytes"))
-            bars[step.what].set(step.done)
-
-        yield show
-
-
 def _config(options: InitOptions, speech: Path, text: Path) -> SpeechLanguageConfig:
     speech_config, text_config = read_config(speech), read_config(text)
     if speech_config.get("model_type") != "whisper":
@@ -182,36 +151,6 @@ def write_adapter(options: AdapterOptions) -> dict[str, Any]:
         raise BadInput(f"{options.out} cannot be written ({error.strerror}): name another place.") from error
     numbers = sum(value.numel() for value in narrow.values())
     return {"adapter": str(options.out), "parameters": numbers, "bytes": options.out.stat().st_size}
-
-
-class Chat(NamedTuple):
-    """How a checkpoint, or a language model, is spoken to.
-
-    Attributes:
-        tokenizer: with a chat template.
-        system_prompt, empathy_prompt: the system message, and what is added to it in stage 2; of a plain language
-            model the defaults, which are the original's.
-    """
-
-    tokenizer: PreTrainedTokenizerFast
-    system_prompt: str = SpeechLanguageConfig.system_prompt
-    empathy_prompt: str = SpeechLanguageConfig.empathy_prompt
-
-    def system(self, *, use_emotion: bool) -> str:
-        """The system message."""
-        return self.system_prompt + self.empathy_prompt * use_emotion
-
-
-def read_chat(folder: Path) -> Chat:
-    """The tokenizer and system message of a checkpoint or of a language model's folder.
-
-    Raises:
-        WeightsMissing: there is no tokenizer, or none with a chat template.
-    """
-    config = read_config(folder)
-    text = config.get("text_config", config)
-    own = {name: str(config[name]) for name in ("system_prompt", "empathy_prompt") if name in config}
-    return Chat(components.tokenizer(folder, int(text.get("vocab_size", 0))), **own)
 
 
 def fresh_parts(model: SpeechLanguageModel, seed: int) -> dict[str, Tensor]:

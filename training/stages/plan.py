@@ -16,9 +16,9 @@ from model.checkpoints.memory import CUDA_CONTEXT_BYTES, peak_bytes
 from training.data.batches import collate
 from training.data.dataset import SpeechRows
 from training.data.prepare import PreparedRows
+from training.data.sources import model_folder
 from training.runs.config import TrainOptions
 from training.stages.footprint import footprint
-from training.stages.init import model_folder
 from training.stages.student import Recipe, load_student
 from training.stages.train import plan_steps, speech_rows
 from training.stages.trainer import move

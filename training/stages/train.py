@@ -23,11 +23,11 @@ from transformers import TrainingArguments
 from model.errors import BadInput
 from training.data.dataset import SpeechRows, StepOrder, divide_step, fill_cache, open_caches, read_encoder
 from training.data.prepare import PreparedRows
+from training.data.sources import fetching, model_folder
 from training.runs import checkpoints
 from training.runs.config import TrainOptions
 from training.runs.run_folder import Run, open_run, read_progress, write_whole
 from training.stages.footprint import footprint
-from training.stages.init import fetching, model_folder
 from training.stages.student import Student, load_student, write_checkpoint
 from training.stages.trainer import RecipeTrainer, Reporter, Steps, is_over, room_for
 from training.stages.training_card import training_card

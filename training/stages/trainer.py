@@ -24,7 +24,7 @@ from assistant.events import EMOTIONS
 from model.errors import BadInput, WeightsMissing
 from training.data.batches import IGNORED, Batch, TrainingRow, collate
 from training.data.dataset import SpeechRows, StepOrder
-from training.evaluation.predictions import Scores
+from training.metrics.predictions import Scores
 from training.runs import checkpoints
 from training.runs.config import TrainOptions
 from training.runs.run_folder import STOP, Bar, read_progress

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,13 +15,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, GenerationConfig, Qwen2ForCausalLM, WhisperFeatureExtractor
 
-from model.checkpoints import convert as module
 from model.checkpoints.blsp_emo import Original, canonical, understand
-from model.checkpoints.convert import convert, examine, main
+from model.checkpoints.convert import convert, examine
 from model.errors import WeightsMissing
 from model.inference.prompt import encode_text
 from model.nn.speech_llm import SpeechLanguageModel
-from model.weights import fetch
 from tests.model.support.conversions import (
     CHECKPOINTS,
     GOLDENS,
@@ -31,7 +27,6 @@ from tests.model.support.conversions import (
     converted,
     equal,
     expected,
-    interrupted_after,
     state_of,
     variant,
 )
@@ -141,10 +136,11 @@ def test_lora_may_be_on_some_layers_only(tmp_path: Path, scope: str) -> None:
     assert equal(load_file(target / "model.safetensors"), expected(state_of(source)))
 
 
-def test_without_an_emotion_head_there_is_no_reading(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_an_emotion_head_there_is_no_reading(tmp_path: Path) -> None:
     source = variant(CHECKPOINTS / "a", tmp_path / "source", change=lambda state, _: state.pop("hidden2emotion.weight"))
-    assert main([str(source), str(tmp_path / "target"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["emotion_head"] is False
+    conversion = examine(source)
+    assert conversion.summary()["emotion_head"] is False
+    convert(conversion, tmp_path / "target")
     assert strictly_loaded(tmp_path / "target").emotion_head is None
 
 
@@ -254,67 +250,3 @@ def test_the_full_size_names_are_all_mapped() -> None:
     with torch.device("meta"):
         model = SpeechLanguageModel(original.config)
     assert_planned(original, model)
-
-
-def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(CHECKPOINTS / "b"), str(tmp_path / "target"), "--dry-run", "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert (report["kind"], report["adapter"], report["lora_rank"], report["lora_scope"]) == (
-        "blsp_emo",
-        "conv",
-        16,
-        "audio",
-    )
-    assert (report["source_tensors"], report["target_tensors"], report["ignored"]) == (87, 106, [])
-    assert len(report["source_files"]) == 4
-    assert report["target_bytes"] < report["disk_bytes"] < report["disk_free_bytes"]
-    assert report["emotion_head"] is report["dry_run"] is True
-    assert main([str(CHECKPOINTS / "b"), str(tmp_path / "target"), "--dry-run"]) == 0
-    assert "1.7 MB" in capsys.readouterr().out
-    assert not list(tmp_path.iterdir())
-
-
-def test_exit_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    target, source = str(tmp_path / "target"), str(CHECKPOINTS / "a")
-    wrong = [
-        ([source, str(tmp_path)], 0),
-        ([source, str(tmp_path)], 2),
-        ([str(tmp_path / "nowhere"), target], 2),
-        ([source, target, "--revision", "0" * 40], 2),
-        (["owner/name", target], 2),
-        (["owner/name", target, "--revision", "main"], 2),
-        ([str(GOLDENS), target], 3),
-    ]
-    for arguments, code in wrong:
-        assert main([*arguments, "--json"]) == code
-        output = capsys.readouterr()
-        assert (output.out.count("\n"), output.err.count("\n")) == ((1, 0) if code == 0 else (0, 1))
-    monkeypatch.setattr(module, "convert", lambda *_: interrupted_after(0)(fetch.Progress("", 0, 0)))
-    assert main([source, target]) == 130
-    assert "goes on from here" in capsys.readouterr().err
-
-
-def test_a_hub_id_is_fetched_at_its_revision(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    files = [path.name for path in (CHECKPOINTS / "b").iterdir()]
-    asked: list[dict[str, Any]] = []
-
-    def snapshot(*, dry_run: bool = False, **request: Any) -> list[SimpleNamespace] | None:
-        asked.append(request)
-        if dry_run:
-            return [SimpleNamespace(filename=name, file_size=1) for name in files]
-        shutil.copytree(CHECKPOINTS / "b", request["local_dir"])
-        return None
-
-    monkeypatch.setenv("UNDERTONE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    arguments = ["owner/name", str(tmp_path / "target"), "--revision", "ab" * 20]
-    assert main([*arguments, "--dry-run"]) == 3
-    assert "was not downloaded yet" in capsys.readouterr().err
-    assert not asked
-    assert main(arguments) == 0
-    assert (asked[0]["repo_id"], asked[0]["revision"]) == ("owner/name", "ab" * 20)
-    assert "*.bin" in asked[0]["allow_patterns"]
-    assert equal(load_file(tmp_path / "target" / "model.safetensors"), expected(state_of(CHECKPOINTS / "b")))
-    assert main([*arguments[:1], str(tmp_path / "again"), *arguments[2:], "--dry-run", "--json"]) == 0

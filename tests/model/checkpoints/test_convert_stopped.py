@@ -171,7 +171,7 @@ def test_two_conversions_at_once_are_one_too_many(tmp_path: Path) -> None:
 MEASURED = """
     import json, re, sys
     from pathlib import Path
-    from model.checkpoints import convert
+    from model.commands import convert
     from model.checkpoints.memory import peak_bytes
     imports = peak_bytes()
     code = convert.main(sys.argv[1:])

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from assistant.events import Typed
-from model.checkpoints import convert, loader
+from model.checkpoints import loader
+from model.commands import convert
 from model.errors import ModelError
 from model.inference.engine import Engine
 from tests import GOLDENS

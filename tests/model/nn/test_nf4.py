@@ -18,9 +18,11 @@ from torch import nn
 
 from assistant.events import Spoken, Typed
 from model.audio.files import read_audio
-from model.checkpoints import loader, quantize
+from model.checkpoints import loader
 from model.checkpoints.loader import RESOURCES, Checkpoint
+from model.checkpoints.quantize import quantize
 from model.commands.bench import likelihood
+from model.commands.quantize import main as quantize_command
 from model.errors import BadInput, WeightsMissing
 from model.inference.engine import Engine
 from model.inference.kv_cache import Decoder, KeyValueCache
@@ -258,7 +260,9 @@ def test_the_command_writes_a_folder_that_computes_the_same(
     loaded = tiny_checkpoint()
     loaded.model.to(stored)
     loaded.save(tmp_path / "narrow")
-    assert quantize.main([str(tmp_path / "narrow"), str(tmp_path / "out"), "--quantize", mode, "--device", "cpu"]) == 0
+    assert (
+        quantize_command([str(tmp_path / "narrow"), str(tmp_path / "out"), "--quantize", mode, "--device", "cpu"]) == 0
+    )
     assert capsys.readouterr().out.strip() == str(tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} >= FILES
     weights = load_file(tmp_path / "out" / "model.safetensors")
@@ -269,10 +273,10 @@ def test_the_command_writes_a_folder_that_computes_the_same(
 def test_the_command_refuses_what_it_cannot_do(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert quantize.main([str(folder), str(folder)]) == 2
-    assert quantize.main([str(tmp_path / "nowhere"), str(tmp_path / "out")]) == 3
+    assert quantize_command([str(folder), str(folder)]) == 2
+    assert quantize_command([str(tmp_path / "nowhere"), str(tmp_path / "out")]) == 3
     load(folder, "nf4").save(tmp_path / "small")
-    assert quantize.main([str(tmp_path / "small"), str(tmp_path / "out")]) == 2
+    assert quantize_command([str(tmp_path / "small"), str(tmp_path / "out")]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert ["there already" in lines[0], "config.json" in lines[1], "stored in nf4" in lines[-1]] == [True] * 3
     assert not (tmp_path / "out").exists()
@@ -320,7 +324,7 @@ def test_mini_in_four_bits_is_saved_and_loaded(mini: Checkpoint, tmp_path: Path)
 @pytest.mark.parametrize("name", ["norm.weight", "lm_head.weight", "adapter.fc1.weight", "lora_a"])
 def test_weights_of_a_4_bit_folder_that_are_no_numbers_are_named(tmp_path: Path, name: str) -> None:
     tiny_checkpoint().save(tmp_path / "wide")
-    quantize.quantize(tmp_path / "wide", tmp_path / "small", "nf4", "cpu")
+    quantize(tmp_path / "wide", tmp_path / "small", "nf4", "cpu")
     path = tmp_path / "small" / "model.safetensors"
     tensors = load_file(path)
     chosen = next(key for key in tensors if key.endswith(name))
@@ -339,7 +343,7 @@ def test_what_stays_wide_keeps_its_type_and_strangers_stay_behind(tmp_path: Path
     (tmp_path / "wide" / "config.json").write_text(json.dumps(settings | {"dtype": "bfloat16"}))
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "wide" / "README.txt").symlink_to(tmp_path / "secret")
-    quantize.quantize(tmp_path / "wide", tmp_path / "small", "nf4", "cpu")
+    quantize(tmp_path / "wide", tmp_path / "small", "nf4", "cpu")
     assert not (tmp_path / "small" / "README.txt").exists()
     small = load_file(tmp_path / "small" / "model.safetensors")
     for key in ("adapter.fc1.weight", "encoder.conv1.weight", "emotion_head.weight"):

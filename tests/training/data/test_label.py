@@ -26,12 +26,12 @@ from model.weights import fetch
 from tests import GOLDENS
 from tests.support.tiny import tiny_model, tiny_tokenizer
 from training.data import label as module
+from training.data.chat import Chat
 from training.data.clean import RULES, clean, reason_against
 from training.data.label import Writer, label, load_writer, make_writer
 from training.runs import run_folder
 from training.runs.config import CleanOptions, LabelOptions
 from training.runs.run_folder import STOP, open_run, read_lines, read_progress
-from training.stages.init import Chat
 
 TEXTS = GOLDENS / "text"
 SENTENCES = ["hello", "the rain in the street", "in", "other hours are there", "a stone", "thin ink", "er", "out in it"]

@@ -23,12 +23,12 @@ from tests.support.tiny import tiny_model, tiny_tokenizer
 from training.__main__ import main
 from training.data import prepare as module
 from training.data.batches import IGNORED, TrainingRow
+from training.data.chat import Chat, read_chat
 from training.data.feature_cache import FeatureCache, content_key
 from training.data.manifest import Clip, Dropped
 from training.data.prepare import PreparedRows, choose_validation, clip_of, prepare
 from training.runs.config import PrepareOptions
 from training.runs.run_folder import STOP, read_progress
-from training.stages.init import Chat, read_chat
 
 CONTINUE = "Continue the following sentence in a coherent style: "
 

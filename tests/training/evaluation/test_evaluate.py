@@ -26,7 +26,7 @@ from training.data.eval_cases import evenly, read_cases
 from training.data.prepare import PreparedRows
 from training.evaluation.evaluate import REPEAT, Subject, _agreement, _encoded, _frames, calibration, compare, examine
 from training.evaluation.evaluate import continuations as measure
-from training.evaluation.wer import word_errors
+from training.metrics.wer import word_errors
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ import torch
 from assistant.events import EMOTIONS, Spoken
 from model.errors import BadInput
 from tests.support.tiny import tiny_tokenizer
+from training.data.chat import Chat
 from training.data.label import Writer
 from training.evaluation.reply_emotion_fit import Scene, likelihoods, read_scenes, reply_emotion_fit
-from training.stages.init import Chat
 
 TOKENIZER = tiny_tokenizer()
 

@@ -16,10 +16,10 @@ from model.audio.files import read_audio
 from model.checkpoints import loader
 from model.inference.engine import Engine
 from tests.training.support.unseen_voices import JUDGED, LEARNT, VOICES
-from training.finetune.features import mean_frame
+from training.finetune.features import copy_head, mean_frame
 from training.finetune.judge import WORSE_LOSS, Heard, Listener, interval, neutral_losses
 from training.finetune.options import TuneOptions
-from training.finetune.tune import head_of, tune
+from training.finetune.tune import tune
 
 NEUTRAL = 8  # recordings of each voice whose continuation loss is compared
 
@@ -35,7 +35,7 @@ def test_a_speaker_that_mini_has_not_heard(tmp_path: Path) -> None:
         rows = [json.loads(line) for line in (folder / "judge.jsonl").read_text().splitlines()]
         before, after = (loader.load(source) for source in ("mini", str(folder / "run" / "model")))
         frames = torch.stack([mean_frame(after, read_audio(folder / row["audio"])) for row in rows])
-        pairs = zip(*(torch.softmax(head_of(one).of_means(frames), 1) for one in (before, after)), strict=True)
+        pairs = zip(*(torch.softmax(copy_head(one).of_means(frames), 1) for one in (before, after)), strict=True)
         heard = [
             Heard(folder / row["audio"], row["text"], EMOTIONS.index(row["emotion"]), *pair)
             for row, pair in zip(rows, pairs, strict=True)
@@ -45,7 +45,7 @@ def test_a_speaker_that_mini_has_not_heard(tmp_path: Path) -> None:
         )
         right = [total + share / len(VOICES) for total, share in zip(right, hits.mean(0), strict=True)]
         gained += list((hits[:, 1] - hits[:, 0]).reshape(JUDGED, 5).mean(1))  # a sentence is drawn as a whole
-        thresholds = (head_of(before).threshold, head_of(after).threshold)
+        thresholds = (copy_head(before).threshold, copy_head(after).threshold)
         neutral = [one for one in heard if one.emotion == 0][:NEUTRAL]
         loss = neutral_losses(Listener(Engine(after)), neutral, thresholds, lambda: None)
         losses += loss["tokens"] * np.array([loss["before"], loss["after"]])

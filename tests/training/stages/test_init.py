@@ -17,10 +17,11 @@ from model.errors import BadInput, WeightsMissing
 from model.nn.ctc_adapter import CtcAdapter
 from model.nn.long_prompts import LongPrompts
 from tests.support.tiny import tiny_model, tiny_tokenizer
+from training.data.chat import read_chat
 from training.runs.config import AdapterOptions, InitOptions
 from training.runs.run_folder import read_options, read_progress
 from training.stages import init as module
-from training.stages.init import init, read_chat, write_adapter
+from training.stages.init import init, write_adapter
 
 SIZES = {
     "vocab_size": 300,

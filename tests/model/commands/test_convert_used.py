@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import main
-from model.checkpoints import convert, loader, quantize
-from model.commands import bench
+from model.checkpoints import loader
+from model.commands import bench, convert, quantize
 from tests import GOLDENS
 
 pytestmark = pytest.mark.real

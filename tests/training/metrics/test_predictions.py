@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from assistant.events import EMOTIONS
 from model.errors import BadInput
 from training.__main__ import main
-from training.evaluation.predictions import (
+from training.metrics.predictions import (
     _shade,
     as_svg,
     as_text,
@@ -136,7 +136,7 @@ def test_the_interval_of_the_unweighted_recall_covers_it(tmp_path: Path) -> None
 
 
 def score_of(hits: Sequence[int], counts: Sequence[int]) -> dict:
-    from training.evaluation.predictions import Scores
+    from training.metrics.predictions import Scores
 
     scores = Scores()
     for at, (hit, count) in enumerate(zip(hits, counts, strict=True)):

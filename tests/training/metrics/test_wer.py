@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.evaluation.wer import word_errors
+from training.metrics.wer import word_errors
 
 texts = st.text(max_size=40)
 sentences = st.lists(st.sampled_from(["go", "forward", "ten", "meters"]), max_size=8).map(" ".join)
