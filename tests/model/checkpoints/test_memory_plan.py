@@ -207,7 +207,7 @@ def test_an_original_is_planned_before_it_is_converted(variant: str) -> None:
     assert memory_plan.plan(about, device="cpu").estimates
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 10**5), st.integers(1, 10**5))
 def test_a_longer_conversation_never_needs_less(first: int, second: int) -> None:
     about = loader.inspect(str(GOLDENS / "checkpoints" / "b"))

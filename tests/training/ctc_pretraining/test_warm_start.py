@@ -105,7 +105,7 @@ def test_it_learns_to_spell_what_it_never_heard_together(corpus, tokenizer, embe
     clip = clips[0]
     with torch.no_grad():
         states = clip.cache[clip.row["key"]][None]
-        spelt = adapter.transcribe_ctc(states, torch.tensor([clip.frames]), lambda ids: embeddings[ids])
+        spelt = adapter.decode(states, torch.tensor([clip.frames]), lambda ids: embeddings[ids])
     assert tuple(spelt.ids[0].tolist()) == clip.ids
     torch.testing.assert_close(spelt.frames[0], embeddings[list(clip.ids)], atol=0.1, rtol=0.1)
     assert not adapter.spells.all()
@@ -255,7 +255,7 @@ def test_batches_hold_every_clip_once_within_their_budget(corpus, tokenizer):
 
 def test_word_error_counts_by_set(corpus, tokenizer, embeddings, monkeypatch):
     clips, _ = Corpora([corpus / "check"], tokenizer).clips()
-    monkeypatch.setattr(spelling, "spell", lambda _s, clips, *_: [c.row["text"] for c in clips[:-1]] + [""])
+    monkeypatch.setattr(spelling, "transcribe_ctc", lambda _s, clips, *_: [c.row["text"] for c in clips[:-1]] + [""])
     last, words = len(clips[-1].row["text"].split()), sum(len(c.row["text"].split()) for c in clips)
     assert word_error(None, clips, None, None) == {"validation made-up": round(last / words, 4)}
 

@@ -242,7 +242,7 @@ def test_words_that_an_adapter_spells_are_counted(cases):
     for seed, spoken in enumerate(cases[:2]):
         case = replace(spoken, encoded=torch.randn(60, 32, generator=torch.Generator().manual_seed(seed)))
         states = _encoded(subject, case)[None]
-        spelt = model.adapter.transcribe_ctc(states, torch.tensor([states.shape[1]]), model.get_input_embeddings())
+        spelt = model.adapter.decode(states, torch.tensor([states.shape[1]]), model.get_input_embeddings())
         read.append(replace(case, transcript=tokenizer.decode(spelt.ids[0])))
     assert examine(subject, read, 0)[0]["spelt_word_error"] == 0
     words = sum(word_errors(case.transcript, "")[1] for case in read)

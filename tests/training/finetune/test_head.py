@@ -57,16 +57,16 @@ def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 def test_it_learns_a_speaker_and_the_held_out_figure_tells_the_truth(head: EmotionHead) -> None:
     rows, others = speaker(40, 1, shift=0.8), speaker(400, 2, shift=0.8)
-    emitted: list[tuple[int, float, float, float]] = []
-    tuned = tune_head(head, 0.5, rows, PROSODY, 60, lambda *line: emitted.append(line))
+    told: list[tuple[int, float, float, float]] = []
+    tuned = tune_head(head, 0.5, rows, PROSODY, 60, lambda *line: told.append(line))
     new = joined(head, tuned)
     before, after = (accuracy(one.of_means(others.frames), others.labels) for one in (head, new))
     assert before < 0.4
     assert after > 0.7
     held_out = accuracy(tuned.held_out, rows.labels)
     assert abs(held_out - after) < 0.2
-    assert [line[0] for line in emitted] == list(range(1, len(emitted) + 1))
-    assert emitted[-1][1] < emitted[0][1]
+    assert [line[0] for line in told] == list(range(1, len(emitted) + 1))
+    assert told[-1][1] < emitted[0][1]
 
 
 def test_from_chance_it_learns_next_to_nothing(head: EmotionHead) -> None:
@@ -192,9 +192,9 @@ def test_a_listener_reads_what_it_is_told(tmp_path: Path, hidden: int) -> None:
         for parameter in head.parameters():
             parameter.normal_()
     listener = Listener(engine)
-    emitted = torch.tensor([0.02, 0.02, 0.02, 0.92, 0.02])
-    for probabilities in (emitted, emitted.flip(0)):
-        listener.emitted(probabilities, 0.5)
+    told = torch.tensor([0.02, 0.02, 0.02, 0.92, 0.02])
+    for probabilities in (told, told.flip(0)):
+        listener.notified(probabilities, 0.5)
         reading = engine.hear(listener.spoken(tmp_path / "a.wav")).reading
         np.testing.assert_allclose(reading.probabilities, probabilities, atol=1e-6)
 
