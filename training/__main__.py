@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from model.errors import BadInput, ModelError, WeightsMissing
+from model.files import write_atomically
 from training.commands.data_commands import add_data_commands, run_data_command
 from training.commands.speech_commands import add_speech_commands, run_speech_command
 from training.commands.train_commands import add_train_commands, run_train_command
@@ -94,7 +95,7 @@ def _evaluate(predictions: Path, picture: Path | None, *, as_json: bool) -> int:
     scores = score(predictions)
     picture = picture or predictions.with_suffix(".confusion.svg")
     try:
-        picture.write_text(as_svg(scores), "utf-8")
+        write_atomically(picture, as_svg(scores))
     except OSError as error:
         raise BadInput(f"{picture} cannot be written ({error.strerror}): name another place with --picture.") from error
     sys.stderr.writelines(f"{problem}\n" for problem in problems(scores))

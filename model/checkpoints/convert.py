@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -45,6 +44,7 @@ from model.checkpoints.safe_reader import TensorInfo, list_tensors, read_config,
 from model.checkpoints.tensor_writer import JOURNAL, SHARD_BYTES, Layout, TensorWriter, lay_out
 from model.config import SpeechLanguageConfig
 from model.errors import BadInput, WeightsMissing
+from model.files import sync
 from model.weights import fetch
 from model.weights.weight_files import write_json
 
@@ -278,8 +278,7 @@ def _fill(staging: Path, conversion: Conversion, progress: Callable[[fetch.Progr
         raise
     _write_settings(staging, conversion)  # last: making a tokenizer takes memory, and no weights are mapped now
     for path in staging.iterdir():
-        with path.open("r+b") as file:
-            os.fsync(file.fileno())
+        sync(path)
 
 
 def _write_weights(writer: TensorWriter, conversion: Conversion, progress: Callable[[fetch.Progress], None]) -> None:

@@ -18,6 +18,8 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
+from model.files import write_atomically
+
 SHARD_BYTES = 4_000_000_000
 """Of one file at most (a larger tensor has a file of its own): FAT32 takes less than 2^32."""
 
@@ -150,12 +152,8 @@ class TensorWriter:
             file.close()
 
     def _record(self, done: set[str]) -> None:
-        fresh = self._folder / f"{JOURNAL}.new"
-        with fresh.open("w", encoding="utf-8") as journal:
-            json.dump({"fingerprint": self._fingerprint, "done": sorted(done)}, journal)
-            journal.flush()
-            os.fsync(journal.fileno())
-        fresh.replace(self._folder / JOURNAL)
+        journal = {"fingerprint": self._fingerprint, "done": sorted(done)}
+        write_atomically(self._folder / JOURNAL, json.dumps(journal))
 
     def _resume(self) -> set[str]:
         with suppress(FileNotFoundError, ValueError, KeyError, TypeError):

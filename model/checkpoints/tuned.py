@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from model.checkpoints import components
 from model.checkpoints.safe_reader import read_json, read_shard, shown
 from model.config import SpeechLanguageConfig
 from model.errors import WeightsMissing
+from model.files import replacing_folder
 from model.weights import fetch
 from model.weights.store import STAMP
 from model.weights.weight_files import write_json
@@ -69,15 +69,11 @@ def save(
     Raises:
         WeightsMissing: the preset's parts are not here. OSError: it cannot be written.
     """
-    staging = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    save_file({key: value.float().contiguous() for key, value in head.items()}, staging / HEAD)
-    write_json(staging / READING, dict(reading))
     about = {"model_type": SpeechLanguageConfig.model_type, "preset": name, "parts": part_sums(preset)}
-    write_json(staging / CONFIG, about)
-    shutil.rmtree(folder, ignore_errors=True)
-    staging.rename(folder)
+    with replacing_folder(folder) as staging:
+        save_file({key: value.float().contiguous() for key, value in head.items()}, staging / HEAD)
+        write_json(staging / READING, dict(reading))
+        write_json(staging / CONFIG, about)
 
 
 def preset_of(folder: Path, known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:

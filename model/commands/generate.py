@@ -21,6 +21,7 @@ from typing import Any, Self, get_type_hints
 from filelock import FileLock, Timeout
 
 from model.errors import BadInput
+from model.files import write_atomically
 
 DESCRIPTION = """\
 Answer every line of a JSON-lines file. Each input line is an object; the fields that the options name, and
@@ -251,12 +252,7 @@ class Job:
             "lines": len(self.lines),
             "sha256": _digest(self.lines),
         }
-        beside = self._side.with_name(self._side.name + ".new")
-        with beside.open("w", encoding="utf-8") as file:
-            json.dump(state, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self._side)
+        write_atomically(self._side, json.dumps(state, indent=2))
 
 
 def _digest(lines: Sequence[bytes]) -> str:

@@ -28,6 +28,7 @@ from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 from model.checkpoints.loader import RESOURCES
 from model.commands.options import quiet_libraries
 from model.errors import ModelError, WeightsMissing
+from model.files import write_atomically
 from model.full_size.decoding import attention, decode, memory, profile, prompt_times
 from model.full_size.run import SIZES, Figures, Run, bandwidth
 from model.full_size.training import train
@@ -152,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         name = re.sub(r"[^a-z0-9]+", "-", str(facts["hardware"]).lower()).strip("-")
-        (out / f"{facts['date']}-{name}.md").write_text(text, "utf-8")
+        write_atomically(out / f"{facts['date']}-{name}.md", text)
     sys.stdout.write(json.dumps(facts | run.figures | {"failures": failures}) + "\n" if options.json else text)
     return 1 if failures or False in (run.figures.get(check) for check in CHECKS) else 0
 

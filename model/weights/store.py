@@ -16,6 +16,7 @@ import platformdirs
 from filelock import FileLock
 
 from model.errors import WeightsMissing
+from model.files import sync
 from model.weights import artifacts
 
 STAMP = "fetched.json"
@@ -105,23 +106,15 @@ def publish(out: Path, target: Path, source: list[str], about: dict[str, str]) -
         if path.is_file()
     }
     for file in files:
-        _sync(out / file)
+        sync(out / file)
     stamp = about | {"version": artifacts.VERSION, "source": source, "files": files}
     (out / STAMP).write_text(json.dumps(stamp, indent=2) + "\n", "utf-8")
-    _sync(out / STAMP)
+    sync(out / STAMP)
     if target.exists():
         target.rename(out.parent / "old")
     out.rename(target)
     if os.name == "posix":
-        _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(target.parent)
 
 
 def sha256(path: Path) -> str:

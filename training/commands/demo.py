@@ -17,6 +17,7 @@ from rich.console import Console
 
 from assistant.events import EMOTIONS
 from model.errors import BadInput
+from model.files import write_atomically
 from training.data.clean import clean
 from training.data.label import label
 from training.data.prepare import prepare
@@ -89,7 +90,7 @@ def _corpus(folder: Path, sentences: int) -> dict[str, Any]:
         for row in rows
         if row["rendition"] in (EMOTIONS[place[row["source"]] % 5], EMOTIONS[(place[row["source"]] + 2) % 5])
     ]
-    kept.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen), "utf-8")
+    write_atomically(kept, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen))
     return counts
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from model.errors import BadInput
+from model.files import write_atomically
 from training.data.eval_cases import read_cases
 from training.data.feature_cache import FeatureCache
 from training.evaluation.evaluate import Subject, compare, examine
@@ -68,7 +69,7 @@ def _draw(path: Path, columns: dict[str, dict[str, Any]]) -> list[str]:
             pictures[path.with_suffix(f".{name}{path.suffix}")] = matrix
     for place, picture in pictures.items():
         try:
-            place.write_text(picture, "utf-8")
+            write_atomically(place, picture)
         except OSError as error:
             raise BadInput(f"{place} cannot be written ({error.strerror}): name another place.") from error
     return [str(place) for place in pictures]

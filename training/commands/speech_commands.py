@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import BadInput, WeightsMissing
+from model.files import write_atomically
 
 
 def add_speech_commands(commands: Any) -> list[argparse.ArgumentParser]:
@@ -124,7 +125,7 @@ def _cache(options: argparse.Namespace) -> dict[str, Any]:
     dropped += refused
     for name, found in (("manifest", kept), ("dropped", dropped)):
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
-        (options.out / f"{name}.jsonl").write_text(text, "utf-8")
+        write_atomically(options.out / f"{name}.jsonl", text)
     return {"records": len(cache), "rows": len(kept), "dropped": len(dropped), "recomputed": cache.damaged}
 
 

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model.errors import BadInput
+from model.files import replacing
 from training.ctc_pretraining.ctc_training import Clip, CtcPretrainer, Recipe, loss_of, word_error
 from training.data.feature_cache import FeatureCache
 from training.runs.run_folder import Run, read_lines
@@ -117,7 +118,7 @@ class WarmStart:
             self.counts, self.seconds = saved["counts"], saved["seconds"]
 
     def save(self) -> None:
-        """Write the checkpoint beside the old one, then in its place."""
+        """Replace the checkpoint."""
         state = {
             "recipe": asdict(self.recipe),
             "speller": self.pretrainer.state_dict(),
@@ -129,8 +130,8 @@ class WarmStart:
             "counts": self.counts,
             "seconds": self.seconds,
         }
-        torch.save(state, self.folder / "checkpoint.tmp")
-        (self.folder / "checkpoint.tmp").replace(self.folder / CHECKPOINT)
+        with replacing(self.folder / CHECKPOINT) as partial:
+            torch.save(state, partial)
 
     def round(self) -> tuple[list[list[Clip]], Tensor]:
         """The batches of the present round and the tokens of its texts; corpora grow only between rounds."""
@@ -173,8 +174,8 @@ class WarmStart:
             "adapter_inner_size": str(self.recipe.inner_size),
             "adapter_layers": str(self.recipe.layers),
         }
-        save_file(self.averaged.exported(vocabulary), self.folder / "adapter.tmp", about)
-        (self.folder / "adapter.tmp").replace(self.folder / "adapter.safetensors")
+        with replacing(self.folder / "adapter.safetensors") as partial:
+            save_file(self.averaged.exported(vocabulary), partial, about)
         return words
 
 

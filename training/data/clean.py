@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import BadInput
+from model.files import write_atomically
 from training.data.manifest import Report, Row, Rules, Tell, read_rows
 from training.runs.config import CleanOptions
-from training.runs.run_folder import open_run, write_whole
+from training.runs.run_folder import open_run
 
 _SUFFIX = "_clean"
 
@@ -91,7 +92,7 @@ def clean(options: CleanOptions, notify: Tell | None = None) -> dict[str, Any]:
                         lines.append(json.dumps(row.data, ensure_ascii=False) + "\n")
                     else:
                         report.drop(path, row.line, reason, f"the continuation was sorted out ({reason})")
-                write_whole(target / f"{path.stem}{_SUFFIX}.jsonl", "".join(lines))
+                write_atomically(target / f"{path.stem}{_SUFFIX}.jsonl", "".join(lines))
                 kept[path.name] = len(lines)
                 bar.advance(path.stat().st_size)
         report.write(run.folder)

@@ -28,6 +28,7 @@ from assistant.events import SAMPLE_RATE, Samples
 from model.audio.features import LONGEST_SECONDS, encode, encoder_frames, log_mel
 from model.audio.files import read_audio
 from model.errors import BadInput
+from model.files import write_atomically
 
 Window = Literal["full", "trimmed"]
 
@@ -105,7 +106,7 @@ class FeatureCache:
         }
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "cache.json").exists():
-            (folder / "cache.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+            write_atomically(folder / "cache.json", json.dumps(about, indent=2) + "\n")
         cache = cls.open(folder)
         if differing := [name for name, value in about.items() if cache.about[name] != value]:
             raise BadInput(f"{folder}: its states have another {', '.join(differing)}: name another folder")

@@ -29,13 +29,14 @@ from model.checkpoints.loader import read_model
 from model.checkpoints.safe_reader import list_tensors, read_config
 from model.config import SpeechLanguageConfig
 from model.errors import BadInput, WeightsMissing
+from model.files import write_atomically
 from model.weights import fetch
 from training.data.batches import tokenise
 from training.data.chat import Chat, read_chat
 from training.data.manifest import Report, Row, Rules, Tell, read_rows
 from training.data.sources import fetching, model_folder
 from training.runs.config import CONTINUE_WITH_EMOTION, LabelOptions
-from training.runs.run_folder import STOP, Run, append_lines, open_run, read_lines, repair, write_whole
+from training.runs.run_folder import STOP, Run, append_lines, open_run, read_lines, repair
 
 _FIELDS = ("audio", "text", "instruction", "emotion", "output", "early_stop")
 PARTS, SUMMARY = "parts", "summary.json"
@@ -285,7 +286,7 @@ def _join(prompts: dict[int, list[int]], parts: Path, target: Path, report: Repo
         "dropped": report.counts(),
     }
     report.write(parts.parent)
-    write_whole(parts.parent / SUMMARY, json.dumps(summary, ensure_ascii=False, indent=2) + "\n")
-    write_whole(target, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_atomically(parts.parent / SUMMARY, json.dumps(summary, ensure_ascii=False, indent=2) + "\n")
+    write_atomically(target, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     shutil.rmtree(parts)
     return summary

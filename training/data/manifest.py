@@ -23,8 +23,8 @@ import soxr
 from assistant.events import EMOTIONS, SAMPLE_RATE, Samples
 from model.audio.files import read_audio
 from model.errors import BadInput
+from model.files import write_atomically
 from training.runs.config import IGNORE
-from training.runs.run_folder import write_whole
 
 LINE_BYTES = 1 << 20
 """A longer line is no row."""
@@ -77,7 +77,7 @@ class Report:
     def write(self, folder: Path) -> None:
         """Write dropped.jsonl: file, line, reason, message."""
         lines = (json.dumps(one._asdict(), ensure_ascii=False) + "\n" for one in self.dropped)
-        write_whole(folder / "dropped.jsonl", "".join(lines))
+        write_atomically(folder / "dropped.jsonl", "".join(lines))
 
     def first(self) -> str:
         """The first message, in parentheses, or nothing."""

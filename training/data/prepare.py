@@ -16,7 +16,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import islice, repeat
 from multiprocessing import get_context
 from pathlib import Path
@@ -30,6 +30,7 @@ from model.audio.features import encoder_frames
 from model.checkpoints.safe_reader import read_config
 from model.config import ENCODER_FRAME_SECONDS
 from model.errors import BadInput
+from model.files import replacing, write_atomically
 from training.data.batches import IGNORED, TrainingRow, tokenise
 from training.data.chat import Chat, read_chat
 from training.data.feature_cache import FeatureCache
@@ -48,7 +49,7 @@ from training.data.manifest import (
 )
 from training.data.sources import fetching, model_folder
 from training.runs.config import PrepareOptions
-from training.runs.run_folder import OPTIONS, Run, open_run, write_whole
+from training.runs.run_folder import OPTIONS, Run, open_run
 
 CHUNK_ROWS = 500
 SPLITS = ("train", "validation")
@@ -198,10 +199,18 @@ def _write_chunk(
         except BadRow as problem:
             report.drop(row.file, row.line, problem.reason, str(problem))
     schema = SCHEMA.with_metadata({"dropped": json.dumps([list(one) for one in report.dropped])})
-    fresh = path.with_suffix(".new")
-    with pyarrow.OSFile(str(fresh), "wb") as sink, pyarrow.ipc.new_stream(sink, schema) as writer:
+    with _arrow_writer(path, schema) as writer:
         writer.write_table(pyarrow.Table.from_pylist(table, schema=schema))
-    fresh.replace(path)
+
+
+@contextmanager
+def _arrow_writer(path: Path, schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatchStreamWriter]:
+    with (
+        replacing(path) as partial,
+        pyarrow.OSFile(str(partial), "wb") as sink,
+        pyarrow.ipc.new_stream(sink, schema) as writer,
+    ):
+        yield writer
 
 
 def _prepared(
@@ -337,7 +346,7 @@ def _finish(run: Run, chunks: list[Path], report: Report, options: PrepareOption
         )
         counts[split] = _write_split(run.folder / f"{split}.arrow", parts)
     summary = {"data": str(run.folder), **counts, "split_by": basis, "dropped": report.counts()}
-    write_whole(run.folder / DONE, json.dumps(summary, ensure_ascii=False, indent=2) + "\n")
+    write_atomically(run.folder / DONE, json.dumps(summary, ensure_ascii=False, indent=2) + "\n")
     shutil.rmtree(run.folder / "chunks")
     return summary
 
@@ -345,15 +354,13 @@ def _finish(run: Run, chunks: list[Path], report: Report, options: PrepareOption
 def _write_split(path: Path, parts: Iterable[pyarrow.Table]) -> dict[str, Any]:
     """Write one split's rows; what is in them."""
     rows, frames, longest, emotions = 0, 0, 0, Counter[str]()
-    fresh = path.with_suffix(".new")
-    with pyarrow.OSFile(str(fresh), "wb") as sink, pyarrow.ipc.new_stream(sink, SCHEMA) as writer:
+    with _arrow_writer(path, SCHEMA) as writer:
         for part in parts:
             writer.write_table(part.replace_schema_metadata(None))
             rows += len(part)
             frames += sum(part["encoder_frames"].to_pylist())
             longest = max([longest, *part["length"].to_pylist()])
             emotions.update("none" if e == IGNORED else EMOTIONS[e] for e in part["emotion"].to_pylist())
-    fresh.replace(path)
     hours = round(frames * ENCODER_FRAME_SECONDS / 3600, 3)
     return {"rows": rows, "hours": hours, "longest_tokens": longest, "emotions": dict(emotions)}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from assistant.events import EMOTIONS
+from model.files import write_atomically
 
 _PARTS = {
     "test": "voices never trained on (Kokoro, espeak-ng)",
@@ -68,7 +69,8 @@ def write_card(path: Path, figures: dict[str, Any], scores: dict[str, float], ro
     splits = ", ".join(f"{split} {n}" for split, n in sorted(Counter(row["split"] for row in rows).items()))
     trained = len({row["voice"] for row in rows if row["split"] == "train"})
     table = "\n".join(f"| {name} | {_percent(score)} |" for name, score in scores.items())
-    path.write_text(
+    write_atomically(
+        path,
         f"""# The mini emotion head: a prosody estimate
 
 **It was fitted on synthetic prosody alone. No person's emotional speech was used, because none with a usable
@@ -111,5 +113,5 @@ People reading without acting, levelled and trimmed but otherwise as recorded: w
 | layers | accuracy |
 |---|---|
 {table}
-"""
+""",
     )

@@ -28,6 +28,7 @@ from assistant.events import EMOTIONS, SAMPLE_RATE, Samples
 from model.audio.features import encode, encoder_frames, log_mel
 from model.audio.prosody import PROSODY_FEATURES, prosody_frames
 from model.errors import BadInput, WeightsMissing
+from model.files import replacing, write_atomically
 from model.nn.emotion import EmotionHead
 from training.emotion.card import write_card
 
@@ -102,9 +103,8 @@ def mean_states(corpus: Path, audio: list[str], whisper: Path) -> NDArray[np.flo
         states = encode(encoder, log_mel(extractor, samples, trimmed=True))
         known[name] = torch.cat(states)[:, : encoder_frames(len(samples))].mean(1).numpy()
         if number % 500 == 0 or number == len(missing):
-            part = corpus / "states.part.npz"
-            np.savez(part, audio=list(known), states=np.stack(list(known.values())))
-            part.replace(cache)
+            with replacing(cache) as partial, partial.open("wb") as file:
+                np.savez(file, audio=list(known), states=np.stack(list(known.values())))
     return np.stack([known[name] for name in audio])
 
 
@@ -372,6 +372,6 @@ def fit_head(corpus: Path, out: Path, *, whisper: Path) -> dict[str, Any]:
     save_file(weights, out / "head.safetensors")
     reading = {"layers": list(layers), "features": list(PROSODY_FEATURES), "hidden": NETWORKS * HIDDEN}
     reading |= {"temperature": temperature, "threshold": threshold, "frame_group": FRAME_GROUP}
-    (out / "reading.json").write_text(json.dumps(reading, indent=2) + "\n")
+    write_atomically(out / "reading.json", json.dumps(reading, indent=2) + "\n")
     write_card(out / "CARD.md", figures, scores, clips.rows)
     return figures

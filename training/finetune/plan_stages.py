@@ -15,6 +15,7 @@ import torch
 
 from assistant.events import Spoken
 from model.checkpoints.memory import memory_of, peak_bytes
+from model.files import write_atomically
 from training.data.eval_cases import read_cases
 from training.data.manifest import Report
 from training.evaluation.evaluate import Subject
@@ -22,7 +23,6 @@ from training.finetune.examples import print_dropped, read_examples
 from training.finetune.options import TuneOptions
 from training.finetune.resources import outcome
 from training.finetune.stages import CASES, examine_side, prepare_stage, stages_of, train_options
-from training.runs.run_folder import write_whole
 from training.stages.plan import plan
 
 _PROBED_ROWS = 8
@@ -45,7 +45,7 @@ def plan_stages(options: TuneOptions) -> dict[str, Any]:
     try:
         some = examples[:: max(1, len(examples) // _PROBED_ROWS)][:_PROBED_ROWS]
         lines = [json.dumps({**one.row.data, "audio": str(one.audio)}, ensure_ascii=False) + "\n" for one in some]
-        write_whole(probe / "manifest.jsonl", "".join(lines))
+        write_atomically(probe / "manifest.jsonl", "".join(lines))
         small = options.model_copy(
             update={"run": probe, "manifest": probe / "manifest.jsonl", "validation": 0.3, "replies": 1}
         )

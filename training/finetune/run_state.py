@@ -10,9 +10,10 @@ from typing import Any
 import psutil
 
 from model.checkpoints.memory import peak_bytes
+from model.files import write_atomically
 from training.finetune.card import tuning_card
 from training.finetune.options import TuneOptions
-from training.runs.run_folder import Run, read_progress, write_whole
+from training.runs.run_folder import Run, read_progress
 
 MODEL, SUMMARY = "model", "summary.json"
 
@@ -47,5 +48,5 @@ def finish(options: TuneOptions, run: Run, clock: Clock, summary: dict[str, Any]
     run.write_card(tuning_card(options, summary))
     shutil.copyfile(run.folder / "card.md", run.folder / MODEL / "card.md")
     run.report("done", 1, 1, **clock.figures())
-    write_whole(run.folder / SUMMARY, json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
+    write_atomically(run.folder / SUMMARY, json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
     return summary

@@ -20,6 +20,7 @@ from model.audio.prosody import PROSODY_FEATURES
 from model.checkpoints import loader, tuned
 from model.checkpoints.loader import Checkpoint
 from model.errors import WeightsMissing
+from model.files import replacing, write_atomically
 from model.inference.engine import Engine
 from model.nn.emotion import EmotionHead
 from training.data.manifest import Report, read_clip
@@ -30,7 +31,7 @@ from training.finetune.head import Rows, Tuned, divide, tune_head
 from training.finetune.judge import Heard, Listener, choose_replies, figures, neutral_losses, replies_beside, verdict
 from training.finetune.options import TuneOptions
 from training.finetune.run_state import MODEL, SUMMARY, Clock, StopRequested, finish, stop_if_requested
-from training.runs.run_folder import Run, open_run, write_whole
+from training.runs.run_folder import Run, open_run
 from training.stages.student import write_checkpoint
 
 FEATURES = "features"
@@ -116,10 +117,8 @@ def hear_all(loaded: Checkpoint, examples: list[Example], run: Run, clock: Clock
             stop_if_requested(run)
             assert one.found.clip is not None
             frame = mean_frame(loaded, read_clip(one.found.clip))
-            part = kept / f".{one.found.key}.part"
-            with part.open("wb") as file:
+            with replacing(kept / f"{one.found.key}.npy") as partial, partial.open("wb") as file:
                 np.save(file, frame.numpy())
-            part.replace(kept / f"{one.found.key}.npy")
             bar.advance(**clock.figures())
     return torch.from_numpy(np.stack([np.load(kept / f"{one.found.key}.npy") for one in examples]))
 
@@ -157,7 +156,9 @@ def write_tuned(source: str, loaded: Checkpoint, result: Tuned, out: Path) -> No
     learnt = ("weight", "centre", "offset", "temperature")  # hidden units keep their bytes
     write_checkpoint(Path(source), {f"emotion_head.{name}": result.head[name] for name in learnt}, out)
     settings = json.loads((out / "config.json").read_text("utf-8"))
-    write_whole(out / "config.json", json.dumps(settings | {"emotion_threshold": result.threshold}, indent=2) + "\n")
+    write_atomically(
+        out / "config.json", json.dumps(settings | {"emotion_threshold": result.threshold}, indent=2) + "\n"
+    )
 
 
 # ---- judging

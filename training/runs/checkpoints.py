@@ -12,7 +12,8 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
-from training.runs.run_folder import checkpoints, write_whole
+from model.files import write_atomically
+from training.runs.run_folder import checkpoints
 
 SUMS, STATE, WEIGHTS = "sums.json", "trainer_state.json", "model.safetensors"
 _BLOCK = 1 << 20
@@ -22,7 +23,7 @@ def write_checksums(checkpoint: Path) -> None:
     """Write the sums of a checkpoint that is otherwise complete."""
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != SUMS)
     sums = {path.relative_to(checkpoint).as_posix(): [path.stat().st_size, _sum(path)] for path in files}
-    write_whole(checkpoint / SUMS, json.dumps(sums, indent=2) + "\n")
+    write_atomically(checkpoint / SUMS, json.dumps(sums, indent=2) + "\n")
 
 
 def damage_in(checkpoint: Path) -> str | None:

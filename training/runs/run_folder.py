@@ -14,7 +14,6 @@ Knows no torch: windows read it.
 from __future__ import annotations
 
 import json
-import os
 import time
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,21 +35,12 @@ from rich.progress import (
 )
 
 from model.errors import BadInput
+from model.files import write_atomically
 
 OPTIONS, PROGRESS, STOP, CARD, LOCK = "run.toml", "progress.jsonl", "stop", "card.md", ".lock"
 _COMPLETE = "trainer_state.json"  # the trainer writes it last
 _REPORT_SECONDS = 0.5
 _LOCK_SECONDS = 1.0  # a watcher that asks whether a run is at work holds the lock for a moment
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Replace the file by `content` (text as UTF-8), or leave it as it was."""
-    fresh = path.with_name(f".{path.name}.new")
-    with fresh.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
 
 
 def repair(path: Path) -> None:
@@ -136,7 +126,7 @@ class Run:
 
     def write_card(self, text: str) -> None:
         """Write card.md, which says what came of the run."""
-        write_whole(self.folder / CARD, text)
+        write_atomically(self.folder / CARD, text)
 
 
 class Bar:
@@ -215,7 +205,7 @@ def _settle(folder: Path, options: dict[str, Any], changeable: frozenset[str]) -
                     f"{folder} was started with {name} = {before.get(name)!r}, not {options.get(name)!r}: "
                     "use the same options to go on, or another folder."
                 )
-    write_whole(folder / OPTIONS, tomli_w.dumps(options))
+    write_atomically(folder / OPTIONS, tomli_w.dumps(options))
 
 
 def read_options(folder: Path) -> dict[str, Any]:

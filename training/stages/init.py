@@ -24,12 +24,13 @@ from model.checkpoints.safe_reader import TensorInfo, list_tensors, read_config,
 from model.checkpoints.tensor_writer import JOURNAL, Form, Layout, TensorWriter, lay_out
 from model.config import SpeechLanguageConfig
 from model.errors import BadInput, WeightsMissing
+from model.files import write_atomically
 from model.nn.speech_llm import SpeechLanguageModel
 from model.weights.weight_files import write_json
 from training.data.chat import read_chat
 from training.data.sources import fetching, model_folder
 from training.runs.config import AdapterOptions, InitOptions
-from training.runs.run_folder import Bar, Run, open_run, write_whole
+from training.runs.run_folder import Bar, Run, open_run
 
 _HEAD_STD = 0.02
 _LORA_ACTS = ("lora_alpha", "lora_scope")  # what LoRA's tensors do not tell
@@ -146,7 +147,7 @@ def write_adapter(options: AdapterOptions) -> dict[str, Any]:
     if lost:
         raise BadInput(f"{options.checkpoint} has weights in {lost[0]} that 16 bits cannot hold.")
     try:
-        write_whole(options.out, save(narrow, how))
+        write_atomically(options.out, save(narrow, how))
     except OSError as error:
         raise BadInput(f"{options.out} cannot be written ({error.strerror}): name another place.") from error
     numbers = sum(value.numel() for value in narrow.values())

@@ -20,6 +20,7 @@ from model.checkpoints.memory_plan import usable_mode
 from model.checkpoints.safe_reader import list_tensors, read_shard
 from model.config import SpeechLanguageConfig
 from model.errors import BadInput
+from model.files import replacing_folder
 from model.nn.lora import PartialLoraLinear
 from model.nn.speech_llm import SpeechLanguageModel
 from training.runs.config import TrainOptions
@@ -152,9 +153,11 @@ def write_checkpoint(source: Path, trained: Mapping[str, Tensor], out: Path) -> 
 
     What was not trained keeps its bytes, quantised or not. A kill leaves `out` as it was.
     """
-    staging = out.with_name(f".{out.name}.part")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    with replacing_folder(out) as staging:
+        _copy_with(source, trained, staging)
+
+
+def _copy_with(source: Path, trained: Mapping[str, Tensor], staging: Path) -> None:
     files = {info.file.name for info in list_tensors(source).values()}
     grown = 0
     for path in sorted(source.iterdir()):
@@ -170,5 +173,3 @@ def write_checkpoint(source: Path, trained: Mapping[str, Tensor], out: Path) -> 
         about: dict[str, Any] = json.loads(index.read_text("utf-8"))
         about["metadata"]["total_size"] += grown
         index.write_text(json.dumps(about, indent=2) + "\n", "utf-8")
-    shutil.rmtree(out, ignore_errors=True)
-    staging.rename(out)

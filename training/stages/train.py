@@ -21,12 +21,13 @@ from safetensors.torch import load_file
 from transformers import TrainingArguments
 
 from model.errors import BadInput
+from model.files import write_atomically
 from training.data.dataset import SpeechRows, StepOrder, divide_step, fill_cache, open_caches, read_encoder
 from training.data.prepare import PreparedRows
 from training.data.sources import fetching, model_folder
 from training.runs import checkpoints
 from training.runs.config import TrainOptions
-from training.runs.run_folder import Run, open_run, read_progress, write_whole
+from training.runs.run_folder import Run, open_run, read_progress
 from training.stages.footprint import footprint
 from training.stages.student import Student, load_student, write_checkpoint
 from training.stages.trainer import RecipeTrainer, Reporter, Steps, is_over, room_for
@@ -226,5 +227,5 @@ def _finish(
         "seconds": next((line["seconds"] for line in reversed(progress) if "seconds" in line), 0.0),
     }
     run.write_card(training_card(options, student, summary, validations))
-    write_whole(run.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    write_atomically(run.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
     return summary

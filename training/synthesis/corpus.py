@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -23,6 +22,8 @@ from rich.progress import track
 
 from assistant.events import EMOTIONS, SAMPLE_RATE
 from model.errors import BadInput
+from model.files import write_atomically
+from training.runs.run_folder import append_lines, read_lines
 from training.synthesis.expression import CUES, renditions
 from training.synthesis.voices import Source, human_sources, speak, synthetic_sources
 
@@ -61,22 +62,6 @@ def make_clips(job: Job) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a JSONL file; a line torn by a kill is left out (and its clips are made again)."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
-
-
-def _append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with path.open("a") as file:
-        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
 def build_corpus(
     out: Path,
     *,
@@ -98,12 +83,11 @@ def build_corpus(
     sources = [
         s for s in synthetic_sources(clips, seed, training_clips) + human_sources(prompts) if s.engine in engines
     ]
-    rows = _read_lines(manifest)
+    rows, _ = read_lines(manifest)
     counts = Counter(row["source"] for row in rows)
     whole = {s.id for s in sources if counts[s.id] == len(EMOTIONS) + 1}
     rows = [row for row in rows if row["source"] in whole]
-    manifest.write_text("")
-    _append(manifest, rows)
+    write_atomically(manifest, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     dropped.unlink(missing_ok=True)
     jobs = [Job(s, out, kokoro, seed) for s in sources if s.id not in whole]
     reasons: Counter[str] = Counter()
@@ -116,15 +100,15 @@ def build_corpus(
                 new = done.result()
             except BadInput as error:
                 reasons[str(error).removeprefix(f"{source.id}: ")] += 1
-                _append(dropped, [asdict(source) | {"why": str(error)}])
+                append_lines(dropped, [asdict(source) | {"why": str(error)}])
             else:
-                _append(manifest, new)
+                append_lines(manifest, new)
                 rows += new
     if not rows:
         raise BadInput(next(iter(reasons), "no source for these engines: see --engines"))
     splits = dict(sorted(Counter(row["split"] for row in rows).items()))
     summary = {"clips": len(rows), "splits": splits, "dropped": dict(reasons), "seed": seed}
-    (out / "card.md").write_text(_card(rows, summary))
+    write_atomically(out / "card.md", _card(rows, summary))
     return summary
 
 

@@ -25,8 +25,9 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from assistant.events import SAMPLE_RATE, Samples
 from model.audio.features import LONGEST_SECONDS
 from model.errors import BadInput
+from model.files import write_atomically
 from training.data.feature_cache import FeatureCache, content_key, states_of
-from training.runs.run_folder import append_lines, read_lines, repair, write_whole
+from training.runs.run_folder import append_lines, read_lines, repair
 from training.synthesis.expression import analyse, draw_speaker, express, record
 from training.synthesis.voices import (
     CALIBRATION_VOICES,
@@ -179,7 +180,7 @@ def build_wide_corpus(
     repair(out / "dropped.jsonl")
     found, dropped = (read_lines(out / f"{name}.jsonl")[0] for name in ("manifest", "dropped"))
     rows = [row for row in found if row["key"] in cache]
-    write_whole(out / "manifest.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_atomically(out / "manifest.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     reasons = Counter(row["why"] for row in dropped)
     done = {row["id"] for row in rows + dropped}
     if engine == "human":
@@ -218,7 +219,7 @@ def build_wide_corpus(
     if not rows:
         raise BadInput(next(iter(reasons), "no recordings are installed: see voices.human_sources"))
     summary = _summary(rows, reasons, seed)
-    (out / "card.md").write_text(_card(rows, summary))
+    write_atomically(out / "card.md", _card(rows, summary))
     return summary
 
 

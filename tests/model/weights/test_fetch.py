@@ -202,7 +202,7 @@ def test_a_full_disk_gives_one_message_and_leaves_nothing(
     elif step == "convert":
         monkeypatch.setattr(artifacts, "convert", full)
     else:
-        monkeypatch.setattr(store, "_sync", full)
+        monkeypatch.setattr(store, "sync", full)
     with pytest.raises(WeightsMissing) as error:
         ensure("tiny", download=registry, manifest=manifest)
     one_line(error, "disk is full", "UNDERTONE_HOME")

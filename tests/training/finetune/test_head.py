@@ -65,8 +65,8 @@ def test_it_learns_a_speaker_and_the_held_out_figure_tells_the_truth(head: Emoti
     assert after > 0.7
     held_out = accuracy(tuned.held_out, rows.labels)
     assert abs(held_out - after) < 0.2
-    assert [line[0] for line in told] == list(range(1, len(emitted) + 1))
-    assert told[-1][1] < emitted[0][1]
+    assert [line[0] for line in told] == list(range(1, len(told) + 1))
+    assert told[-1][1] < told[0][1]
 
 
 def test_from_chance_it_learns_next_to_nothing(head: EmotionHead) -> None:

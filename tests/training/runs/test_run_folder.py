@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import BadInput
+from model.files import write_atomically
 from training.runs import run_folder
 from training.runs.config import RECIPES, CleanOptions, InitOptions, LabelOptions, PrepareOptions, TrainOptions
 from training.runs.run_folder import (
@@ -30,7 +31,6 @@ from training.runs.run_folder import (
     read_progress,
     repair,
     request_stop,
-    write_whole,
 )
 
 OURS = {
@@ -151,7 +151,7 @@ def test_a_tail_begins_again_when_the_file_does(tmp_path):
     tail = ProgressTail(tmp_path)
     append_lines(tmp_path / PROGRESS, [{"step": 100, "long": "x" * 50}])
     assert len(tail.new()) == 1
-    write_whole(tmp_path / PROGRESS, '{"step": 1}\n')
+    write_atomically(tmp_path / PROGRESS, '{"step": 1}\n')
     assert tail.new() == [{"step": 1}]
 
 
@@ -173,14 +173,14 @@ def test_what_is_appended_is_read_whatever_stands_between(tmp_path_factory, give
 
 
 def test_a_reader_meets_no_half_written_options(tmp_path, monkeypatch):
-    write_whole(tmp_path / OPTIONS, "seed = 1\n")
+    write_atomically(tmp_path / OPTIONS, "seed = 1\n")
 
     def fails(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(run_folder.os, "fsync", fails)
+    monkeypatch.setattr("model.files.os.fsync", fails)
     with pytest.raises(OSError, match="disk full"):
-        write_whole(tmp_path / OPTIONS, "seed = 2\n")
+        write_atomically(tmp_path / OPTIONS, "seed = 2\n")
     assert read_options(tmp_path) == {"seed": 1}
 
 
