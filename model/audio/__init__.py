@@ -1,4 +1,4 @@
-"""Sound for the model: files to samples, log-mel features, prosody.
+"""Audio for the model: files to samples, log-mel features, prosody features.
 
 It knows no language model and no checkpoint folder.
 """

@@ -1,8 +1,8 @@
 """From samples to encoder frames: log-mel features, the encoder's window, its layers.
 
-Whisper's encoder takes 30 s, but its attention has no mask and its positions are a plain table, so a
-shorter window works by slicing the table. The window must end in silence: cut at the exact length the
-recogniser falls apart, with 2 s of silence it reads as well as with 30 s.
+Whisper's encoder takes 30 s, but its attention has no mask and its positions are a plain table, so a shorter window
+works by slicing the table. The window must end in silence: when it is cut at the exact length, recognition breaks down;
+with 2 s of silence it is as accurate as with 30 s.
 """
 
 from __future__ import annotations
@@ -25,12 +25,21 @@ TRIM_SILENCE_SECONDS = 2.0
 
 
 def mel_frames(samples: int) -> int:
-    """Mel frames that hold speech: one per 160 samples, the last one begun counts."""
+    """Number of mel frames that contain speech: one per 160 samples, rounded up."""
     return -(-samples // MEL_HOP_SAMPLES)
 
 
 def encoder_frames(samples: int) -> int:
-    """Encoder frames that hold speech: conv2 has stride 2, so (n - 1) // 2 + 1 of n mel frames."""
+    """Number of encoder frames that contain speech.
+
+    Whisper's second convolution has stride 2, so n mel frames become (n - 1) // 2 + 1 encoder frames.
+
+    Args:
+        samples: length of the recording in samples at 16 kHz.
+
+    Returns:
+        Frames of 20 ms.
+    """
     return (mel_frames(samples) - 1) // 2 + 1
 
 
@@ -44,7 +53,12 @@ def window_samples(samples: int, *, trimmed: bool) -> int:
 
 
 def log_mel(extractor: WhisperFeatureExtractor, samples: Samples, *, trimmed: bool) -> Tensor:
-    """Log-mel features of one utterance of at most 30 s, padded with silence to its window.
+    """Log-mel features of one utterance, padded with silence to its window.
+
+    Args:
+        extractor: the checkpoint's feature extractor.
+        samples: float32 [n], mono, 16 kHz, at most 30 s.
+        trimmed: whether the window is the utterance plus 2 s of silence instead of 30 s.
 
     Returns:
         float32 [1, mel bins, window / 160].
@@ -67,8 +81,8 @@ def encode(encoder: WhisperEncoder, features: Tensor) -> list[Tensor]:
         features: [B, mel bins, T], T even.
 
     Returns:
-        the layers' hidden states, each [B, T / 2, D]: the embeddings, after each layer, and last the
-        normalised output; `[-1]` equals the stock encoder's `last_hidden_state` when T is 3000.
+        The hidden states of all layers, each [B, T / 2, D]: the embeddings, the output of each layer, and last the
+            normalised output. `[-1]` equals transformers' `last_hidden_state` when T is 3000.
     """
     hidden = nn.functional.gelu(encoder.conv1(features.to(encoder.conv1.weight.dtype)))
     hidden = nn.functional.gelu(encoder.conv2(hidden)).transpose(1, 2)
@@ -82,5 +96,13 @@ def encode(encoder: WhisperEncoder, features: Tensor) -> list[Tensor]:
 
 
 def mean_of_layers(states: Sequence[Tensor], layers: Sequence[int]) -> Tensor:
-    """The mean of the named layers' hidden states, [B, T, D]."""
+    """The mean of some layers' hidden states.
+
+    Args:
+        states: what `encode` returned, each [B, T, D].
+        layers: indices into `states`.
+
+    Returns:
+        [B, T, D].
+    """
     return torch.stack([states[layer] for layer in layers]).mean(0)

@@ -1,8 +1,7 @@
-"""Recordings from disk: any WAV, FLAC, OGG or MP3 file to mono samples, and long ones cut at their pauses.
+"""Reading recordings: WAV, FLAC, OGG and MP3 files to mono samples, and splitting long ones at pauses.
 
-A file is decoded block by block, so what its header claims is never allocated. MP3 is decoded in a process
-of its own, because libmpg123 writes remarks about ordinary files straight to stderr and libsndfile offers no
-way to stop it.
+A file is decoded block by block, so a length claimed by its header is never allocated. MP3 is decoded in a separate
+process, because libmpg123 writes remarks about ordinary files to stderr and libsndfile cannot turn them off.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from assistant.events import SAMPLE_RATE, Samples
 from model.errors import BadInput
 
 SHORTEST_SECONDS = 0.1
-"""Anything shorter holds no word."""
+"""Shorter recordings contain no word."""
 LONGEST_SECONDS = 3600.0
 SILENCE_PEAK = 1e-3
-"""-60 dBFS: a recording that never swings further from its mean than this is silent."""
+"""-60 dBFS: a recording that never deviates further from its mean counts as silent."""
 SAMPLE_RATES = range(2_000, 768_001)
-"""The rates in Hz that a header may name."""
+"""Accepted sampling rates in Hz."""
 
 _CONTAINERS = {"WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3"}
 _MAGIC = (b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS")
@@ -68,14 +67,19 @@ def read_audio(path: Path, rate: int = SAMPLE_RATE) -> Samples:
 
 
 def split_at_pauses(samples: Samples, rate: int = SAMPLE_RATE, longest_seconds: float = 30.0) -> list[slice]:
-    """Slices that cover `samples` in order, none longer than `longest_seconds`, cut where speech pauses.
+    """Split a recording at pauses into pieces of limited length.
 
-    Each cut lies where the level, averaged over 0.1, 0.4 and 1.6 s around it, is lowest: in the middle of the
-    longest quiet stretch rather than in the deepest gap between two words. No piece of a recording that needs
-    cutting is shorter than a sixth of `longest_seconds`.
+    Each cut lies where the level, averaged over 0.1, 0.4 and 1.6 s around it, is lowest: in the middle of the longest
+    quiet stretch rather than in the deepest gap between two words. When a recording is split, no piece is shorter than
+    a sixth of `longest_seconds`.
 
     Args:
-        samples: float32 [samples] at `rate` Hz.
+        samples: float32 [n], mono.
+        rate: sampling rate of `samples` in Hz.
+        longest_seconds: maximum length of a piece.
+
+    Returns:
+        Slices that cover `samples` in order; none for an empty recording.
     """
     longest = int(longest_seconds * rate)
     if longest < 1:
@@ -108,9 +112,9 @@ def _smooth_level(samples: Samples, hop: int) -> NDArray[np.float64]:
 
 
 class _Sequential(soundfile.SoundFile):
-    """A sound file that is only read on.
+    """A sound file that is only read forward.
 
-    soundfile seeks to where it already is after every block; in a variable-rate MP3 that is audible.
+    soundfile seeks to the current position after every block; in a variable-bit-rate MP3 that is audible.
     """
 
     def seekable(self) -> bool:
@@ -123,7 +127,7 @@ def _bad(path: Path, problem: str) -> BadInput:
 
 
 def _check_kind(path: Path) -> bool:
-    """Refuses what is no readable sound file of a known kind; True for MP3."""
+    """Refuse what is not a readable audio file of a known kind; True for MP3."""
     try:
         if path.is_dir():
             raise _bad(path, "is a folder: name a sound file inside it")
@@ -146,7 +150,7 @@ def _check_kind(path: Path) -> bool:
 
 
 def _decode(path: Path, rate: int) -> Samples:
-    """All samples, mono, at `rate` Hz, unscaled [samples]."""
+    """Decode all samples, mono, at `rate` Hz, unscaled [samples]."""
     try:
         with path.open("rb", buffering=0) as file:
             _refuse_cut_wav(path, file)
@@ -183,7 +187,7 @@ def _mono_blocks(path: Path, sound: soundfile.SoundFile) -> Iterator[Samples]:
 
 
 def _refuse_cut_wav(path: Path, file: IO[bytes]) -> None:
-    """libsndfile quietly shortens a WAV file whose data chunk is longer than the file; this does not."""
+    """Refuse a truncated WAV file. libsndfile silently shortens one whose data chunk is longer than the file."""
     size = os.fstat(file.fileno()).st_size
     kind = file.read(12)[:4]
     while kind in (b"RIFF", b"RIFX") and len(head := file.read(8)) == 8:
@@ -198,7 +202,7 @@ def _refuse_cut_wav(path: Path, file: IO[bytes]) -> None:
 
 
 def _decode_apart(path: Path, rate: int) -> Samples:
-    """`_decode` in another process, whose stderr is dropped and whose crash is only a damaged file."""
+    """`_decode` in another process: its stderr is dropped, and its crash counts as a damaged file."""
     search = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
     try:
         child = subprocess.run(
@@ -220,7 +224,7 @@ def _decode_apart(path: Path, rate: int) -> Samples:
 
 
 def _main(path: str, rate: str) -> int:
-    """The other process: samples, or what is wrong with the file, on stdout."""
+    """The other process: write the samples, or what is wrong with the file, to stdout."""
     try:
         sys.stdout.buffer.write(_decode(Path(path), int(rate)).data)
     except BadInput as error:

@@ -1,9 +1,9 @@
-"""How it was said, frame by frame: what Whisper's log-mel normalisation loses, in numpy alone.
+"""Prosody features per encoder frame, in numpy alone: what Whisper's log-mel normalisation discards.
 
-One row per encoder frame (20 ms). A feature that is only defined on some frames (pitch: the voiced ones) takes
-its mean over those on all others, so that the mean over all rows is the mean where it is defined, silence around
-the speech changes nothing, and a reading of the mean row splits over all rows. No feature depends on the
-recording's gain. Directions: Eyben et al. 2016 (eGeMAPS); pitch: Boersma 1993, with its path finder.
+One row per encoder frame (20 ms). A feature that is only defined on some frames (pitch: the voiced ones) takes its mean
+over those on all others. So the mean over all rows is the mean where the feature is defined, silence around the speech
+changes nothing, and a reading of the mean row splits over all rows. No feature depends on the recording's gain. Choice
+of features: Eyben et al. 2016 (eGeMAPS); pitch and its path finder: Boersma 1993.
 """
 
 from __future__ import annotations
@@ -61,7 +61,14 @@ Column = NDArray[np.float32]
 
 
 def prosody_frames(samples: Samples) -> NDArray[np.float32]:
-    """Prosody of one utterance at 16 kHz mono, float32 [n]: [encoder_frames(n), len(PROSODY_FEATURES)]."""
+    """Prosody features of one utterance.
+
+    Args:
+        samples: float32 [n], mono, 16 kHz.
+
+    Returns:
+        float32 [encoder_frames(n), len(PROSODY_FEATURES)].
+    """
     frames = _windows(samples)
     spectrum = np.fft.rfft(frames * np.hanning(_WINDOW).astype(np.float32), _FFT)
     power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
@@ -95,7 +102,7 @@ def speech_frames(samples: Samples, level: Column | None = None) -> NDArray[np.b
 
 
 def _windows(samples: Samples) -> NDArray[np.float32]:
-    """50 ms around each encoder frame's middle, [n, 800]; levelled to a peak of 1."""
+    """50 ms around the middle of each encoder frame, [n, 800], scaled to a peak of 1."""
     count = encoder_frames(len(samples))
     padded = np.zeros((count - 1) * _HOP + _WINDOW, np.float32)
     room = padded[_WINDOW // 2 : _WINDOW // 2 + len(samples)]
@@ -156,7 +163,7 @@ def _cheapest_path(costs: NDArray, octaves: NDArray) -> NDArray[np.int64]:
 
 
 def _pitch_columns(pitch: Column, voiced: NDArray[np.bool_]) -> list[Column]:
-    """Semitones above 100 Hz, and its course relative to the utterance's own median."""
+    """Pitch in semitones above 100 Hz, and its contour relative to the utterance's median."""
     semitones = 12 * np.log2(np.maximum(pitch, 1) / 100)
     median = float(np.median(semitones[voiced])) if voiced.any() else _TYPICAL_SEMITONES
     off = np.where(voiced, np.clip(semitones - median, -12, 12), 0)

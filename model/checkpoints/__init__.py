@@ -1,4 +1,4 @@
-"""Checkpoint folders: read safely, planned for memory, loaded, converted, quantised.
+"""Checkpoint folders: read safely, planned for memory, loaded, converted, quantized.
 
 It knows no conversation and no command line.
 """

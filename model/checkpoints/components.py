@@ -144,7 +144,7 @@ def check_fit(config: SpeechLanguageConfig, tensors: Mapping[str, TensorInfo], f
             folder / "config.json", f"an emotion_hidden that leaves {unread[0]} unread", config.emotion_hidden
         )
     for name, shape in asked.items():
-        # Of a matrix in 4 bits the file has another shape; `nf4.settle` compares it.
+        # Of a matrix in 4 bits the file has another shape; `nf4.prepare_layers` compares it.
         if tensors[name].shape != shape and f"{name}.absmax" not in tensors:
             raise WeightsMissing(
                 f"{tensors[name].file} has {name} of shape {tensors[name].shape}, and config.json asks for {shape}: "

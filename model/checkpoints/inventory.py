@@ -50,7 +50,7 @@ class Weight:
     size: int
 
     def bytes(self, mode: str, width: int) -> int:
-        """Bytes once loaded, at `width` bytes for each number that `mode` does not quantise."""
+        """Bytes once loaded, at `width` bytes for each number that `mode` does not quantize."""
         if self.kind == "packed":
             return self.size
         if self.kind == "linear" and self.part in _FOUR_BIT.get(mode, ()):
@@ -68,7 +68,7 @@ class Source:
         speech, text: the configs of encoder and language model; `speech` is None for a language model alone.
         mapped: bytes of weights in files that a CPU makes wider, and maps while it does.
         stored: the 4-bit mode in which it is stored, or None.
-        preset: put together from parts, and quantised when they are loaded.
+        preset: put together from parts, and quantized when they are loaded.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Source:
         return longest_context(self.text)
 
     def largest(self, mode: str) -> int:
-        """Weights of the largest layer that `mode` quantises; 0 if none."""
+        """Weights of the largest layer that `mode` quantizes; 0 if none."""
         sizes = (one.size for one in self.weights if one.bytes(mode, 8) != one.bytes("none", 8))
         return max(sizes, default=0)
 

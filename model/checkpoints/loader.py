@@ -30,7 +30,7 @@ from model.checkpoints.safe_reader import checked_folder, list_tensors, read_con
 from model.config import SpeechLanguageConfig
 from model.errors import BadInput, WeightsMissing
 from model.nn.int8 import quantize_int8
-from model.nn.nf4 import MODES, quantize_nf4, settings, settle, stored_mode
+from model.nn.nf4 import MODES, prepare_layers, quantize_nf4, settings, stored_mode
 from model.nn.speech_llm import SpeechLanguageModel
 from model.nn.transcribe import Transcriber
 from model.weights import fetch
@@ -67,7 +67,7 @@ class Checkpoint:
     def save(self, folder: Path) -> None:
         """Write an ordinary folder that `load` takes: weights, configs, tokenizer (no recogniser).
 
-        4-bit weights are written as they are, and not quantised again when they are loaded.
+        4-bit weights are written as they are, and not quantized again when they are loaded.
 
         Raises:
             BadInput: int8, which is made while loading and not stored.
@@ -127,7 +127,7 @@ def load(
         source: "mini", another preset, or the path of a folder with this project's config.json.
         device: "auto" (CUDA when there is one), "cpu" or "cuda".
         quantize: "none", "int8" (CPU), "nf4" (the language model in 4 bits) or "nf4-all" (the encoder too). "auto": as
-            the folder is stored if it is quantised, else NF4 on CUDA and int8 on a CPU.
+            the folder is stored if it is quantized, else NF4 on CUDA and int8 on a CPU.
         threads: torch's compute threads in this process; None leaves one core to sound and window.
         progress: told how the fetching of parts goes.
 
@@ -264,11 +264,11 @@ def _stated(folder: Path) -> dict[str, Any]:
 
 
 def read_model(folder: Path, device: str, mode: str, dtype: torch.dtype | Literal["auto"]) -> SpeechLanguageModel:
-    """The model of a folder on its device, quantised to 4 bits on the way if `mode` says so and it is not stored so.
+    """The model of a folder on its device, quantized to 4 bits on the way if `mode` says so and it is not stored so.
 
     Args:
         mode: as `usable_mode` returns it.
-        dtype: of what is not quantised; "auto": as stored.
+        dtype: of what is not quantized; "auto": as stored.
 
     Raises:
         WeightsMissing: another kind of model, or damaged.
@@ -303,9 +303,9 @@ def read_model(folder: Path, device: str, mode: str, dtype: torch.dtype | Litera
     if four_bit is None or stored is not None:
         components.refuse_nonfinite(model.state_dict().items(), folder)
     if four_bit is not None:
-        settle(model, _dtype(device))
+        prepare_layers(model, _dtype(device))
     if stored is not None and dtype != "auto":
-        # transformers leaves the wide weights of a quantised folder in the type in which they are stored.
+        # transformers leaves the wide weights of a quantized folder in the type in which they are stored.
         for parameter in model.parameters():
             if parameter.is_floating_point():
                 parameter.data = parameter.data.to(dtype)

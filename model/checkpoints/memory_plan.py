@@ -35,7 +35,7 @@ _QUANTIZING = {
     ("cuda", "nf4"): 4,
     ("cuda", "nf4-all"): 4,
 }
-"""Bytes a weight of the layer that is being quantised: copies and codes."""
+"""Bytes a weight of the layer that is being quantized: copies and codes."""
 _MARGIN = 1.05  # what fits leaves this much
 _DOUBT = 0.9  # what would run with this share of the estimate is not refused
 

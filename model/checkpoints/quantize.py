@@ -28,7 +28,7 @@ _COPIED = (
 )
 """What is taken over as it is; the weights and config.json are written anew."""
 
-_STORED_WIDTH = 2  # bytes a number that is not quantised, in the usual case; fp32 sources take more
+_STORED_WIDTH = 2  # bytes a number that is not quantized, in the usual case; fp32 sources take more
 
 
 def quantize(source: Path, target: Path, mode: str, device: str = "auto") -> None:

@@ -111,7 +111,7 @@ def read_text(path: Path) -> str:
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """Read a config without what could make a library run, load or fetch anything, and with bounded sizes.
 
-    How its own weights are quantised stays in it, for `nf4.stored_mode` to judge; transformers must not see that.
+    How its own weights are quantized stays in it, for `nf4.stored_mode` to judge; transformers must not see that.
 
     Raises:
         WeightsMissing: as `read_json`, or a size that no model of this kind has.

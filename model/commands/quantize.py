@@ -18,7 +18,7 @@ from model.nn.nf4 import MODES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Quantise; returns the exit code: 0 done, 2 bad input, 3 the source, the disk or a device will not do."""
+    """Quantize; returns the exit code: 0 done, 2 bad input, 3 the source, the disk or a device will not do."""
     parser = argparse.ArgumentParser(prog="python -m model.quantize", description=__doc__)
     parser.add_argument("source", metavar="SOURCE", type=Path, help="a checkpoint folder, converted")
     parser.add_argument("target", metavar="TARGET", type=Path, help="a new folder")

@@ -39,7 +39,7 @@ Section = tuple[str, Callable[[Run], Figures]]
 SECTIONS: list[Section] = [
     ("Memory bandwidth", bandwidth),
     ("Building in 16 bits", build),
-    ("Quantising", quantize),
+    ("Quantizing", quantize),
     ("4 bits against 16", compare),
     ("Loading 4 bits", reload),
     ("First token", prompt_times),

@@ -92,7 +92,7 @@ class Run:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of what is not quantised."""
+        """Of what is not quantized."""
         return torch.bfloat16 if self.cuda else torch.float32
 
     def loaded(self) -> SpeechLanguageModel:

@@ -1,4 +1,4 @@
-"""The checkpoint's sections: built with random weights, quantised, saved, compared with 16 bits, loaded again."""
+"""The checkpoint's sections: built with random weights, quantized, saved, compared with 16 bits, loaded again."""
 
 from __future__ import annotations
 

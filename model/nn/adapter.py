@@ -1,8 +1,8 @@
-"""The adapter: encoder frames -> language-model embeddings, fewer of them.
+"""The convolutional adapter: encoder frames to fewer language-model embeddings.
 
-Strided convolutions with gated linear units halve the frame rate each (three turn Whisper's 20 ms into
-160 ms), then a residual bottleneck and a layer norm (BLSP-Emo, arXiv 2406.03872, section 3; the layout
-is that of speech-to-text adapters, arXiv 2010.05171).
+Strided convolutions with gated linear units halve the frame rate each (three turn Whisper's 20 ms into 160 ms); a
+residual bottleneck and a layer norm follow (BLSP-Emo, arXiv 2406.03872, section 3; layout of speech-to-text adapters,
+arXiv 2010.05171).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class ConvAdapter(nn.Module):
         speech_size: width of the encoder's frames, D.
         text_size: width of the language model's embeddings, E.
         inner_size: width of the bottleneck.
-        kernel_sizes: one odd kernel a convolution.
+        kernel_sizes: one odd kernel size per convolution.
     """
 
     def __init__(self, speech_size: int, text_size: int, inner_size: int, kernel_sizes: Sequence[int]) -> None:
@@ -41,7 +41,14 @@ class ConvAdapter(nn.Module):
         self.norm = nn.LayerNorm(text_size)
 
     def frames(self, lengths: Tensor) -> Tensor:
-        """Adapter frames for each count of encoder frames: floor((n - 1) / 2 + 1) a convolution."""
+        """Number of adapter frames: floor((n - 1) / 2 + 1) per convolution.
+
+        Args:
+            lengths: int64 [B], numbers of encoder frames.
+
+        Returns:
+            int64 [B].
+        """
         for _ in self.convolutions:
             lengths = (lengths - 1) // 2 + 1
         return lengths
@@ -51,13 +58,12 @@ class ConvAdapter(nn.Module):
 
         Args:
             encoded: [B, T, D] encoder frames, right-padded.
-            lengths: int64 [B], valid frames a row.
-            legacy_batching: leave the frames past a row's end as they are, as the original did. By
-                default they are zeroed before every convolution, so that a row's result does not
-                depend on its neighbours.
+            lengths: int64 [B], valid frames of each row.
+            legacy_batching: keep the frames past a row's end, as the original does. By default they are zeroed before
+                every convolution, so that a row's result does not depend on its neighbours.
 
         Returns:
-            frames [B, N, E] and their mask, bool [B, N].
+            Frames [B, N, E] and their mask, bool [B, N].
         """
         hidden = encoded.transpose(1, 2)
         for convolution in self.convolutions:
@@ -66,14 +72,22 @@ class ConvAdapter(nn.Module):
             hidden = nn.functional.glu(convolution(hidden), dim=1)
             lengths = (lengths - 1) // 2 + 1
         mask = valid_mask(lengths, hidden.shape[2])
-        hidden = self.among(hidden.transpose(1, 2), mask)
+        hidden = self.contextualize(hidden.transpose(1, 2), mask)
         return self.norm(hidden + self.fc2(nn.functional.gelu(self.fc1(hidden)))), mask
 
-    def among(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """For subclasses: what stands between the convolutions and the bottleneck, [B, N, E] with `mask` [B, N]."""
+    def contextualize(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Hook for subclasses between the convolutions and the bottleneck.
+
+        Args:
+            hidden: [B, N, E].
+            mask: bool [B, N], valid frames.
+
+        Returns:
+            [B, N, E].
+        """
         return hidden
 
 
 def valid_mask(lengths: Tensor, size: int) -> Tensor:
-    """Which of `size` frames each row has: bool [B, size]."""
+    """Mask of each row's valid frames among `size` frames: bool [B, size]."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]

@@ -1,7 +1,7 @@
-"""The CFormer adapter: encoder frames -> one embedding a spoken token, by continuous integrate-and-fire.
+"""The CFormer adapter: encoder frames to one embedding per spoken token, by continuous integrate-and-fire.
 
-Encoder layers weigh every frame; the weights are summed along time, and a token is due at every whole
-number they pass (CIF, arXiv 1905.11235; as an adapter in BLSP-KD, arXiv 2405.19041).
+Encoder layers predict a weight for every frame; the weights are accumulated over time, and a token fires at every whole
+number (CIF, arXiv 1905.11235; as an adapter in BLSP-KD, arXiv 2405.19041).
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from model.nn.adapter import valid_mask
 
 
 class Integrated(NamedTuple):
-    """What the CFormer made of a batch.
+    """The CFormer's output for a batch.
 
     Attributes:
-        frames, mask: [B, N, E] one embedding a token, and which of them are valid, bool [B, N].
-        weights: [B, T] the frames' weights, rescaled so that a row sums to its count of tokens.
-        mass: [B] the rows' sums before that.
-        hidden: [B, N, D] before the projection to the language model; `CFormerAdapter.token_head` reads it.
+        frames: [B, N, E], one embedding per token.
+        mask: bool [B, N], the valid ones.
+        weights: [B, T], the frames' weights, rescaled so that a row sums to its number of tokens.
+        mass: [B], the rows' sums before rescaling.
+        hidden: [B, N, D], before the projection to the language model; input of `CFormerAdapter.token_head`.
     """
 
     frames: Tensor
@@ -38,10 +39,11 @@ class CFormerAdapter(nn.Module):
     """Whisper layers, integrate-and-fire, Whisper layers, projection.
 
     Args:
-        speech_config: the encoder's; the CFormer's layers are of its size.
+        speech_config: the encoder's; the CFormer's layers have its sizes.
         text_size: width of the language model's embeddings, E.
-        vocabulary: of the language model; the token head guesses tokens in training.
-        pre_layers, post_layers: layers before and after the integration.
+        vocabulary: size of the language model's vocabulary, for the token head, which is used in training only.
+        pre_layers: layers before the integration.
+        post_layers: layers after it.
         heads: attention heads of these layers.
     """
 
@@ -65,7 +67,16 @@ class CFormerAdapter(nn.Module):
         self.token_head = nn.Linear(size, vocabulary, bias=False)
 
     def forward(self, encoded: Tensor, lengths: Tensor, *, legacy_batching: bool = False) -> tuple[Tensor, Tensor]:
-        """As `ConvAdapter.forward`: frames [B, N, E] and their mask, bool [B, N]."""
+        """Adapt a padded batch; see `ConvAdapter.forward`.
+
+        Args:
+            encoded: [B, T, D] encoder frames, right-padded.
+            lengths: int64 [B], valid frames of each row.
+            legacy_batching: see `integrate`.
+
+        Returns:
+            Frames [B, N, E] and their mask, bool [B, N].
+        """
         integrated = self.integrate(encoded, lengths, legacy_batching=legacy_batching)
         return integrated.frames, integrated.mask
 
@@ -76,16 +87,19 @@ class CFormerAdapter(nn.Module):
 
         Args:
             encoded: [B, T, D] encoder frames, right-padded.
-            lengths: int64 [B], valid frames a row.
-            counts: int64 [B], tokens to make of each row: the transcript's in training. By default the
-                rounded sum of the weights, at least 1.
-            legacy_batching: let frames of a short row see what stands behind its end, as in the original.
+            lengths: int64 [B], valid frames of each row.
+            counts: int64 [B], number of tokens per row; in training the transcript's. By default the rounded sum of the
+                weights, at least 1.
+            legacy_batching: let the frames of a short row attend to its padding, as the original does.
+
+        Returns:
+            The tokens' embeddings with weights and mass.
         """
         valid = valid_mask(lengths, encoded.shape[1])
         hidden = encoded
         for layer in self.pre_layers:
             hidden = layer(hidden, None if legacy_batching else _attend(valid, hidden))
-        # In float32: 16-bit steps are too coarse to count a hundred tokens by.
+        # In float32: 16 bits are too coarse to count a hundred tokens.
         weights = hidden[..., -1].float().sigmoid() * valid
         mass = weights.sum(1)
         if counts is None:
@@ -102,8 +116,8 @@ class CFormerAdapter(nn.Module):
 def fire(weights: Tensor, frames: Tensor, count: int) -> Tensor:
     """Integrate `frames` [B, T, D] into tokens [B, count, D].
 
-    Token k is the sum of the frames over that part of their `weights` [B, T] which lies between k and
-    k + 1 on the running sum; a frame across a whole number is shared between two tokens.
+    Token k is the sum of the frames over the part of their `weights` [B, T] that lies between k and k + 1 on the
+    running sum; a frame that crosses a whole number is shared between two tokens.
     """
     ends = weights.double().cumsum(1)
     starts = torch.cat([torch.zeros_like(ends[:, :1]), ends[:, :-1]], dim=1)
@@ -113,6 +127,6 @@ def fire(weights: Tensor, frames: Tensor, count: int) -> Tensor:
 
 
 def _attend(valid: Tensor, hidden: Tensor) -> Tensor:
-    """An additive attention mask [B, 1, T, T] that hides invalid keys; it is finite, so no row becomes NaN."""
+    """An additive attention mask [B, 1, T, T] that hides invalid keys. It is finite, so no row becomes NaN."""
     hidden_keys = torch.zeros_like(valid, dtype=hidden.dtype).masked_fill(~valid, torch.finfo(hidden.dtype).min)
     return hidden_keys[:, None, None, :].expand(-1, 1, valid.shape[1], -1)

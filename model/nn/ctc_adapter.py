@@ -1,10 +1,12 @@
-"""The spelling adapter: encoder frames -> the language model's own token embeddings, one for each token it hears.
+"""The CTC adapter: encoder frames to the language model's own token embeddings, one per recognised token.
 
-A `ConvAdapter` whose frames are read as in connectionist temporal classification (Graves et al. 2006): the score of
-token k is -s |f - E_k|^2, with E the language model's embeddings moved to where the last layer norm lets frames lie.
-Frames that are read as the blank are left out, neighbours that are read alike are one token, and the language model
-receives the embedding that their scores expect. So it gets embeddings of the kind that it knows, as few as the words
-need, and what is in doubt stays in doubt: between two words that sound alike lies the mean of both.
+A `ConvAdapter` whose frames are decoded by connectionist temporal classification (CTC, Graves et al. 2006). The score
+of token k is -s |f - E_k|^2, with E the language model's embeddings projected to where the last layer norm puts frames.
+Blank frames are dropped, and repeated tokens are merged. The language model receives each token's expected embedding
+under these scores. So it gets embeddings of the kind it was trained on, as few as the words need, and uncertainty is
+kept: between two similar-sounding words lies the mean of both.
+
+On disk this adapter has the type "spelling", and its mask of known tokens the name `adapter.spells`.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ from model.nn.adapter import ConvAdapter
 
 
 class CtcFrames(NamedTuple):
-    """What a batch's frames were read as.
+    """The decoded frames of a batch.
 
     Attributes:
-        frames, mask: [B, N, E] one embedding a token, at least one where a row has frames, and which of them are valid,
-            bool [B, N].
-        ids: int64 [B, N], the likeliest token of each.
+        frames: [B, N, E], one embedding per token; at least one where a row has frames.
+        mask: bool [B, N], the valid ones.
+        ids: int64 [B, N], the most likely token of each.
     """
 
     frames: Tensor
@@ -35,7 +37,7 @@ class CtcFrames(NamedTuple):
 
 
 class _Targets(NamedTuple):
-    """The tokens [n] that are considered, their embeddings [n, E], and where frames lie, blank first [1 + n, E]."""
+    """The candidate tokens [n], their embeddings [n, E], and the points that frames are compared with, blank first."""
 
     tokens: Tensor
     table: Tensor
@@ -43,14 +45,14 @@ class _Targets(NamedTuple):
 
 
 class ContextLayer(nn.Module):
-    """Self-attention over a row's frames, then a feed-forward part, each added to what comes in (Vaswani et al. 2017;
-    norms first, Xiong et al. 2020).
+    """Self-attention over a row's frames, then a feed-forward part, both residual and pre-norm.
 
-    The order of frames comes from a depthwise convolution before the attention (Mohamed et al. 2019), so a row may be
-    of any length. As it is built, a layer changes nothing: `warm-start --start` adds some to a trained adapter.
+    Vaswani et al. 2017; pre-norm: Xiong et al. 2020. A depthwise convolution before the attention encodes the order of
+    frames (Mohamed et al. 2019), so a row may have any length. A new layer is the identity, so `warm-start --start` can
+    add layers to a trained adapter.
 
     Args:
-        size: E. A head is gcd(E, 64) wide, the feed-forward part about 8/3 E, in whole 64s for a GPU's sake.
+        size: width E. A head is gcd(E, 64) wide; the feed-forward part is about 8/3 E wide, in multiples of 64.
     """
 
     def __init__(self, size: int) -> None:
@@ -68,29 +70,33 @@ class ContextLayer(nn.Module):
             nn.init.zeros_(new)  # type: ignore[arg-type]
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """[B, N, E] of [B, N, E]; frames outside `mask`, bool [B, N], are not looked at."""
+        """[B, N, E] to [B, N, E]; frames outside `mask`, bool [B, N], are not attended to."""
         batch, count, size = hidden.shape
         inner = self.norm1(hidden) * mask[..., None]
         inner = inner + self.near(inner.transpose(1, 2)).transpose(1, 2)
         q, k, v = self.qkv(inner).view(batch, count, 3, size // self.head, self.head).permute(2, 0, 3, 1, 4)
         seen = mask.clone()
-        seen[:, 0] = True  # a row without frames would be a mean over nothing
-        looked = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None])
-        hidden = hidden + self.out(looked.transpose(1, 2).reshape(batch, count, size))
+        seen[:, 0] = True  # softmax over no key would be NaN
+        attended = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None])
+        hidden = hidden + self.out(attended.transpose(1, 2).reshape(batch, count, size))
         return hidden + self.fc2(nn.functional.gelu(self.fc1(self.norm2(hidden))))
 
 
 class CtcAdapter(ConvAdapter):
-    """A convolutional adapter that spells.
+    """A convolutional adapter with a CTC decoder over the language model's embeddings.
 
     Args:
-        speech_size, text_size, inner_size, kernel_sizes: see `ConvAdapter`.
-        vocabulary: V, of the language model.
-        layers: `ContextLayer`s between the convolutions and the bottleneck.
+        speech_size: width of the encoder's frames, D.
+        text_size: width of the language model's embeddings, E.
+        inner_size: width of the bottleneck.
+        kernel_sizes: one odd kernel size per convolution.
+        vocabulary: size V of the language model's vocabulary.
+        layers: number of `ContextLayer`s between the convolutions and the bottleneck.
 
     Attributes:
-        blank: [E], where frames between tokens lie. sharpness: s above, a scalar.
-        spells: bool [V], the tokens that were in the training's texts; no others are considered.
+        blank: [E], the point of blank frames.
+        sharpness: scalar, s above.
+        spells: bool [V], the tokens that occurred in the training texts; only these are candidates.
     """
 
     blank: Tensor
@@ -111,30 +117,45 @@ class CtcAdapter(ConvAdapter):
         self.register_buffer("blank", torch.zeros(text_size))
         self.register_buffer("sharpness", torch.ones(()))
         self.register_buffer("spells", torch.ones(vocabulary, dtype=torch.bool))
-        self._kept: _Targets | None = None  # between utterances, while no weight can change
+        self._cached_targets: _Targets | None = None  # kept between utterances, while weights cannot change
 
     def train(self, mode: bool = True) -> Self:
-        """As every module; what was computed from the weights is dropped."""
-        self._kept = None
+        """As `nn.Module.train`; what was computed from the weights is dropped.
+
+        Args:
+            mode: whether to switch to training.
+
+        Returns:
+            This adapter.
+        """
+        self._cached_targets = None
         return super().train(mode)
 
     def _apply(self, *arguments: Any, **named: Any) -> Self:
-        self._kept = None
+        self._cached_targets = None
         return super()._apply(*arguments, **named)
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
-        self._kept = None
+        self._cached_targets = None
         super()._load_from_state_dict(*arguments)
 
     def reset_parameters(self) -> None:
-        """The buffers as at the start: nothing is known of the language model yet."""
-        self._kept = None
+        """Reset the buffers: nothing is known of the language model yet."""
+        self._cached_targets = None
         self.blank.zero_()
         self.sharpness.fill_(1)
         self.spells.fill_(True)
 
-    def among(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """The context layers."""
+    def contextualize(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Run the context layers.
+
+        Args:
+            hidden: [B, N, E].
+            mask: bool [B, N], valid frames.
+
+        Returns:
+            [B, N, E].
+        """
         for layer in self.layers:
             hidden = layer(hidden, mask)
         return hidden
@@ -147,11 +168,19 @@ class CtcAdapter(ConvAdapter):
         *,
         legacy_batching: bool = False,
     ) -> CtcFrames:
-        """Read a padded batch.
+        """Decode a padded batch greedily, with expected embeddings instead of the best token's.
 
         Args:
-            encoded, lengths, legacy_batching: see `ConvAdapter.forward`.
-            embed: the language model's embeddings [n, E] of token ids [n].
+            encoded: [B, T, D] encoder frames, right-padded.
+            lengths: int64 [B], valid frames of each row.
+            embed: gives the language model's embeddings [n, E] of token ids [n].
+            legacy_batching: see `ConvAdapter.forward`.
+
+        Returns:
+            One embedding per recognised token.
+
+        Raises:
+            WeightsMissing: the adapter knows no token.
         """
         frames, heard = self(encoded, lengths, legacy_batching=legacy_batching)
         tokens, table, near = self._targets(embed)
@@ -166,7 +195,7 @@ class CtcAdapter(ConvAdapter):
         longest = int(counts.max())
         mask = torch.arange(longest, device=counts.device) < counts[:, None]
         expected = scores[..., 1:].softmax(-1).to(table.dtype) @ table
-        # Each token is the mean of its frames: [B, F, N] shares, of which a row sums to one.
+        # Each token is the mean of its frames: shares [B, F, N] sum to one over F.
         shares = ((places[..., None] == torch.arange(longest, device=counts.device)) & spoken[..., None]).to(frames)
         shares = shares / shares.sum(1, keepdim=True).clamp(min=1)
         ids = torch.zeros_like(mask, dtype=torch.int64)
@@ -174,25 +203,33 @@ class CtcAdapter(ConvAdapter):
         return CtcFrames(shares.transpose(1, 2) @ expected, mask, ids)
 
     def _targets(self, embed: Callable[[Tensor], Tensor]) -> _Targets:
-        if self._kept is not None and not torch.is_grad_enabled():
-            return self._kept
+        if self._cached_targets is not None and not torch.is_grad_enabled():
+            return self._cached_targets
         tokens = self.spells.nonzero()[:, 0]
         if not len(tokens):
-            raise WeightsMissing("This checkpoint's adapter spells no token at all: convert or train it again.")
+            raise WeightsMissing("This checkpoint's CTC adapter knows no token: convert or train it again.")
         table = embed(tokens)
         found = _Targets(tokens, table, self._near(table))
         if not self.training and not torch.is_grad_enabled():
-            self._kept = found
+            self._cached_targets = found
         return found
 
     def _near(self, table: Tensor) -> Tensor:
-        """[1 + n, E] float32, where frames of the blank and of tokens lie, from the centre of all."""
+        """[1 + n, E] float32: the points of the blank and of tokens, relative to the centre."""
         centre, spread = self.norm.bias, self.norm.weight
         tokens = self.norm((table.to(centre) - centre) / spread)
         return (torch.cat([self.blank[None], tokens]) - centre).float()
 
     def scores(self, frames: Tensor, table: Tensor) -> Tensor:
-        """[B, F, 1 + n] scores of frames [B, F, E] for the blank and tokens whose embeddings are `table` [n, E]."""
+        """Scores of the blank and of tokens.
+
+        Args:
+            frames: [B, F, E] adapter frames.
+            table: [n, E], the tokens' embeddings.
+
+        Returns:
+            [B, F, 1 + n], blank first.
+        """
         return self._scores(frames, self._near(table))
 
     def _scores(self, frames: Tensor, near: Tensor) -> Tensor:
@@ -201,7 +238,7 @@ class CtcAdapter(ConvAdapter):
 
 
 def _at_least_one(scores: Tensor, best: Tensor, heard: Tensor) -> Tensor:
-    """`best` [B, F], with the frame that is nearest to a token read as it where a row is all blank."""
+    """`best` [B, F]; in a row of blanks only, the frame nearest to a token is decoded as that token."""
     silent = (~(heard & (best > 0)).any(1)).nonzero()[:, 0]
     lead = scores[silent, :, 1:].amax(-1) - scores[silent, :, 0]
     at = lead.masked_fill(~heard[silent], -torch.inf).argmax(1)

@@ -1,8 +1,8 @@
 """Linear layers in 8-bit integers for CPUs.
 
-Weights carry one scale an output row, activations one scale a position, both symmetric; products
-accumulate exactly in 32-bit integers. Because every position has a scale of its own, a row's result
-does not depend on what it is batched with: a prefill of many positions and a step of one agree.
+Weights have one scale per output row, activations one scale per position, both symmetric; products accumulate exactly
+in 32-bit integers. Because every position has its own scale, a row's result does not depend on its batch: a prefill of
+many positions and a step of one agree.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 def quantize_rows(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric int8 with one scale a row: values ~ q * scale.
+    """Quantize symmetrically to int8 with one scale per row: values ~ q * scale.
 
     Args:
         values: float [M, K].
@@ -27,7 +27,7 @@ def quantize_rows(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Int8Linear(nn.Module):
-    """y = x W^T + b with W and x in int8; at least two inputs (torch._int_mm misreads a single column)."""
+    """y = x W^T + b with W and x in int8; needs at least two inputs (torch._int_mm misreads a single column)."""
 
     weight: Tensor
     scale: Tensor
@@ -42,7 +42,7 @@ class Int8Linear(nn.Module):
 
     @classmethod
     def of(cls, linear: nn.Linear) -> Int8Linear:
-        """Quantise a linear layer."""
+        """Quantize a linear layer."""
         weight, scale = quantize_rows(linear.weight.detach().float())
         bias = None if linear.bias is None else linear.bias.detach().float()
         return cls(weight, scale[:, 0], bias)
@@ -57,10 +57,15 @@ class Int8Linear(nn.Module):
 
 
 def join(layers: Sequence[nn.Linear | Int8Linear]) -> nn.Module:
-    """One layer computing the concatenated outputs of several over the same input.
+    """One layer that computes the concatenated outputs of several layers over the same input.
 
-    The parts keep working and become views of the joined weights, so nothing is stored twice. Other layers
-    than these two, such as 4-bit ones, run one after the other.
+    The layers keep working and become views of the joined weights, so nothing is stored twice.
+
+    Args:
+        layers: linear or int8 layers; others, such as 4-bit ones, run one after the other.
+
+    Returns:
+        [..., in] to [..., sum of outputs].
     """
     if any(type(layer) not in (nn.Linear, Int8Linear) for layer in layers):
         return _SideBySide(layers)
@@ -94,7 +99,11 @@ class _SideBySide(nn.Module):
 
 
 def quantize_int8(module: nn.Module) -> None:
-    """Replace every linear layer below `module` by its int8 form, in place."""
+    """Replace every linear layer below `module` by its int8 form, in place.
+
+    Args:
+        module: any module; only layers of exactly the type `nn.Linear` are replaced.
+    """
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:  # a subclass may store its weights in another way

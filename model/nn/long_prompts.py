@@ -1,11 +1,11 @@
 """Prompts longer than the language model was trained on, as Qwen-1 handles them.
 
-Two rules, in inference only. Dynamic NTK: the rotary base grows with a factor alpha that the length of the
-prompt fixes, and that decoding keeps. Log-n: a query at position p is scaled by log(p + 1) / log(trained
-length) once p + 1 exceeds that length (arXiv 2202.12172). Up to the trained length both do nothing.
+Two rules, in inference only. Dynamic NTK: the rotary base grows with a factor alpha, which the prompt's length
+determines and decoding keeps. Log-n: a query at position p is scaled by log(p + 1) / log(trained length) once p + 1
+exceeds that length (arXiv 2202.12172). Up to the trained length both do nothing.
 
-The rules live in a module that stands where the model's rotary embedding was. It holds no weights, so a
-checkpoint with these rules is an ordinary one of its architecture.
+The rules live in a module that replaces the model's rotary embedding. It has no weights, so a checkpoint with these
+rules is an ordinary one of its architecture.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from model.config import head_size
 
 
 class LongPrompts(nn.Module):
-    """Rotary positions with a prompt's NTK alpha, and the queries' log-n scale.
+    """Rotary positions with a prompt's NTK alpha, and the log-n scale of queries.
 
     Args:
         rotary: the language model's own rotary embedding, used for prompts of ordinary length.
         trained_length: positions that the model was trained on.
-        dynamic_ntk, logn: which of the two rules act.
+        dynamic_ntk: whether the NTK rule is active.
+        logn: whether the log-n rule is active.
     """
 
     def __init__(self, rotary: Any, trained_length: int, *, dynamic_ntk: bool, logn: bool) -> None:
@@ -37,19 +38,19 @@ class LongPrompts(nn.Module):
         self.dynamic_ntk = dynamic_ntk
         self.logn = logn
         self.active = True
-        """Whoever never reaches beyond the trained length may switch both rules off."""
+        """Set to False to switch both rules off, when no prompt exceeds the trained length."""
         self.query_scale: Tensor | None = None
         self._alphas = [1]
         self._attached: WeakSet[nn.Module] = WeakSet()
 
     def alpha(self, length: int) -> int:
-        """The NTK factor of a prompt of `length` positions: 1, 3, 7, ... with every doubling begun."""
+        """The NTK factor of a prompt of `length` positions: 1, 3, 7, ... for every doubling begun."""
         if not self.dynamic_ntk or length <= self.trained_length:
             return 1
         return 2 ** math.ceil(math.log2(length / self.trained_length) + 1) - 1
 
     def attach(self, language_model: Any) -> None:
-        """Scale the queries of every layer: of projections that were replaced (by 4-bit or int8 ones) anew."""
+        """Scale the queries of every layer, including projections that were replaced by 4-bit or int8 ones."""
         for layer in language_model.model.layers:
             projection = layer.self_attn.q_proj
             if projection not in self._attached:
@@ -57,7 +58,7 @@ class LongPrompts(nn.Module):
                 self._attached.add(projection)
 
     def begin(self, lengths: Sequence[int]) -> None:
-        """Fix the alphas of a batch by its prompts' lengths; they hold until the next call."""
+        """Set the alphas of a batch by its prompts' lengths; they hold until the next call."""
         self._alphas = [self.alpha(length) for length in lengths]
 
     def forward(self, hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,7 +86,7 @@ class LongPrompts(nn.Module):
 
 
 def add_long_prompts(language_model: Any) -> LongPrompts | None:
-    """Give a Llama-layout model the rules that its config's `long_prompts` names; None where it names none."""
+    """Give a Llama-layout model the rules of its config's `long_prompts`; None if there are none."""
     settings = getattr(language_model.config, "long_prompts", None)
     if not settings:
         return None

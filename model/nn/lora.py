@@ -1,8 +1,8 @@
-"""Partial LoRA: the language model's linear layers get a low-rank addition on speech positions only.
+"""Partial LoRA: a low-rank addition to the language model's linear layers, on speech positions only.
 
-y = W x + b + m (alpha / r) B A dropout(x), with m = 1 where a position holds speech (BLSP-Emo, section
-3.2, after InternLM-XComposer2's partial LoRA, arXiv 2401.16420). Text positions and every generated
-token run the plain language model, so its knowledge stays as it was.
+y = W x + b + m (alpha / r) B A dropout(x), with m = 1 on speech positions (BLSP-Emo, section 3.2, after
+InternLM-XComposer2's partial LoRA, arXiv 2401.16420). Text positions and all generated tokens use the plain language
+model, so its knowledge is unchanged.
 """
 
 from __future__ import annotations
@@ -16,17 +16,23 @@ from torch import Tensor, nn
 
 
 class LoraScope:
-    """Where LoRA acts during one forward pass. One instance is shared by all layers of a model."""
+    """The positions where LoRA is active in one forward pass. All layers of a model share one instance."""
 
     def __init__(self) -> None:
         self.mask: Tensor | None = None
 
     @contextmanager
     def on(self, mask: Tensor | None) -> Iterator[None]:
-        """Let LoRA act where `mask` (bool [B, L]) is true; None: nowhere.
+        """Activate LoRA where `mask` is true.
 
-        The mask stays after the block while gradients are wanted, because gradient checkpointing runs
-        the layers a second time during the backward pass.
+        While gradients are recorded, the mask stays after the block, because gradient checkpointing runs the layers a
+        second time in the backward pass.
+
+        Args:
+            mask: bool [B, L]; None: nowhere.
+
+        Yields:
+            Nothing.
         """
         self.mask = None if mask is None else mask[..., None]
         try:
@@ -37,7 +43,7 @@ class LoraScope:
 
 
 class PartialLoraLinear(nn.Module):
-    """A linear layer with LoRA on the positions that its scope's mask names. `base` may be quantised."""
+    """A linear layer with LoRA on the positions in its scope's mask. `base` may be quantized."""
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float, dropout: float, scope: LoraScope) -> None:
         super().__init__()
@@ -50,7 +56,14 @@ class PartialLoraLinear(nn.Module):
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[B, L, in] -> [B, L, out]."""
+        """Apply the layer.
+
+        Args:
+            hidden: [B, L, in].
+
+        Returns:
+            [B, L, out].
+        """
         output = self.base(hidden)
         mask = self.scope.mask
         if mask is None:

@@ -1,8 +1,8 @@
-"""4-bit linear layers: NF4 with double quantisation (QLoRA, arXiv 2305.14314), by bitsandbytes.
+"""4-bit linear layers: NF4 with double quantization (QLoRA, arXiv 2305.14314), by bitsandbytes.
 
-Weights come in blocks of 64 with one scale each, and the scales are 8-bit numbers themselves: 4.127 bits a weight.
-The language model's linear layers are quantised; its output layer, embeddings, norms and LoRA are not, nor are
-adapter and emotion head. In the mode "nf4-all" the encoder's linear layers have 4 bits as well.
+Blocks of 64 weights share a scale, and the scales are 8-bit numbers themselves: 4.127 bits per weight. The language
+model's linear layers are quantized; its output layer, embeddings, norms and LoRA are not, nor are the adapter and the
+emotion head. In the mode "nf4-all" the encoder's linear layers have 4 bits too.
 """
 
 from __future__ import annotations
@@ -19,20 +19,27 @@ from model.errors import WeightsMissing
 
 MODES = ("nf4", "nf4-all")
 BLOCK, NESTED_BLOCK = 64, 256
-"""Weights that share a scale, and scales that share a scale of theirs."""
+"""Weights that share a scale, and scales that share a second-level scale."""
 
-_TELLING = ["load_in_4bit", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "bnb_4bit_quant_storage"]
-_TELLING += ["llm_int8_skip_modules"]
+_IDENTIFYING = ["load_in_4bit", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "bnb_4bit_quant_storage"]
+_IDENTIFYING += ["llm_int8_skip_modules"]
 
-# Where a CPU computes in bfloat16, importing it reports a missing kernel, which `settle` makes sure is never used.
+# On CPUs with bfloat16, importing it reports a missing kernel; `prepare_layers` makes sure that it is never used.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def settings(mode: str, compute: torch.dtype) -> BitsAndBytesConfig:
-    """What transformers is told to quantise, and what a saved config.json says of it.
+    """The quantization config for transformers, as also saved in config.json.
 
-    The output layer keeps 16 bits, as it does by default in bitsandbytes: every token is decided there. That is
-    the reading in which the original's size comes to 7.36 GB, and to 6.42 GB with the encoder.
+    The output layer keeps 16 bits, the default of bitsandbytes, because it decides every token. With this choice the
+    original's size is 7.36 GB, and 6.42 GB with the encoder.
+
+    Args:
+        mode: "nf4" or "nf4-all".
+        compute: the type in which the layers multiply.
+
+    Returns:
+        The config.
     """
     return BitsAndBytesConfig(
         load_in_4bit=True,
@@ -48,25 +55,32 @@ def _kept(mode: str) -> list[str]:
 
 
 def stored_mode(config: dict[str, Any]) -> str | None:
-    """The mode in which a checkpoint's weights are stored, by its config.json; None: they are not quantised.
+    """The 4-bit mode in which a checkpoint's weights are stored.
+
+    Args:
+        config: its config.json, cleaned.
+
+    Returns:
+        "nf4" or "nf4-all"; None if they are not quantized.
 
     Raises:
-        WeightsMissing: they are quantised in another way.
+        WeightsMissing: they are quantized in another way.
     """
     stored = config.get("quantization_config")
     if stored is None:
         return None
     for mode in MODES:
         ours = settings(mode, torch.float32).to_dict()
-        if isinstance(stored, dict) and all(stored.get(key) == ours[key] for key in _TELLING):
+        if isinstance(stored, dict) and all(stored.get(key) == ours[key] for key in _IDENTIFYING):
             return mode
-    raise WeightsMissing("Its weights are quantised in a way that is not read here: convert the original again.")
+    raise WeightsMissing("Its weights are quantized in an unsupported way: convert the original again.")
 
 
 def quantize_nf4(model: PreTrainedModel, mode: str, compute: torch.dtype) -> None:
-    """Quantise the linear layers of a speech language model in place, on the device where they are.
+    """Quantize the linear layers of a speech language model in place, on their device.
 
     Args:
+        model: the speech language model.
         mode: "nf4", or "nf4-all" for the encoder's too.
         compute: the type in which the layers multiply.
     """
@@ -83,17 +97,21 @@ def quantize_nf4(model: PreTrainedModel, mode: str, compute: torch.dtype) -> Non
         layer.weight, layer.bias = weight.to(weight.device), module.bias
         model.set_submodule(name, layer.train(module.training))
     model.config.quantization_config = settings(mode, compute)
-    settle(model, compute)
+    prepare_layers(model, compute)
 
 
-def settle(model: nn.Module, compute: torch.dtype) -> None:
-    """Make loaded 4-bit layers compute in `compute`, on every CPU alike, after checking what they were given.
+def prepare_layers(model: nn.Module, compute: torch.dtype) -> None:
+    """Check loaded 4-bit layers and make them compute in `compute`, the same on every CPU.
 
-    On CPUs with bfloat16 bitsandbytes would rearrange the weights at their first use: that needs 32 outputs or
-    a multiple of them, rounds activations and scales to bfloat16, and cannot be undone when saving.
+    On CPUs with bfloat16, bitsandbytes would rearrange the weights at their first use. That needs a multiple of 32
+    outputs, rounds activations and scales to bfloat16, and cannot be undone when saving.
+
+    Args:
+        model: with layers of bitsandbytes.
+        compute: the type in which they multiply.
 
     Raises:
-        WeightsMissing: the stored shapes do not fit the layer, and would be read past their end.
+        WeightsMissing: the stored shapes do not fit the layer and would be read past their end.
     """
     from bitsandbytes.nn.modules import Linear4bit
 
@@ -110,15 +128,15 @@ def settle(model: nn.Module, compute: torch.dtype) -> None:
 
 @functools.cache
 def _ragged() -> Any:
-    """A 4-bit layer for CPUs whose blocks cross its rows' ends; there bitsandbytes 0.50 takes the wrong scales."""
+    """A 4-bit layer for CPUs whose blocks cross row ends; bitsandbytes 0.50 uses the wrong scales there."""
     from bitsandbytes.functional import dequantize_blockwise
     from bitsandbytes.nn.modules import Linear4bit
 
     class RaggedLinear4bit(Linear4bit):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             """[..., in] -> [..., out], the weights expanded as one long row."""
-            quantised: Any = self.weight
-            packed, state = quantised.data, quantised.quant_state
+            quantized: Any = self.weight
+            packed, state = quantized.data, quantized.quant_state
             scales = dequantize_blockwise(state.absmax, state.state2) + state.offset
             flat = torch.ops.bitsandbytes.dequantize_4bit.default(
                 packed, scales, BLOCK, "nf4", (1, 2 * packed.numel()), self.compute_dtype
@@ -151,6 +169,13 @@ def _sound(layer: Any) -> bool:
 
 
 def nf4_bytes(weights: int) -> int:
-    """Bytes of a linear layer's weights in NF4 with double quantisation."""
+    """Size of a linear layer's weights in NF4 with double quantization.
+
+    Args:
+        weights: number of weights.
+
+    Returns:
+        Bytes.
+    """
     scales = -(-weights // BLOCK)
     return -(-weights // 2) + scales + 4 * -(-scales // NESTED_BLOCK)

@@ -1,8 +1,8 @@
-"""The speech language model: what it hears becomes embeddings between the tokens of a chat prompt.
+"""The speech language model: speech becomes embeddings between the tokens of a chat prompt.
 
-Whisper encoder -> adapter -> the input embeddings of a stock causal language model, whose partial LoRA
-acts on speech positions; an emotion head over the mean frame (BLSP-Emo, arXiv 2406.03872). This module
-knows nothing of audio files, conversations or sampling.
+Whisper encoder -> adapter -> the input embeddings of a stock causal language model, whose partial LoRA is active on
+speech positions; an emotion head over the mean frame (BLSP-Emo, arXiv 2406.03872). This module knows nothing of audio
+files, conversations or sampling.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from model.nn.long_prompts import LongPrompts, add_long_prompts
 from model.nn.lora import LoraScope, add_lora
 
 SPEECH_ID = -1
-"""Stands in `input_ids` where a frame of speech goes; no tokenizer has it."""
+"""Placeholder in `input_ids` for a frame of speech; no tokenizer uses it."""
 
 
 class SpeechLanguageModel(PreTrainedModel):
     """Encoder, adapter, language model, partial LoRA and emotion head under one config.
 
     Args:
-        config: the composition. `encoder` and `language_model` may be handed over ready-made (a
-            checkpoint that names its parts); otherwise they are built from the config.
+        config: the composition.
+        encoder: a ready-made encoder; by default it is built from the config.
+        language_model: a ready-made language model; by default it is built from the config.
     """
 
     config_class = SpeechLanguageConfig
@@ -83,11 +84,19 @@ class SpeechLanguageModel(PreTrainedModel):
             self.post_init()
 
     def get_input_embeddings(self) -> Any:
-        """The language model's token embeddings."""
+        """The language model's token embeddings.
+
+        Returns:
+            The embedding layer, V to E.
+        """
         return self.language_model.get_input_embeddings()
 
     def get_output_embeddings(self) -> Any:
-        """The language model's output layer."""
+        """The language model's output layer.
+
+        Returns:
+            The linear layer, E to V.
+        """
         return self.language_model.get_output_embeddings()
 
     @property
@@ -108,9 +117,12 @@ class SpeechLanguageModel(PreTrainedModel):
 
         Args:
             features: [S, mel bins, T] log-mel.
-            lengths: int64 [S], encoder frames that hold speech (`features.encoder_frames`).
-            prosody: [S, T', P] prosody features, for a head that reads the encoder.
+            lengths: int64 [S], encoder frames that contain speech (`features.encoder_frames`).
+            prosody: [S, T', P] prosody features, for an emotion head over encoder frames.
             legacy_batching: the original's batching; see `ConvAdapter.forward`.
+
+        Returns:
+            Encoder states, adapter frames and the emotion head's input.
         """
         states = encode(self.encoder, features)
         encoded = states[-1][:, : int(lengths.max())]
@@ -125,10 +137,15 @@ class SpeechLanguageModel(PreTrainedModel):
         return Heard(states[-1], frames, mask, emotion_frames, emotion_mask)
 
     def adapt(self, encoded: Tensor, lengths: Tensor, *, legacy_batching: bool = False) -> tuple[Tensor, Tensor]:
-        """What the language model gets of encoder frames: [B, N, E] and its mask, bool [B, N].
+        """Run the adapter, which must exist: encoder frames to language-model embeddings.
 
         Args:
-            encoded, lengths, legacy_batching: see `ConvAdapter.forward`. There is an adapter.
+            encoded: [B, T, D] encoder frames, right-padded.
+            lengths: int64 [B], valid frames of each row.
+            legacy_batching: see `ConvAdapter.forward`.
+
+        Returns:
+            [B, N, E] and its mask, bool [B, N].
         """
         adapter = self.adapter
         assert adapter is not None
@@ -139,7 +156,15 @@ class SpeechLanguageModel(PreTrainedModel):
         return frames, mask
 
     def embed(self, input_ids: Tensor, speech: Tensor | None) -> Tensor:
-        """Input embeddings [B, L, E] of token ids with `speech` [n, E] at the `SPEECH_ID` positions, in order."""
+        """Input embeddings of a prompt with speech.
+
+        Args:
+            input_ids: int64 [B, L], `SPEECH_ID` on speech positions.
+            speech: [n, E] adapter frames for these positions, in order; None where there are none.
+
+        Returns:
+            [B, L, E].
+        """
         is_speech = input_ids == SPEECH_ID
         embeddings = self.get_input_embeddings()(input_ids.masked_fill(is_speech, 0))
         if speech is None:
@@ -157,17 +182,21 @@ class SpeechLanguageModel(PreTrainedModel):
         legacy_batching: bool = False,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Run the prompt, or a part of it behind `past_key_values`, through the language model.
+        """Run a prompt, or a part of it after `past_key_values`, through the language model.
 
         Args:
-            input_ids: int64 [B, L], `SPEECH_ID` where a frame of speech stands.
-            attention_mask: 1 real, 0 padding [B, past + L].
+            input_ids: int64 [B, L], `SPEECH_ID` on speech positions.
+            attention_mask: [B, past + L], 1 real, 0 padding.
             speech: [n, E] adapter frames for all speech positions, row by row.
-            prompt_lengths: positions of each row's whole prompt, where this call holds only a part of it;
-                by default a call with an empty cache holds whole prompts. Long prompts are told by it.
-            legacy_batching: positions count padding, as in the original; by default they come from
-                the mask, so that padding changes nothing.
-            kwargs: passed on to the language model (labels, logits_to_keep, ...).
+            past_key_values: the KV cache; None: no cache.
+            prompt_lengths: length of each row's whole prompt, where this call has only a part of it. By default a call
+                with an empty cache has whole prompts. The rules for long prompts depend on it.
+            legacy_batching: positions count padding, as in the original. By default they come from the mask, so that
+                padding changes nothing.
+            **kwargs: passed on to the language model (labels, logits_to_keep, ...).
+
+        Returns:
+            The language model's output.
         """
         is_speech = input_ids == SPEECH_ID
         if self.long_prompts is not None:
@@ -189,7 +218,14 @@ class SpeechLanguageModel(PreTrainedModel):
             )
 
     def lora_mask(self, is_speech: Tensor) -> Tensor | None:
-        """Where LoRA acts in a prompt whose speech positions are `is_speech` [B, L]; None: nowhere."""
+        """The positions of a prompt where LoRA is active.
+
+        Args:
+            is_speech: bool [B, L], speech positions.
+
+        Returns:
+            bool [B, L]; None: nowhere.
+        """
         if not self.config.lora_rank:
             return None
         scope = self.config.lora_scope
@@ -219,12 +255,14 @@ def _true_lengths(input_ids: Tensor, attention_mask: Tensor | None) -> list[int]
 
 
 class Heard:
-    """What `SpeechLanguageModel.hear` computed for a batch of S utterances.
+    """Output of `SpeechLanguageModel.hear` for a batch of S utterances.
 
     Attributes:
-        encoded: [S, T / 2, D] the encoder's output over the whole window (the recogniser reads it).
-        frames, mask: [S, N, E] adapter frames and their bool mask [S, N]; None without an adapter.
-        emotion_frames, emotion_mask: what the emotion head averages; None without a head's source.
+        encoded: [S, T / 2, D], the encoder's output over the whole window; the recogniser's input.
+        frames: [S, N, E] adapter frames; None without an adapter.
+        mask: their mask, bool [S, N].
+        emotion_frames: what the emotion head averages; None if it has no input.
+        emotion_mask: the mask of these.
     """
 
     __slots__ = ("emotion_frames", "emotion_mask", "encoded", "frames", "mask")

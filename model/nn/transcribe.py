@@ -1,4 +1,4 @@
-"""What was said, by Whisper's own decoder, greedy, over encoder states of any window length."""
+"""Speech recognition by Whisper's decoder, greedy, over encoder states of any window length."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from model.audio.features import LONGEST_SECONDS, encode, log_mel
 from model.audio.files import split_at_pauses
 from model.nn.int8 import Int8Linear, quantize_int8
 
-_TOKENS_PER_SECOND = 10  # fast speech has five words a second; more tokens are a decoder running in circles
-_LEAST_CIRCLE = 12  # tokens; a phrase said three times over and as long as this is the decoder's doing
+_TOKENS_PER_SECOND = 10  # fast speech has five words per second; more tokens mean that the decoder loops
+_SHORTEST_LOOP = 12  # tokens; a phrase repeated three times and this long is a decoder loop
 _NO_SPEECH = 0.6  # thresholds of the Whisper paper (arXiv 2212.04356, section 4.5)
 _LEAST_MEAN_LOG_PROBABILITY = -1.0
 
@@ -35,7 +35,7 @@ class Transcript:
 
 
 class Transcriber:
-    """A Whisper: its encoder may be shared with a speech language model, its decoder writes the words."""
+    """Whisper as a recogniser. Its encoder may be shared with a speech language model."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Transcriber:
         self._languages = dict(getattr(settings, "lang_to_id", None) or {})
         self._task = [settings.task_to_id["transcribe"]] if self._languages else []
         self._plain = settings.no_timestamps_token_id
-        self._no_speech = self._plain - 1  # <|nospeech|> stands before <|notimestamps|> in every vocabulary
+        self._no_speech = self._plain - 1  # <|nospeech|> precedes <|notimestamps|> in every vocabulary
         self._never = torch.zeros(whisper.config.vocab_size, dtype=torch.bool)
         self._never[list(settings.suppress_tokens or ())] = True
         self._never[self._plain :] = True
@@ -63,7 +63,15 @@ class Transcriber:
 
     @classmethod
     def load(cls, folder: Path, *, int8: bool = False) -> Transcriber:
-        """Load a transformers Whisper folder in fp32; `int8` quantises the decoder."""
+        """Load a transformers Whisper folder in float32.
+
+        Args:
+            folder: of the Whisper model.
+            int8: quantize the decoder.
+
+        Returns:
+            The recogniser, on the CPU.
+        """
         whisper = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
         whisper.eval()
         if int8:
@@ -76,13 +84,24 @@ class Transcriber:
         )
 
     def to(self, device: str) -> None:
-        """Move the decoder beside an encoder that lives on `device`."""
+        """Move the decoder to the encoder's device.
+
+        Args:
+            device: "cpu" or "cuda".
+        """
         self._decoder.to(device)
         self._head.to(device)
 
     @torch.inference_mode()
     def encode(self, samples: Samples) -> list[tuple[Tensor, float]]:
-        """Encoder output and seconds of each piece (at most 30 s) of a recording at 16 kHz."""
+        """Encode a recording in pieces of at most 30 s.
+
+        Args:
+            samples: float32 [n], mono, 16 kHz.
+
+        Returns:
+            Encoder output [1, T, D] and duration in seconds of each piece.
+        """
         pieces = [samples[piece] for piece in split_at_pauses(samples, SAMPLE_RATE, LONGEST_SECONDS)]
         return [
             (encode(self.encoder, log_mel(self.extractor, piece, trimmed=True))[-1], len(piece) / SAMPLE_RATE)
@@ -91,12 +110,15 @@ class Transcriber:
 
     @torch.inference_mode()
     def transcribe(self, encoded: Tensor, seconds: float, language: str | None = None) -> Transcript:
-        """Write down one utterance.
+        """Transcribe one utterance.
 
         Args:
             encoded: [1, T, D], the output of `encoder` over the utterance's whole window.
-            seconds: duration of the speech in it; bounds the length of the transcript.
+            seconds: duration of the speech in it; limits the length of the transcript.
             language: ISO 639-1 code; None: detect it (English where the model knows no other).
+
+        Returns:
+            Text and language.
         """
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         first = self._step([self._start], encoded, cache)
@@ -142,9 +164,9 @@ class Transcriber:
 
 
 def _repeated(ids: list[int]) -> int:
-    """How many of the last tokens only repeat the phrase before them; 0 unless it runs in circles."""
+    """How many of the last tokens only repeat the phrase before them; 0 if the decoder is not looping."""
     for size in range(1, len(ids) // 3 + 1):
-        times = max(3, -(-_LEAST_CIRCLE // size))
+        times = max(3, -(-_SHORTEST_LOOP // size))
         if len(ids) >= size * times and ids[-size * times :] == ids[-size:] * times:
             return size * (times - 1)
     return 0

@@ -1,6 +1,6 @@
 """Causal language models out of GGUF files: weights in 16 bit, configuration, tokenizer, chat template.
 
-Knows nothing of torch: the `gguf` package reads and dequantises with numpy.
+Knows nothing of torch: the `gguf` package reads and dequantizes with numpy.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def convert_causal_lm(raw: Path, out: Path, moved: Moved) -> None:
     """Turn `raw`/model.gguf (architectures llama and qwen2) into a transformers folder in float16.
 
     float16, not bfloat16: block values are a small integer times a float16 scale (plus an offset), so
-    that float16's 11 bits round far below half a quantisation step, and bfloat16's 8 bits do not.
+    that float16's 11 bits round far below half a quantization step, and bfloat16's 8 bits do not.
     `moved` is told the bytes of the file done so far.
 
     Raises:

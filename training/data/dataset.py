@@ -86,7 +86,7 @@ def read_encoder(folder: Path, config: SpeechLanguageConfig) -> WhisperEncoder:
     """The encoder of a checkpoint folder in float32, apart from the rest of the model.
 
     Raises:
-        WeightsMissing: it is not there, or quantised.
+        WeightsMissing: it is not there, or quantized.
     """
     prefix = "encoder."
     tensors = list_tensors(folder)

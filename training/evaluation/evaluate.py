@@ -56,7 +56,7 @@ class Subject:
 
     @classmethod
     def load(cls, source: str) -> Subject:
-        """Load a folder or preset, not quantised unless it is stored so. Raises: WeightsMissing."""
+        """Load a folder or preset, not quantized unless it is stored so. Raises: WeightsMissing."""
         stored = inspect(source).stored if Path(source).is_dir() else None
         return cls.of(load(source, quantize=stored or "none"))
 

@@ -107,7 +107,7 @@ def _config(options: InitOptions, speech: Path, text: Path) -> SpeechLanguageCon
         )
     for folder, found in ((speech, speech_config), (text, text_config)):
         if "quantization_config" in found:
-            raise WeightsMissing(f"{folder} is quantised, and training starts from whole weights: name another.")
+            raise WeightsMissing(f"{folder} is quantized, and training starts from whole weights: name another.")
     chosen = options.plain()
     settings = {name: chosen[name] for name in chosen.keys() & {field.name for field in fields(SpeechLanguageConfig)}}
     settings |= {

@@ -111,7 +111,7 @@ def load_student(options: TrainOptions, folder: Path, device: str) -> Student:
         device: "cpu" or "cuda".
 
     Raises:
-        BadInput: losses, stage or quantisation do not fit the checkpoint, or nothing would learn.
+        BadInput: losses, stage or quantization do not fit the checkpoint, or nothing would learn.
         WeightsMissing: it is not there, or damaged.
     """
     half = computes_in_half(options, device)
@@ -151,7 +151,7 @@ def apply_trained(model: SpeechLanguageModel, trained: Mapping[str, Tensor]) -> 
 def write_checkpoint(source: Path, trained: Mapping[str, Tensor], out: Path) -> None:
     """Write the folder `out`, new or replaced: the checkpoint `source` with other trained weights, in float32.
 
-    What was not trained keeps its bytes, quantised or not. A kill leaves `out` as it was.
+    What was not trained keeps its bytes, quantized or not. A kill leaves `out` as it was.
     """
     with replacing_folder(out) as staging:
         _copy_with(source, trained, staging)

@@ -37,7 +37,7 @@ def training_card(
 |---|---|
 {settings}
 | window of the encoder | {student.config.window} |
-| quantised while training | {options.quantize} |
+| quantized while training | {options.quantize} |
 | seed | {options.seed} |
 
 ## Data

@@ -174,7 +174,7 @@ def test_targets_are_computed_anew_when_weights_change() -> None:
     built.eval()
     assert built.decode(frame, one, embed).ids.item() == 5
     built.train().spells.zero_()
-    with pytest.raises(WeightsMissing, match="spells no token"):
+    with pytest.raises(WeightsMissing, match="knows no token"):
         built.decode(frame, one, embed)
 
 
