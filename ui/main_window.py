@@ -23,11 +23,11 @@ from PySide6.QtWidgets import (
 from assistant.backend.protocol import Ready
 from assistant.events import Failed, ModelStatus
 from ui.core import icons
-from ui.core.app import App, Message
+from ui.core.app import App, Notification
 from ui.core.translations import tr
-from ui.core.untrusted_text import one_line, tip
-from ui.talk.compact import quit_program
-from ui.widgets.common import IconButton, Notice, Picture, button, column, label, line, restyle, row
+from ui.core.untrusted_text import one_line, tooltip
+from ui.talk.compact_window import quit_program
+from ui.widgets.common import Banner, IconButton, IconLabel, button, column, label, line, restyle, row
 
 PAGES = ("talk", "sessions", "finetune", "settings")
 _LONGEST_STATUS = 60  # characters
@@ -69,14 +69,14 @@ class MainWindow(QMainWindow):
         self._tabs: dict[str, QPushButton] = {}
         self._status = label(self.tr("starting…") if app.settings.started else "", "small", wrap=False)
         self._stack = QStackedWidget()
-        self._notices = QVBoxLayout()
-        self._notices.setSpacing(8)
-        self._notified: dict[str, Notice] = {}
+        self._banner_area = QVBoxLayout()
+        self._banner_area.setSpacing(8)
+        self._banners: dict[str, Banner] = {}
         centre = QWidget()
         layout = column(spacing=0)
         layout.addLayout(self._header())
         layout.addWidget(line())
-        layout.addLayout(self._notices)
+        layout.addLayout(self._banner_area)
         layout.addWidget(self._stack, 1)
         centre.setLayout(layout)
         self.setCentralWidget(centre)
@@ -84,8 +84,8 @@ class MainWindow(QMainWindow):
             self._shortcut(f"Ctrl+{number}", name)
         self._shortcut("Ctrl+,", "settings")
         QShortcut(QKeySequence("Ctrl+Q"), self).activated.connect(lambda: quit_program(self))
-        app.told.connect(self.notify)
-        app.happened.connect(self._hear)
+        app.notified.connect(self.notify)
+        app.event_received.connect(self._on_event)
         self._restore()
 
     def show_page(self, name: str) -> QWidget:
@@ -102,7 +102,7 @@ class MainWindow(QMainWindow):
     def make_page(self, name: str) -> QWidget:
         """The page, made if there is none in the language in force; it is not turned to."""
         before = self.pages.get(name)
-        if before is None or (name in self._outdated and not getattr(before, "at_work", False)):
+        if before is None or (name in self._outdated and not getattr(before, "busy", False)):
             self._make(name, before)
         return self.pages[name]
 
@@ -111,19 +111,19 @@ class MainWindow(QMainWindow):
         """The name of the page that is shown."""
         return next((name for name, page in self.pages.items() if page is self._stack.currentWidget()), "")
 
-    def notify(self, message: Message) -> None:
+    def notify(self, message: Notification) -> None:
         """Show a message above the page; the same words again replace the old ones, three stay at most."""
-        if (old := self._notified.pop(message.text, None)) is not None:
+        if (old := self._banners.pop(message.text, None)) is not None:
             old.dismiss()
-        while len(self._notified) >= 3:
-            self._notified.pop(next(iter(self._notified))).dismiss()
-        notice = Notice(message.text, message.action, message.act, trouble=message.trouble)
-        notice.dismissed.connect(partial(self._forget, message.text, notice))
-        self._notified[message.text] = notice
-        self._notices.addWidget(notice)
-        self._notices.setContentsMargins(16, 8, 16, 0)
+        while len(self._banners) >= 3:
+            self._banners.pop(next(iter(self._banners))).dismiss()
+        banner = Banner(message.text, message.action, message.act, error=message.error)
+        banner.dismissed.connect(partial(self._forget, message.text, banner))
+        self._banners[message.text] = banner
+        self._banner_area.addWidget(banner)
+        self._banner_area.setContentsMargins(16, 8, 16, 0)
         if message.seconds:
-            QTimer.singleShot(round(message.seconds * 1000), notice, notice.dismiss)
+            QTimer.singleShot(round(message.seconds * 1000), banner, banner.dismiss)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """What the model is makes room for the pages' names."""
@@ -145,7 +145,7 @@ class MainWindow(QMainWindow):
         if event.type() == QEvent.Type.FontChange and self.pages:
             QTimer.singleShot(0, self, self._fit)  # the tabs have it then
         elif event.type() == QEvent.Type.LanguageChange:
-            self._name()
+            self._retranslate()
             self._fit()
             self._outdated = set(self.pages) - {"talk"}
             if self.page:
@@ -169,10 +169,10 @@ class MainWindow(QMainWindow):
         self._stack.addWidget(made)
         self._outdated.discard(name)
         if before is not None:
-            for notice in self._notified.values():  # their undo belongs to a page that goes
-                notice.dismiss()
-            if hasattr(before, "place") and hasattr(made, "place"):
-                made.place = before.place
+            for banner in self._banners.values():  # their undo belongs to a page that goes
+                banner.dismiss()
+            if hasattr(before, "view_state") and hasattr(made, "view_state"):
+                made.view_state = before.view_state
             self._stack.removeWidget(before)
             before.deleteLater()
 
@@ -181,15 +181,15 @@ class MainWindow(QMainWindow):
             tab = button("", partial(self.show_page, page), "tab")
             tab.setCheckable(True)
             self._tabs[page] = tab
-        self._lock = Picture("lock")
+        self._lock = IconLabel("lock")
         self._settings = IconButton("settings", "", lambda: self.show_page("settings"))
         self._settings.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         header = row(*self._tabs.values(), None, self._status, self._lock, self._settings)
         header.setContentsMargins(12, 8, 12, 8)
-        self._name()
+        self._retranslate()
         return header
 
-    def _name(self) -> None:
+    def _retranslate(self) -> None:
         """Say what the header's parts are, in the language in force."""
         names = {"talk": self.tr("Talk"), "sessions": self.tr("Sessions"), "finetune": self.tr("Fine-tune")}
         for page, tab in self._tabs.items():
@@ -203,26 +203,28 @@ class MainWindow(QMainWindow):
     def _shortcut(self, keys: str, page: str) -> None:
         QShortcut(QKeySequence(keys), self).activated.connect(lambda: self.show_page(page))
 
-    def _hear(self, event: object) -> None:
+    def _on_event(self, event: object) -> None:
         if isinstance(event, Ready):
             self._show_status(about_model(event.about))
-            self._status.setToolTip(tip(str(event.about.get("why", ""))))
+            self._status.setToolTip(tooltip(str(event.about.get("why", ""))))
         elif isinstance(event, ModelStatus) and event.status != "ready":  # `Ready` tells more
             self._show_status(event.text)
             if event.status == "failed":
-                self.notify(Message(event.text, self.tr("Choose a model"), lambda: self.show_page("settings"), True))
+                self.notify(
+                    Notification(event.text, self.tr("Choose a model"), lambda: self.show_page("settings"), True)
+                )
         elif isinstance(event, Failed) and event.turn is None:
-            self.notify(Message(event.message, trouble=True))
+            self.notify(Notification(event.message, error=True))
 
     def _show_status(self, text: str) -> None:
         self._status.setText(one_line(text)[:_LONGEST_STATUS])
         self._fit()
 
-    def _forget(self, text: str, notice: Notice) -> None:
-        if self._notified.get(text) is notice:
-            del self._notified[text]
-        if not self._notified:
-            self._notices.setContentsMargins(0, 0, 0, 0)
+    def _forget(self, text: str, banner: Banner) -> None:
+        if self._banners.get(text) is banner:
+            del self._banners[text]
+        if not self._banners:
+            self._banner_area.setContentsMargins(0, 0, 0, 0)
 
     def _restore(self) -> None:
         geometry = _geometry_store(self.app).value("geometry")

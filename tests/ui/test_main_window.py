@@ -15,7 +15,7 @@ from assistant.backend.protocol import Ready
 from assistant.events import EMOTIONS, Failed, InputLevel, ModelStatus, ReplyText, State, StateChanged
 from ui.core import theme
 from ui.core.app import App
-from ui.core.bridge import Bridge
+from ui.core.event_bridge import EventBridge
 from ui.core.jobs import Job
 from ui.core.theme import contrast
 from ui.core.untrusted_text import LONGEST
@@ -36,8 +36,8 @@ def test_every_pair_of_colours_can_be_read(name: str) -> None:
 
 
 def test_the_bridge_joins_text_and_keeps_order_across_threads(qtbot: QtBot) -> None:
-    bridge, got = Bridge(), []
-    bridge.happened.connect(got.append)
+    bridge, got = EventBridge(), []
+    bridge.event_received.connect(got.append)
     events = [
         ReplyText(1, "a"),
         ReplyText(1, "b"),
@@ -60,11 +60,11 @@ def test_the_bridge_joins_text_and_keeps_order_across_threads(qtbot: QtBot) -> N
 
 def test_true_is_not_worn_out_by_signals(qtbot: QtBot) -> None:
     """PySide6 6.12.0 lost a reference at each emit (see the pin in pyproject)."""
-    bridge = Bridge()
-    bridge.happened.connect(lambda _event: None)
+    bridge = EventBridge()
+    bridge.event_received.connect(lambda _event: None)
     before = sys.getrefcount(True)
     for _ in range(2000):
-        bridge.happened.emit(True)
+        bridge.event_received.emit(True)
     assert abs(sys.getrefcount(True) - before) < 100
 
 
@@ -106,14 +106,14 @@ def test_pages_status_and_messages(app: App, qtbot: QtBot) -> None:
     talk.happen(ModelStatus("loading", "loading mini"), Ready(about))
     qtbot.waitUntil(lambda: window._status.text() == "mini · CPU int8 · 0.9 GB")
     talk.happen(Failed(None, "The microphone is gone."), Failed(None, "The microphone is gone."))
-    qtbot.waitUntil(lambda: window._notices.count() == 1)
+    qtbot.waitUntil(lambda: window._banner_area.count() == 1)
     done: list[str] = []
     app.notify("Deleted.", "Undo", lambda: done.append("undone"))
-    window._notified["Deleted."].action.click()
+    window._banners["Deleted."].action.click()
     assert done == ["undone"]
     for number in range(9):
-        app.notify(f"message {number}", trouble=True)
-    qtbot.waitUntil(lambda: window._notices.count() == 3)
+        app.notify(f"message {number}", error=True)
+    qtbot.waitUntil(lambda: window._banner_area.count() == 3)
 
 
 def test_geometry_is_remembered(app: App, qtbot: QtBot) -> None:

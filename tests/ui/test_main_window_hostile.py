@@ -23,13 +23,13 @@ from assistant.finetune.tuning_data import Problem, Recording
 from assistant.sessions.journal import JsonLines, read_lines
 from assistant.sessions.recorder import EVENTS
 from tests.ui.support.hostile import SLOWEST, Clock, hostile, traps
-from tests.ui.support.recorded import STORY, record
-from tests.ui.support.told import happen, open_page
+from tests.ui.support.sessions import STORY, record
+from tests.ui.support.turns import happen, open_page
 from ui.core.app import App
-from ui.finetune.data import DataPage
-from ui.finetune.table import RecordingTable
+from ui.finetune.recording_table import RecordingTable
+from ui.finetune.recordings_page import RecordingsPage
 from ui.sessions.browser import SessionsPage
-from ui.sessions.reask import ReAsk
+from ui.sessions.model_comparison import ModelComparison
 from ui.settings.model_card import ModelCard
 from ui.widgets.common import Picker
 
@@ -84,7 +84,7 @@ def status(app: App, qtbot: QtBot) -> Show:
 
 
 def asked_again(app: App, qtbot: QtBot) -> Show:
-    page = shown(ReAsk(app), qtbot)
+    page = shown(ModelComparison(app), qtbot)
 
     def show(text: str) -> None:
         before = {"reply": text, "reading": text[:60], "first_token_ms": 1.0}
@@ -102,7 +102,7 @@ def models(app: App, qtbot: QtBot) -> Show:
     def show(text: str) -> None:
         card = ModelCard(app, text, preset=False)
         card.show_about(BROKEN | {"source": text, "error": text})
-        card.outcome.report(text, trouble=True, action="Try again", act=lambda: None)
+        card.message.report(text, error=True, action="Try again", act=lambda: None)
         picker = Picker()
         card.setParent(page)
         picker.setParent(page)
@@ -116,7 +116,7 @@ def models(app: App, qtbot: QtBot) -> Show:
 
 
 def recordings(app: App, qtbot: QtBot) -> Show:
-    page = shown(DataPage(app, lambda: None), qtbot)
+    page = shown(RecordingsPage(app, lambda: None), qtbot)
     table: RecordingTable = page.table
 
     def show(text: str) -> None:

@@ -18,8 +18,8 @@ from PySide6.QtWidgets import QApplication, QWidget
 from assistant.backend.protocol import Ready
 from tests.support.fakes import ToneSynthesizer
 from tests.ui.conftest import ScriptedTalk
-from tests.ui.support.recorded import record
 from tests.ui.support.script import Wait, play
+from tests.ui.support.sessions import record
 from tests.ui.tour import ABOUT, SETTINGS, TURNS, turn_events, walk
 from ui import window as program
 from ui.core.app import Services
@@ -122,7 +122,7 @@ def keyboard(window: MainWindow) -> Generator[Wait, None, None]:
             first.next.setFocus()
             QTest.keyClick(first.next, Qt.Key.Key_Return)
             yield "the next step", lambda step=step, first=first: first.step == step + 1
-    window.app.finish_first_start()
+    window.app.finish_first_run()
     talk: Any = window.app.talk
     talk.happen(Ready(ABOUT))
     for number, (what, emotion, reply) in enumerate(TURNS, 1):

@@ -60,7 +60,7 @@ def recording(name: str) -> Samples:
 
 def saying(stack: SoundStack, samples: Samples) -> Wait:
     """Say it, while the window goes on; wait until it is said."""
-    thread = threading.Thread(target=stack.report, args=(samples,))
+    thread = threading.Thread(target=stack.say, args=(samples,))
     thread.start()
     return "what is said", lambda: not thread.is_alive()
 
@@ -70,7 +70,7 @@ class Watch:
 
     def __init__(self, window: MainWindow) -> None:
         self.events: list[Any] = []
-        window.app.happened.connect(self.events.append)
+        window.app.event_received.connect(self.events.append)
 
     def of(self, kind: type) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
@@ -246,7 +246,7 @@ def test_from_no_settings_to_talking(sound_stack: SoundStack, home: Path) -> Non
     def script(window: MainWindow) -> Generator[Wait, None, None]:
         watch = Watch(window)
         first: Any = window.pages["first"]
-        yield "it is known that mini is here", lambda: first.model.here
+        yield "it is known that mini is here", lambda: first.model.mini_available
         assert not watch.of(ModelStatus)  # nothing is loaded before it is chosen
         click(window, "Next")
         yield "the devices", lambda: "No microphone was found" not in texts(first) and first.step == 1
@@ -268,8 +268,8 @@ def test_from_no_settings_to_talking(sound_stack: SoundStack, home: Path) -> Non
         assert watch.turns()[0].reply
 
     assert play(script, seconds=90).code == 0
-    kept, trouble = load(home / "settings.toml")
-    assert (kept.started, kept.recording.mode, kept.model.source, trouble) == (True, "days", "mini", "")
+    kept, error = load(home / "settings.toml")
+    assert (kept.started, kept.recording.mode, kept.model.source, error) == (True, "days", "mini", "")
     assert len(sessions(home / "sessions")) == 1
 
 
@@ -279,7 +279,7 @@ def test_settings_are_in_force_at_once_and_at_the_next_start(sound_stack: SoundS
         QTest.keyClick(window, Qt.Key.Key_Comma, Qt.KeyboardModifier.ControlModifier)
         yield "the settings", lambda: window.page == "settings"
         settings: Any = window.pages["settings"]
-        for section, choice in (("turns", "Patient"), ("looks", "Dark"), ("recording", "Keep nothing")):
+        for section, choice in (("turns", "Patient"), ("appearance", "Dark"), ("recording", "Keep nothing")):
             settings.show_section(section)
             yield choice, lambda choice=choice: findable(settings, choice)
             click(settings, choice)
@@ -290,7 +290,7 @@ def test_settings_are_in_force_at_once_and_at_the_next_start(sound_stack: SoundS
         yield "the window as it was", lambda: (window.width(), window.height()) == (720, 640)
         assert theme.colours() is theme.DARK
         settings: Any = window.show_page("settings")
-        for section, choice in (("turns", "Patient"), ("looks", "Dark"), ("recording", "Keep nothing")):
+        for section, choice in (("turns", "Patient"), ("appearance", "Dark"), ("recording", "Keep nothing")):
             settings.show_section(section)
             yield choice, lambda choice=choice: named(settings, choice).isChecked()
 
@@ -344,10 +344,10 @@ def test_a_correction_is_taken_back_and_another_model_asked(sound_stack: SoundSt
         click(page, "Ask another model")
         assert named(page, "Model").currentText() == "mini"
         click(page, "Ask")
-        yield "what it makes of it", lambda: len(page.reask.rows) == 1 and not page.reask.running
-        assert "1 readings and" in page.reask.result.text()
-        assert "Before" in texts(page.reask)
-        before, after = (page.reask._values[0][side] for side in ("before", "after"))
+        yield "what it makes of it", lambda: len(page.comparison.rows) == 1 and not page.comparison.running
+        assert "1 readings and" in page.comparison.result.text()
+        assert "Before" in texts(page.comparison)
+        before, after = (page.comparison._values[0][side] for side in ("before", "after"))
         assert before["reading"] == after["reading"]
 
     assert play(script, seconds=150).code == 0

@@ -41,8 +41,8 @@ from assistant.events import (
 )
 from tests.support.fakes import ToneSynthesizer
 from tests.ui.conftest import ScriptedTalk
-from tests.ui.support.recorded import reading, record, spoken, words
 from tests.ui.support.script import PICTURE, Played, Wait, play
+from tests.ui.support.sessions import reading, record, spoken, words
 from ui import window as program
 from ui.core.app import Services
 from ui.main_window import MainWindow
@@ -52,7 +52,7 @@ ABOUT = {
     "name": "mini", "device": "cpu", "quantize": "int8", "memory_bytes": 884e6, "reads_emotion": True,
     "prosody_estimate": True, "frame_seconds": 0.02, "path": "transcript", "why": "No GPU was found.",
 }  # fmt: skip
-SETTINGS = ("sound", "turns", "voice", "model", "recording", "looks", "shortcuts", "diagnostics")
+SETTINGS = ("sound", "turns", "voice", "model", "recording", "appearance", "shortcuts", "diagnostics")
 TURNS = (
     ("something-is-terribly-wrong", "sad", "I am sorry. Tell me what happened, and we will sort it out together."),
     ("who-sent-this", "unsure", "Let us look at the sender together. It may be a colleague's new address."),
@@ -80,7 +80,7 @@ class Tour:
             yield from self.inspect(window, f"first-{step + 1}")
             if step < 2:
                 window.pages["first"].advance()  # type: ignore[attr-defined]
-        window.app.finish_first_start()
+        window.app.finish_first_run()
         window.show_page("talk")
         yield from self.talk(window)
         window.show_page("sessions")

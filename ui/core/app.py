@@ -17,7 +17,7 @@ from assistant.settings import Settings, load, save
 from assistant.speech.synthesizer import Synthesizer
 from assistant.talk import Talk, TalkSettings
 from ui.core import theme
-from ui.core.bridge import Bridge
+from ui.core.event_bridge import EventBridge
 from ui.core.jobs import Job
 from ui.core.translations import tr
 from ui.core.trash import Trash
@@ -43,13 +43,13 @@ class Services:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class Notification:
     """Something to tell the user; `act` is the remedy or the undo. `seconds` 0: until it is dismissed."""
 
     text: str
     action: str = ""
     act: Callable[[], object] | None = None
-    trouble: bool = False
+    error: bool = False
     seconds: float = 0.0
 
 
@@ -66,9 +66,9 @@ class App(QObject):
         aside: where deleted files wait for an undo.
     """
 
-    happened = Signal(object)
+    event_received = Signal(object)
     settings_changed = Signal(object)
-    told = Signal(object)
+    notified = Signal(object)
 
     def __init__(self, services: Services) -> None:
         super().__init__()
@@ -76,11 +76,11 @@ class App(QObject):
         self.talk: Talk | None = None
         self.synthesizer: Synthesizer | None = None
         self.about: Mapping[str, Any] = {}
-        self._bridge = Bridge(self)
-        self._bridge.happened.connect(self._note)
-        self._bridge.happened.connect(self.happened)
+        self._bridge = EventBridge(self)
+        self._bridge.event_received.connect(self._note)
+        self._bridge.event_received.connect(self.event_received)
         self._path = services.home / "settings.toml"
-        self.settings, self._trouble = load(self._path)
+        self.settings, self._error = load(self._path)
         self._jobs: list[Job] = []
         self.trash = Trash(services.home / "deleted", self)
 
@@ -103,13 +103,13 @@ class App(QObject):
 
     def start(self) -> None:
         """Begin the conversation; the model loads in its own process meanwhile."""
-        if self._trouble:
-            self.notify(self._trouble, trouble=True)
+        if self._error:
+            self.notify(self._error, error=True)
         self.synthesizer = self._synthesizer()
         try:
             self.talk = self.services.talk(self._talk_settings(), self.synthesizer, self._bridge)
         except AssistantError as error:
-            self.notify(str(error), trouble=True)
+            self.notify(str(error), error=True)
             return
         self.talk.start()
 
@@ -123,7 +123,7 @@ class App(QObject):
             if self.talk is not None:
                 self.talk.close()
         except AssistantError as error:
-            self.notify(str(error), trouble=True)
+            self.notify(str(error), error=True)
         finally:
             if self.synthesizer is not None:
                 self.synthesizer.close()
@@ -138,7 +138,7 @@ class App(QObject):
         """
         before, self.settings = self.settings, self.settings.changed(section, **values)
         if self.settings != before:
-            self._put_in_force(before)
+            self._apply(before)
             self._save()
 
     def load_model(self) -> None:
@@ -146,18 +146,18 @@ class App(QObject):
         if self.talk is not None:
             self.talk.replace_model(self.settings.model.choice)
 
-    def finish_first_start(self) -> None:
+    def finish_first_run(self) -> None:
         """The first steps are done."""
         self.settings = self.settings.model_copy(update={"started": True})
         self._save()
 
     def notify(
-        self, text: str, action: str = "", act: Callable[[], object] | None = None, *, trouble: bool = False
+        self, text: str, action: str = "", act: Callable[[], object] | None = None, *, error: bool = False
     ) -> None:
         """Show a message in the window; with an action it stays long enough to be used."""
-        self.told.emit(Message(text, action, act, trouble, 0.0 if trouble else 10.0 if act else 5.0))
+        self.notified.emit(Notification(text, action, act, error, 0.0 if error else 10.0 if act else 5.0))
 
-    def delete(self, paths: Sequence[Path], words: str, back: Callable[[], object] = lambda: None) -> None:
+    def delete(self, paths: Sequence[Path], args: str, back: Callable[[], object] = lambda: None) -> None:
         """Delete files or folders; the message `words` offers an undo, and `back` follows it.
 
         Raises:
@@ -170,21 +170,21 @@ class App(QObject):
 
         def undo() -> None:
             try:
-                self.trash.bring_back(moved)
+                self.trash.restore(moved)
             except OSError as error:
-                self.notify(tr("That cannot be brought back ({why}).").format(why=error.strerror), trouble=True)
+                self.notify(tr("That cannot be brought back ({why}).").format(why=error.strerror), error=True)
             else:
                 back()
 
-        self.notify(words, tr("Undo"), undo)
+        self.notify(args, tr("Undo"), undo)
 
-    def run(self, *words: str) -> Job:
+    def run(self, *args: str) -> Job:
         """One of our own commands in a child process: `run("plan", "--model", folder, "--json")`."""
-        return self._begin((*self.services.command, *words))
+        return self._begin((*self.services.command, *args))
 
-    def run_module(self, module: str, *words: str) -> Job:
+    def run_module(self, module: str, *args: str) -> Job:
         """`python -m module ...` in a child process, for model.convert and training."""
-        return self._begin((*self.services.python, "-m", module, *words))
+        return self._begin((*self.services.python, "-m", module, *args))
 
     # ---- inside
 
@@ -204,7 +204,7 @@ class App(QObject):
         try:
             save(self._path, self.settings)
         except AssistantError as error:
-            self.notify(str(error), trouble=True)
+            self.notify(str(error), error=True)
         self.settings_changed.emit(self.settings)
 
     def _synthesizer(self) -> Synthesizer | None:
@@ -214,7 +214,7 @@ class App(QObject):
         try:
             return self.services.synthesizer(engine)
         except AssistantError as error:
-            self.notify(str(error), trouble=True)
+            self.notify(str(error), error=True)
             return self.services.synthesizer("system") if engine != "system" else None
 
     def _talk_settings(self) -> TalkSettings:
@@ -233,7 +233,7 @@ class App(QObject):
             corrections=self.corrections,
         )
 
-    def _put_in_force(self, before: Settings) -> None:
+    def _apply(self, before: Settings) -> None:
         """Let the conversation and the window follow what has changed."""
         now, talk = self.settings, self.talk
         application = QApplication.instance()

@@ -16,20 +16,20 @@ _T = TypeVar("_T")
 class Background(QObject):
     """One piece of work after the other, on a thread of its own. It has no parent: whoever made it closes it."""
 
-    _came = Signal(object, object, object)
+    _finished = Signal(object, object, object)
 
     def __init__(self) -> None:
         super().__init__()
         self._closed = False
         self._thread = ThreadPoolExecutor(1)
-        self._came.connect(self._deliver, Qt.ConnectionType.QueuedConnection)  # also where work was done at once
+        self._finished.connect(self._deliver, Qt.ConnectionType.QueuedConnection)  # also where work was done at once
 
     def run(
         self, work: Callable[[], _T], done: Callable[[_T], object], failed: Callable[[str], object] | None = None
     ) -> None:
         """Do `work`, then `done` with its result on Qt's thread; `failed` with the words of an AssistantError."""
         if not self._closed:
-            self._thread.submit(work).add_done_callback(lambda future: self._came.emit(future, done, failed))
+            self._thread.submit(work).add_done_callback(lambda future: self._finished.emit(future, done, failed))
 
     def close(self) -> None:
         """Wait for what is being done; what waits is dropped, and nothing is told any more."""

@@ -35,9 +35,9 @@ def install(command: Sequence[str], folder: Path) -> None:
     """
     resources = files("resources")
     beside = Path(sys.executable).with_name(NAME)
-    words = [str(beside)] if beside.is_file() else list(command)
+    program = [str(beside)] if beside.is_file() else list(command)
     text = (resources / f"{NAME}.desktop").read_text("utf-8")
-    text = text.replace(f"Exec={NAME}\n", f"Exec={' '.join(map(_quoted, words))}\nPath={_escaped(str(folder))}\n")
+    text = text.replace(f"Exec={NAME}\n", f"Exec={' '.join(map(_quoted, program))}\nPath={_escaped(str(folder))}\n")
     for path, content in ((_icon(), (resources / "icons" / f"{NAME}.svg").read_text("utf-8")), (_entry(), text)):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content, mode=None)

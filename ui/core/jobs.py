@@ -24,14 +24,14 @@ class Job(QObject):
         super().__init__(parent)
         self.results: list[dict[str, Any]] = []
         self._rest = b""
-        self._said = b""
+        self._stderr = b""
         self._process = QProcess(self)
         environment = QProcessEnvironment.systemEnvironment()
         environment.insert("PYTHONUNBUFFERED", "1")
         environment.insert("OMP_WAIT_POLICY", "PASSIVE")
         self._process.setProcessEnvironment(environment)
         self._process.readyReadStandardOutput.connect(self._read)
-        self._process.readyReadStandardError.connect(self._listen)
+        self._process.readyReadStandardError.connect(self._read_stderr)
         self._process.finished.connect(self._end)
         self._process.errorOccurred.connect(self._fail)
         self._process.start(command[0], list(command[1:]))
@@ -67,16 +67,16 @@ class Job(QObject):
                 self.results.append(value)
                 self.printed.emit(value)
 
-    def _listen(self) -> None:
-        self._said = (self._said + self._process.readAllStandardError().data())[-4000:]
+    def _read_stderr(self) -> None:
+        self._stderr = (self._stderr + self._process.readAllStandardError().data())[-4000:]
 
     def _end(self, code: int, status: QProcess.ExitStatus) -> None:
         self._rest += b"\n"
         self._read()
-        self._listen()
-        said = [line.strip() for line in self._said.decode(errors="replace").splitlines() if line.strip()]
+        self._read_stderr()
+        lines = [line.strip() for line in self._stderr.decode(errors="replace").splitlines() if line.strip()]
         crashed = status is QProcess.ExitStatus.CrashExit
-        self.ended.emit(-1 if crashed else code, said[-1] if said else "")
+        self.ended.emit(-1 if crashed else code, lines[-1] if lines else "")
 
     def _fail(self, error: QProcess.ProcessError) -> None:
         if error is QProcess.ProcessError.FailedToStart:

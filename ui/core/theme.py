@@ -14,9 +14,6 @@ from PySide6.QtCore import Qt
 from PySide6.QtGui import QColor, QGuiApplication, QPalette
 from PySide6.QtWidgets import QApplication
 
-from assistant.events import UNSURE
-from ui.core.translations import tr
-
 GRID = 8
 """Pixels; margins are two or three of them."""
 SIZES = {"small": 12, "body": 14, "lead": 16, "title": 20, "display": 28}
@@ -134,13 +131,6 @@ def _luminance(colour: str) -> float:
         for c in (value.redF(), value.greenF(), value.blueF())
     )
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def words(label: str) -> str:
-    """The panel's wording: it reads the voice's expression, not the inner state."""
-    if label == UNSURE:
-        return tr("The voice leaves it open")
-    return tr("Voice sounds {0}").format(tr("surprised" if label == "surprise" else label))
 
 
 def _palette(c: Colours) -> QPalette:

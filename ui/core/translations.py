@@ -18,7 +18,7 @@ LANGUAGES = {"en": "English", "zh": "中文"}
 _QT = {"zh": "qtbase_zh_CN"}
 
 
-class Table(QTranslator):
+class TableTranslator(QTranslator):
     """A translator that looks into a table; what it does not hold stays English."""
 
     def __init__(self, texts: dict[str, str]) -> None:
@@ -55,7 +55,7 @@ def table(language: str) -> dict[str, str]:
     return texts
 
 
-def spoken_here(language: str) -> str:
+def resolve_language(language: str) -> str:
     """The language that "system", "en" or "zh" comes to."""
     if language != "system":
         return language
@@ -65,7 +65,7 @@ def spoken_here(language: str) -> str:
 def install(language: str) -> None:
     """Put a language in force, with its dates and numbers; the windows get a LanguageChange where it is another one."""
     global _language
-    chosen = spoken_here(language)
+    chosen = resolve_language(language)
     if chosen == _language:
         return
     _language = chosen
@@ -78,6 +78,6 @@ def install(language: str) -> None:
         if own.load(_QT[chosen], QLibraryInfo.path(QLibraryInfo.LibraryPath.TranslationsPath)):
             _installed.append(own)
     if texts := table(chosen):
-        _installed.append(Table(texts))
+        _installed.append(TableTranslator(texts))
     for translator in _installed:
         QCoreApplication.installTranslator(translator)

@@ -47,12 +47,12 @@ class Trash(QObject):
             for path in paths:
                 moved.append((path, path.rename(place / path.name)))  # noqa: PERF401 (kept up to the one that fails)
         except OSError:
-            self.bring_back(moved)
+            self.restore(moved)
             raise
         self.changed.emit()
         return moved
 
-    def bring_back(self, moved: Sequence[tuple[Path, Path]]) -> None:
+    def restore(self, moved: Sequence[tuple[Path, Path]]) -> None:
         """Undo `put`.
 
         Raises:

@@ -14,7 +14,7 @@ _LEFTWARD = {"R", "AL", "RLE", "RLO", "RLI"}
 _LINE = 300
 
 
-def whole(text: str) -> str:
+def valid_unicode(text: str) -> str:
     """Without halves of characters, which Qt cannot take."""
     return text.encode("utf-16", "replace").decode("utf-16")
 
@@ -22,7 +22,7 @@ def whole(text: str) -> str:
 def paragraphs(text: str) -> str:
     """The text with breaks where a paragraph would be too long."""
     parts = []
-    for paragraph in whole(text).split("\n"):
+    for paragraph in valid_unicode(text).split("\n"):
         left = paragraph
         most = _MIXED if any(bidirectional(one) in _LEFTWARD for one in left) else PARAGRAPH
         while len(left) > most:
@@ -35,7 +35,7 @@ def paragraphs(text: str) -> str:
 
 def one_line(text: str) -> str:
     """The beginning of a text, for a row of a list or a table."""
-    return " ".join(whole(text[:_LINE]).split())
+    return " ".join(valid_unicode(text[:_LINE]).split())
 
 
 def brief(text: str) -> str:
@@ -43,6 +43,6 @@ def brief(text: str) -> str:
     return paragraphs(text[: 2 * _LINE])
 
 
-def tip(text: str) -> str:
+def tooltip(text: str) -> str:
     """For a tool tip, which would take a text that looks like markup for markup, and fetch its pictures."""
     return f"<p style='white-space: pre-wrap'>{escape(brief(text))}</p>" if text else ""

@@ -18,12 +18,12 @@ from assistant.finetune.run_watcher import Stage, TuningRun, discard, in_use, re
 from assistant.sessions.corrections import corrections
 from ui.core.app import App
 from ui.core.translations import tr
-from ui.finetune.data import DataPage
-from ui.finetune.plan import PlanPage
-from ui.finetune.result import ResultPage
-from ui.finetune.run import RunPage
+from ui.finetune.plan_page import PlanPage
+from ui.finetune.recordings_page import RecordingsPage
+from ui.finetune.result_page import ResultPage
+from ui.finetune.training_page import TrainingPage
 from ui.widgets.common import IconButton, button, column, label, restyle, row
-from ui.widgets.forms import Mark, Outcome
+from ui.widgets.forms import InlineMessage, StatusIcon
 
 _STEPS = ("Recordings", "Plan", "Training", "Result")
 
@@ -35,9 +35,9 @@ class FineTunePage(QWidget):
         super().__init__()
         self._app = app
         self.start = _StartPage(app, self)
-        self.data = DataPage(app, self.show_start)
-        self.plan = PlanPage(app, lambda: self._turn_to(self.data))
-        self.training = RunPage(app, self._leave)
+        self.recordings = RecordingsPage(app, self.show_start)
+        self.plan = PlanPage(app, lambda: self._turn_to(self.recordings))
+        self.training = TrainingPage(app, self._leave)
         self.result = ResultPage(app)
         self._stack = QStackedWidget()
         self._steps = [label(tr(name), "small", wrap=False) for name in _STEPS]
@@ -53,12 +53,12 @@ class FineTunePage(QWidget):
         layout = column(self._strip, spacing=0)
         layout.addWidget(self._stack, 1)
         self.setLayout(layout)
-        for page in (self.start, self.data, self.plan, self.training, self.result):
+        for page in (self.start, self.recordings, self.plan, self.training, self.result):
             self._stack.addWidget(page)
-        self.data.went_on.connect(self._plan)
-        self.plan.began.connect(self._begin)
+        self.recordings.confirmed.connect(self._plan)
+        self.plan.started.connect(self._begin)
         self.training.finished.connect(self.show_result)
-        self.result.left.connect(self.show_start)
+        self.result.closed.connect(self.show_start)
         sweep(app.runs)
         self.show_start()
 
@@ -70,9 +70,9 @@ class FineTunePage(QWidget):
         return shown
 
     @property
-    def at_work(self) -> bool:
+    def busy(self) -> bool:
         """Whether something is being trained, or planned."""
-        return self.training.at_work or self.page in (self.data, self.plan)
+        return self.training.busy or self.page in (self.recordings, self.plan)
 
     # ---- the way through
 
@@ -87,21 +87,21 @@ class FineTunePage(QWidget):
         if (path / "run.toml").is_file():
             self.open_run(path)
             return
-        self._turn_to(self.data)
-        self.data.check(path)
+        self._turn_to(self.recordings)
+        self.recordings.check(path)
 
     def open_run(self, folder: Path) -> None:
         """Show a run where it stands."""
         try:
             run = TuningRun.open(folder)
         except ValueError as error:
-            self._app.notify(str(error), trouble=True)
+            self._app.notify(str(error), error=True)
             return
         if run.stage is Stage.FINISHED:
             self.show_result(run)
         elif run.stage is Stage.PLANNED:
             self._app.notify(tr("This run was planned and never begun: choose its recordings again."))
-        elif not self.training.at_work or self.training.run is None or self.training.run.folder != folder:
+        elif not self.training.busy or self.training.run is None or self.training.run.folder != folder:
             self.training.show_run(run)
             self._turn_to(self.training)
         else:
@@ -113,20 +113,20 @@ class FineTunePage(QWidget):
         self._turn_to(self.result)
 
     def _plan(self) -> None:
-        if self.training.at_work:
+        if self.training.busy:
             self._app.notify(tr("A training is at work: let it end, or pause it, before another one begins."))
             return
-        name = self.data.name.replace(" ", "-")[:40]
+        name = self.recordings.name.replace(" ", "-")[:40]
         folder = self._app.runs / f"{datetime.now():%Y-%m-%d-%H%M%S}-{name}"
         self._turn_to(self.plan)
-        self.plan.begin(self.data.rows, self.data.table.mapping, folder)
+        self.plan.begin(self.recordings.rows, self.recordings.table.mapping, folder)
 
-    def _begin(self, run: TuningRun, words: list[str]) -> None:
+    def _begin(self, run: TuningRun, arguments: list[str]) -> None:
         self._turn_to(self.training)
-        self.training.begin(run, words)
+        self.training.begin(run, arguments)
 
     def _leave(self) -> None:
-        if self.training.at_work:
+        if self.training.busy:
             self.training.pause.click()
         self.show_start()
 
@@ -145,7 +145,7 @@ class _StartPage(QWidget):
     def __init__(self, app: App, wizard: FineTunePage) -> None:
         super().__init__()
         self._app, self._wizard = app, wizard
-        self.outcome = Outcome()
+        self.message = InlineMessage()
         intro = tr(
             "A few dozen recordings of your own voice, in different moods, teach the assistant to read it better. "
             "Everything happens on this machine, and one click takes it back."
@@ -163,13 +163,13 @@ class _StartPage(QWidget):
         self._heading = label(tr("So far"), "heading")
         inner = QWidget()
         inner.setMaximumWidth(820)
-        words = label(intro, "muted")
-        words.setMaximumWidth(640)
-        layout = column(label(tr("Teach it your voice"), "display"), words, spacing=12)
+        intro_label = label(intro, "muted")
+        intro_label.setMaximumWidth(640)
+        layout = column(label(tr("Teach it your voice"), "display"), intro_label, spacing=12)
         layout.addSpacing(4)
         layout.addLayout(row(self.folder, self.manifest, self.corrected, None))
         layout.addWidget(self.hint)
-        layout.addWidget(self.outcome)
+        layout.addWidget(self.message)
         layout.addSpacing(16)
         layout.addWidget(self._heading)
         layout.addLayout(self._list)
@@ -210,9 +210,9 @@ class _StartPage(QWidget):
         box = QFrame()
         box.setProperty("role", "raised")
         used = in_use(run, self._app.settings)
-        icon, colour, words, act = _said(run, used=used)
-        facts = column(label(run.name, "heading", wrap=False), label(words, "small"), spacing=2)
-        layout = row(Mark(icon, colour), spacing=12)
+        icon, colour, text, act = _run_status(run, used=used)
+        facts = column(label(run.name, "heading", wrap=False), label(text, "small"), spacing=2)
+        layout = row(StatusIcon(icon, colour), spacing=12)
         layout.addLayout(facts, 1)
         layout.addWidget(button(act, partial(self._wizard.open_run, run.folder)))
         if run.stage is not Stage.RUNNING and not used:
@@ -226,7 +226,7 @@ class _StartPage(QWidget):
         try:
             kept = discard(run)
         except OSError as error:
-            self.outcome.report(tr("It cannot be discarded ({why}).").format(why=error.strerror), trouble=True)
+            self.message.report(tr("It cannot be discarded ({why}).").format(why=error.strerror), error=True)
             return
 
         def bring_back() -> None:
@@ -242,15 +242,15 @@ class _StartPage(QWidget):
     def _ask_manifest(self) -> None:
         self._ask(QFileDialog.FileMode.ExistingFile, tr("A manifest: JSON lines with audio, text and emotion"))
 
-    def _ask(self, mode: QFileDialog.FileMode, words: str) -> None:
-        dialog = QFileDialog(self, words)
+    def _ask(self, mode: QFileDialog.FileMode, text: str) -> None:
+        dialog = QFileDialog(self, text)
         dialog.setFileMode(mode)
         dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         dialog.fileSelected.connect(self._wizard.choose)
         dialog.show()
 
 
-def _said(run: TuningRun, *, used: bool) -> tuple[str, str, str, str]:
+def _run_status(run: TuningRun, *, used: bool) -> tuple[str, str, str, str]:
     """Icon, its colour, what to say of a run, and the word on its button."""
     stage = run.stage
     if stage is Stage.FINISHED:

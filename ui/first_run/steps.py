@@ -15,13 +15,13 @@ from assistant.audio.devices import Devices
 from assistant.events import ModelStatus
 from ui.core.app import App
 from ui.core.translations import tr
+from ui.settings.checkpoint_source import CheckpointSource
 from ui.settings.device_choice import DeviceChoice
 from ui.settings.recording import Retention
-from ui.settings.released_model import ReleasedModel
 from ui.settings.sound_check import SoundCheck
 from ui.widgets.common import Switch, column, label
 from ui.widgets.emotion_correction import remember_answer
-from ui.widgets.forms import Choices, Outcome, Work, size
+from ui.widgets.forms import Choices, InlineMessage, JobProgress, format_bytes
 
 _MINI = "mini"
 _PRESETS = (_MINI, "mini-0.5b")
@@ -95,15 +95,15 @@ class ModelStep(Step):
         )  # fmt: skip
         self.choices.chosen.connect(self._choose)
         self.first = self.choices
-        self.mini = label("", "muted")
-        self.released = ReleasedModel(app)
-        self.released.hide()
+        self.availability = label("", "muted")
+        self.checkpoint_source = CheckpointSource(app)
+        self.checkpoint_source.hide()
         self._about: dict[str, dict[str, Any]] = {}  # what is known of each preset
         self._unknown = ""
         self._fetching = _MINI
-        self.add(self.choices, 8, self.mini, self.released)
-        self.work, self.outcome = Work(), Outcome()  # shown below every step
-        self.work.ended.connect(self._fetched)
+        self.add(self.choices, 8, self.availability, self.checkpoint_source)
+        self.progress, self.message = JobProgress(), InlineMessage()  # shown below every step
+        self.progress.ended.connect(self._fetched)
         self._loaded = ""
         job = app.run_module("model.manager", "list", *_PRESETS)
         job.printed.connect(self._notify)
@@ -111,16 +111,16 @@ class ModelStep(Step):
 
     def ready(self) -> str:
         """The released one must be found first."""
-        if self.choices.value == "released" and not self.released.folder:
+        if self.choices.value == "released" and not self.checkpoint_source.folder:
             return tr("Choose a model that fits into memory first, or take another choice.")
         return ""
 
     @property
-    def here(self) -> bool | None:
+    def mini_available(self) -> bool | None:
         """Whether mini is on this machine; None: not known yet."""
-        return self._here(_MINI)
+        return self._available(_MINI)
 
-    def _here(self, preset: str) -> bool | None:
+    def _available(self, preset: str) -> bool | None:
         about = self._about.get(preset)
         return None if about is None else about.get("state") == "ready"
 
@@ -128,9 +128,9 @@ class ModelStep(Step):
         """Load what was chosen, or fetch it first."""
         value = self.choices.value
         if value in _PRESETS:
-            self.use(value) if self._here(value) else self._fetch(value)
+            self.use(value) if self._available(value) else self._fetch(value)
         elif self.choices.value == "released":
-            self.use(self.released.folder)
+            self.use(self.checkpoint_source.folder)
         else:
             self.use("")
 
@@ -145,8 +145,8 @@ class ModelStep(Step):
         self._loaded = source
 
     def _choose(self, value: str) -> None:
-        self.mini.setVisible(value in _PRESETS)
-        self.released.setVisible(value == "released")
+        self.availability.setVisible(value in _PRESETS)
+        self.checkpoint_source.setVisible(value == "released")
         self._explain()
 
     def _explain(self) -> None:
@@ -154,40 +154,40 @@ class ModelStep(Step):
         name = self.choices.value
         about = self._about.get(name)
         if about is None:
-            self.mini.setText(self._unknown or tr("Looking whether {name} is here…").format(name=name))
-        elif self._here(name):
-            self.mini.setText(tr("{name} is on this machine already: it can begin at once.").format(name=name))
+            self.availability.setText(self._unknown or tr("Looking whether {name} is here…").format(name=name))
+        elif self._available(name):
+            self.availability.setText(tr("{name} is on this machine already: it can begin at once.").format(name=name))
         elif amount := about.get("download_bytes"):
-            self.mini.setText(
-                tr("A download of {size}, once. After it, no network is needed.").format(size=size(amount))
+            self.availability.setText(
+                tr("A download of {size}, once. After it, no network is needed.").format(size=format_bytes(amount))
             )
         elif about.get("error"):
-            self.mini.setText(str(about["error"]))
+            self.availability.setText(str(about["error"]))
 
     def _notify(self, about: dict[str, Any]) -> None:
         if about.get("source") in _PRESETS:
             self._about[about["source"]] = about
             self._explain()
 
-    def _notified(self, code: int, said: str) -> None:
-        self._unknown = said or tr("Whether it is here is not known: it is fetched if it is not.")
+    def _notified(self, code: int, message: str) -> None:
+        self._unknown = message or tr("Whether it is here is not known: it is fetched if it is not.")
         self._explain()
 
     def _fetch(self, preset: str) -> None:
-        self.outcome.report("")
-        if not self.work.running:
+        self.message.report("")
+        if not self.progress.running:
             self._fetching = preset
             job = self.app.run("fetch", preset, "--json")
             job.printed.connect(self._report)
-            self.work.follow(job, tr("Fetching {name}…").format(name=preset))
+            self.progress.follow(job, tr("Fetching {name}…").format(name=preset))
 
     def _report(self, step: dict[str, Any]) -> None:
         """The window's header tells of it, too, once these steps are over."""
         if step.get("total"):
-            words = tr("{what}: {share:.0%}").format(what=step["what"], share=step["done"] / step["total"])
-            self.app.happened.emit(ModelStatus("loading", words))
+            text = tr("{what}: {share:.0%}").format(what=step["what"], share=step["done"] / step["total"])
+            self.app.event_received.emit(ModelStatus("loading", text))
 
-    def _fetched(self, code: int, said: str, _last: dict[str, Any]) -> None:
+    def _fetched(self, code: int, message: str, _last: dict[str, Any]) -> None:
         preset = self._fetching
         if code == 0:
             self._notify({"source": preset, "state": "ready"})
@@ -195,10 +195,10 @@ class ModelStep(Step):
                 self.use(preset)
             return
         again = partial(self._fetch, preset)
-        why = said or tr("{name} could not be fetched: check the network.").format(name=preset)
-        self.outcome.report(why, trouble=code != 130, action=tr("Try again"), act=again)
+        why = message or tr("{name} could not be fetched: check the network.").format(name=preset)
+        self.message.report(why, error=code != 130, action=tr("Try again"), act=again)
         if not self.isVisibleTo(self.window()) and code != 130:
-            self.app.notify(why, tr("Try again"), again, trouble=True)
+            self.app.notify(why, tr("Try again"), again, error=True)
 
 
 class SoundStep(Step):

@@ -15,10 +15,11 @@ from assistant.sessions.reader import read_session
 from ui.core import theme
 from ui.core.app import App
 from ui.core.background import Background
+from ui.sessions.formatting import format_start
+from ui.sessions.model_comparison import ModelComparison
 from ui.sessions.player import SessionPlayer
-from ui.sessions.reask import ReAsk
-from ui.sessions.search import Summary, when_in_words
 from ui.sessions.session_list import SessionList
+from ui.sessions.summary import Summary
 from ui.widgets.common import EmptyState, button, column, label, row
 
 _NARROW = 760  # pixels below which list and player take turns
@@ -41,7 +42,7 @@ class SessionsPage(QWidget):
         self.app = app
         self.list = SessionList(app)
         self.player = SessionPlayer(app)
-        self.reask = ReAsk(app)
+        self.comparison = ModelComparison(app)
         self._files = Background()
         self.destroyed.connect(self._files.close)
         self._line = QFrame()
@@ -49,7 +50,7 @@ class SessionsPage(QWidget):
         self._line.setFixedWidth(1)
         self.right = QStackedWidget()
         self.right.addWidget(self.player)
-        self.right.addWidget(self.reask)
+        self.right.addWidget(self.comparison)
         self._body = QWidget()
         layout = row(self.list, self._line, self.right, spacing=0)
         layout.setStretch(2, 1)
@@ -67,20 +68,20 @@ class SessionsPage(QWidget):
         self.setLayout(column(self.stack, spacing=0))
         self._narrow = False
         self._focus_due = False  # once it is known what there is
-        self._looking = False  # in a narrow window: at the session, not at the list
+        self._showing_session = False  # in a narrow window: at the session, not at the list
         self._connect()
 
     def _connect(self) -> None:
         self.list.chosen.connect(self._show)
         self.list.opened.connect(partial(self._inspect, at_session=True))
-        self.list.emptied.connect(self._show_empty)
-        self.list.import_asked.connect(self._ask_archive)
-        self.player.back_asked.connect(partial(self._inspect, at_session=False))
-        self.player.delete_asked.connect(self.delete)
-        self.player.reask_asked.connect(self._ask_again)
-        self.player.export_asked.connect(self._ask_target)
+        self.list.empty_changed.connect(self._show_empty)
+        self.list.import_requested.connect(self._ask_archive)
+        self.player.back_requested.connect(partial(self._inspect, at_session=False))
+        self.player.delete_requested.connect(self.delete)
+        self.player.comparison_requested.connect(self._ask_again)
+        self.player.export_requested.connect(self._ask_target)
         self.player.corrected.connect(self.list.refresh)
-        self.reask.back_asked.connect(self._back)
+        self.comparison.back_requested.connect(self._back)
         find = QShortcut(QKeySequence(QKeySequence.StandardKey.Find), self)
         find.activated.connect(self._find)
         application = QCoreApplication.instance()
@@ -91,11 +92,11 @@ class SessionsPage(QWidget):
         """Say more in an empty page, and offer the other way to a session."""
         within = empty.layout()
         assert isinstance(within, QVBoxLayout), "a column"
-        words = label(more, "small")
-        words.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        within.insertWidget(3, words)
-        bring = button(self.tr("Import an archive"), self._ask_archive, "quiet")
-        within.insertWidget(within.count() - 1, bring, 0, Qt.AlignmentFlag.AlignHCenter)
+        text = label(more, "small")
+        text.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        within.insertWidget(3, text)
+        import_from = button(self.tr("Import an archive"), self._ask_archive, "quiet")
+        within.insertWidget(within.count() - 1, import_from, 0, Qt.AlignmentFlag.AlignHCenter)
 
     # ---- deleting
 
@@ -105,14 +106,14 @@ class SessionsPage(QWidget):
         if summary is None:
             return
         if summary.running:
-            self.app.notify(self.tr("It is still being recorded: begin a new conversation first."), trouble=True)
+            self.app.notify(self.tr("It is still being recorded: begin a new conversation first."), error=True)
             return
-        folder, words = summary.folder, self.tr("Deleted: {}.").format(when_in_words(summary))
+        folder, text = summary.folder, self.tr("Deleted: {}.").format(format_start(summary))
         self.player.playback.pause()
         try:
-            self.app.delete([folder], words, partial(self.list.refresh, folder))
+            self.app.delete([folder], text, partial(self.list.refresh, folder))
         except AssistantError as error:
-            self.app.notify(str(error), trouble=True)
+            self.app.notify(str(error), error=True)
             return
         self.list.leave(folder)
         self._inspect(at_session=False)
@@ -120,13 +121,13 @@ class SessionsPage(QWidget):
     def finish(self) -> None:
         """The program ends: be silent."""
         self.player.playback.pause()
-        self.reask.cancel()
+        self.comparison.cancel()
         self._files.close()
 
     @property
-    def at_work(self) -> bool:
+    def busy(self) -> bool:
         """Whether another model is being asked."""
-        return self.reask.running
+        return self.comparison.running
 
     # ---- out and in
 
@@ -138,16 +139,16 @@ class SessionsPage(QWidget):
         self._files.run(
             partial(_export, summary.folder, form, target),
             lambda path: self.app.notify(self.tr("Saved as {}.").format(path)),
-            lambda why: self.app.notify(why, trouble=True),
+            lambda why: self.app.notify(why, error=True),
         )
 
-    def bring(self, archive: Path) -> None:
+    def import_from(self, archive: Path) -> None:
         """Read an archive in and show it."""
         self.app.notify(self.tr("Importing {}…").format(archive.name))
         root = self.app.sessions
-        self._files.run(partial(_import, archive, root), self._brought, lambda why: self.app.notify(why, trouble=True))
+        self._files.run(partial(_import, archive, root), self._imported, lambda why: self.app.notify(why, error=True))
 
-    def _brought(self, folder: Path) -> None:
+    def _imported(self, folder: Path) -> None:
         self.list.field.clear()
         self.list.refresh(folder)
         self._inspect(at_session=True)
@@ -169,16 +170,16 @@ class SessionsPage(QWidget):
         dialog = QFileDialog(self, self.tr("Import an archive"), _documents(), _FILES["archive"])
         dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         dialog.setFileMode(QFileDialog.FileMode.ExistingFile)
-        dialog.fileSelected.connect(lambda name: self.bring(Path(name)))
+        dialog.fileSelected.connect(lambda name: self.import_from(Path(name)))
         dialog.open()
 
     # ---- what is seen
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Escape goes back; the player takes what no part with the focus wanted."""
-        if event.key() == Qt.Key.Key_Escape and self.right.currentWidget() is self.reask:
+        if event.key() == Qt.Key.Key_Escape and self.right.currentWidget() is self.comparison:
             self._back()
-        elif event.key() == Qt.Key.Key_Escape and self._looking:
+        elif event.key() == Qt.Key.Key_Escape and self._showing_session:
             self._inspect(at_session=False)
         elif self.right.currentWidget() is not self.player or not self.player.take_key(event):
             super().keyPressEvent(event)
@@ -222,27 +223,27 @@ class SessionsPage(QWidget):
             (self.nothing if empty and off else self.recording if empty else self.list.view).setFocus()
 
     def _inspect(self, *, at_session: bool) -> None:
-        self._looking = at_session and self.player.summary is not None
+        self._showing_session = at_session and self.player.summary is not None
         self._lay_out()
         if self._narrow:
-            (self.player.timeline if self._looking else self.list.view).setFocus()
+            (self.player.timeline if self._showing_session else self.list.view).setFocus()
 
     def _lay_out(self) -> None:
-        self.list.setVisible(not (self._narrow and self._looking))
-        self.right.setVisible(not self._narrow or self._looking)
+        self.list.setVisible(not (self._narrow and self._showing_session))
+        self.right.setVisible(not self._narrow or self._showing_session)
         self._line.setVisible(not self._narrow)
         self.player.back.setVisible(self._narrow)
 
     def _ask_again(self) -> None:
         if self.player.summary is not None:
             self.player.playback.pause()
-            self.reask.show_session(self.player.summary)
-            self.right.setCurrentWidget(self.reask)
-            self.reask.model.setFocus()
+            self.comparison.show_session(self.player.summary)
+            self.right.setCurrentWidget(self.comparison)
+            self.comparison.model.setFocus()
 
     def _back(self) -> None:
         self.right.setCurrentWidget(self.player)
-        self.player.reask.setFocus()
+        self.player.compare.setFocus()
 
     def _find(self) -> None:
         self._inspect(at_session=False)

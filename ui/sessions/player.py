@@ -14,11 +14,13 @@ from assistant.sessions.reader import correct
 from ui.core import theme
 from ui.core.app import App
 from ui.core.background import Background
+from ui.core.emotion_text import voice_sounds
 from ui.core.playback import SPEEDS, Playback
 from ui.core.translations import tr
-from ui.sessions.mood import MoodPanel
-from ui.sessions.search import Summary, clock, day_in_words, turns_in_words, when_in_words
-from ui.sessions.timeline import SessionAudio, Timeline, emotion_of, wind
+from ui.sessions.formatting import format_day, format_duration, format_start, format_turns
+from ui.sessions.session_emotion import SessionEmotionPanel
+from ui.sessions.summary import Summary
+from ui.sessions.timeline import SessionAudio, Timeline, emotion_of, load_session_audio
 from ui.sessions.transcript import Transcript
 from ui.widgets.common import EmotionChip, EmptyState, IconButton, Picker, button, column, label, line, row
 
@@ -37,10 +39,10 @@ class SessionPlayer(QWidget):
         corrected: a reading was corrected; the list may show something else.
     """
 
-    back_asked = Signal()
-    delete_asked = Signal()
-    reask_asked = Signal()
-    export_asked = Signal(str)
+    back_requested = Signal()
+    delete_requested = Signal()
+    comparison_requested = Signal()
+    export_requested = Signal(str)
     corrected = Signal()
 
     def __init__(self, app: App) -> None:
@@ -58,29 +60,29 @@ class SessionPlayer(QWidget):
         app.settings_changed.connect(self._describe)
 
     def _make(self) -> None:
-        self.back = IconButton("left", self.tr("All sessions (Esc)"), self.back_asked.emit)
+        self.back = IconButton("left", self.tr("All sessions (Esc)"), self.back_requested.emit)
         self.back.hide()
         self.title = label("", "title")
         self.about = label("", "small")
         self.problem = label("", "error")
-        self.reask = button(self.tr("Ask another model"), self.reask_asked.emit, icon="model")
-        self.reask.setToolTip(self.tr("Ask another model the same, and compare"))
-        self.small_reask = IconButton("model", self.reask.text(), self.reask_asked.emit)
+        self.compare = button(self.tr("Ask another model"), self.comparison_requested.emit, icon="model")
+        self.compare.setToolTip(self.tr("Ask another model the same, and compare"))
+        self.small_compare = IconButton("model", self.compare.text(), self.comparison_requested.emit)
         self.export = IconButton("export", self.tr("Export"))
         self.export.setMenu(self._export_menu())
         self.export.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-        self._delete = IconButton("delete", self.tr("Delete (Del)"), self.delete_asked.emit)
-        head = row(self.back, self.title, self.reask, self.small_reask, self.export, self._delete)
+        self._delete = IconButton("delete", self.tr("Delete (Del)"), self.delete_requested.emit)
+        head = row(self.back, self.title, self.compare, self.small_compare, self.export, self._delete)
         head.setStretch(1, 1)
         self.timeline = Timeline()
-        self.timeline.sought.connect(self.playback.seek)
+        self.timeline.seek_requested.connect(self.playback.seek)
         self.transcript = Transcript()
-        self.transcript.sought.connect(self.playback.seek)
+        self.transcript.seek_requested.connect(self.playback.seek)
         self.transcript.corrected.connect(self.correct)
-        self.mood = MoodPanel()
-        self.mood.sought.connect(self.playback.seek)
-        self.mood.turn_asked.connect(self.go_to)
-        body = row(self.transcript, self.mood, spacing=0)
+        self.emotion = SessionEmotionPanel()
+        self.emotion.seek_requested.connect(self.playback.seek)
+        self.emotion.turn_requested.connect(self.go_to)
+        body = row(self.transcript, self.emotion, spacing=0)
         body.setStretch(0, 3)
         body.setStretch(1, 2)
         self._session = QWidget()
@@ -115,25 +117,25 @@ class SessionPlayer(QWidget):
         self.speed.setCurrentIndex(SPEEDS.index(1.0))
         self.speed.currentIndexChanged.connect(lambda index: self.playback.set_speed(SPEEDS[index]))
         self.chip = EmotionChip()
-        self.said = label("", "error")
-        bar = row(before, self.play, after, 8, self.time, 8, self.speed, 8, self.chip, self.said, spacing=4)
+        self.status = label("", "error")
+        bar = row(before, self.play, after, 8, self.time, 8, self.speed, 8, self.chip, self.status, spacing=4)
         bar.setStretch(bar.count() - 1, 1)
         return bar
 
     def _export_menu(self) -> QMenu:
         menu = QMenu(self)
-        for form, words in {
+        for form, text in {
             "wav": self.tr("Sound (WAV)"),
             "markdown": self.tr("Text to read (Markdown)"),
             "srt": self.tr("Subtitles (SRT)"),
             "json": self.tr("Data (JSON)"),
             "archive": self.tr("Archive, for another machine"),
         }.items():
-            menu.addAction(words).triggered.connect(partial(self._export, form))
+            menu.addAction(text).triggered.connect(partial(self._export, form))
         return menu
 
     def _export(self, form: str, _checked: bool = False) -> None:
-        self.export_asked.emit(form)
+        self.export_requested.emit(form)
 
     # ---- what the page calls
 
@@ -152,7 +154,11 @@ class SessionPlayer(QWidget):
         if not again:
             self._take(None)
         self._describe()
-        self.background.run(partial(wind, summary.folder), partial(self._wound, summary), partial(self._fail, summary))
+        self.background.run(
+            partial(load_session_audio, summary.folder),
+            partial(self._show_loaded, summary),
+            partial(self._fail, summary),
+        )
 
     def correct(self, turn: int, emotion: str | None) -> None:
         """The user says how a turn, by its number, really sounded; None: as it was read."""
@@ -200,7 +206,7 @@ class SessionPlayer(QWidget):
             Qt.Key.Key_Right: partial(seek, here + _STEP_SECONDS) if little else partial(self.jump, 1),
             Qt.Key.Key_Home: partial(seek, 0.0),
             Qt.Key.Key_End: partial(self.go_to, len(self.session_audio.session.turns)),
-            Qt.Key.Key_Delete: self.delete_asked.emit,
+            Qt.Key.Key_Delete: self.delete_requested.emit,
         }
         act = keys.get(event.key())
         if act is not None:
@@ -211,13 +217,13 @@ class SessionPlayer(QWidget):
         """The emotion beside the transcript where there is room; words on buttons too."""
         super().resizeEvent(event)
         factor = theme.pixels("body") / theme.SIZES["body"]
-        self.mood.setVisible(self.width() >= _WIDE * factor)
-        self.reask.setVisible(self.width() >= _ROOMY * factor)
-        self.small_reask.setVisible(self.width() < _ROOMY * factor)
+        self.emotion.setVisible(self.width() >= _WIDE * factor)
+        self.compare.setVisible(self.width() >= _ROOMY * factor)
+        self.small_compare.setVisible(self.width() < _ROOMY * factor)
 
     # ---- inside
 
-    def _wound(self, summary: Summary, session_audio: SessionAudio) -> None:
+    def _show_loaded(self, summary: Summary, session_audio: SessionAudio) -> None:
         if self._summary is not None and self._summary.folder == summary.folder:
             self._take(session_audio)
 
@@ -241,9 +247,9 @@ class SessionPlayer(QWidget):
         self.session_audio = session_audio
         if not unchanged:
             self.playback.load(session_audio.samples if session_audio else None)
-        self.timeline.show_tape(session_audio)
-        self.transcript.show_tape(session_audio)
-        self.mood.show_tape(session_audio)
+        self.timeline.show_session_audio(session_audio)
+        self.transcript.show_session_audio(session_audio)
+        self.emotion.show_session_audio(session_audio)
         self._report("")
         self._describe()
         if unchanged:
@@ -259,12 +265,17 @@ class SessionPlayer(QWidget):
         if summary is None:
             return
         today = date.today()
-        self.title.setText(when_in_words(summary))
-        parts = [turns_in_words(summary.turns), clock(summary.seconds), summary.model, self._kept(summary, today)]
+        self.title.setText(format_start(summary))
+        parts = [
+            format_turns(summary.turns),
+            format_duration(summary.seconds),
+            summary.model,
+            self._kept(summary, today),
+        ]
         self.about.setText(" · ".join(part for part in parts if part))
         count = session_audio.session.damaged if session_audio else 0
-        lost = self.tr("{} of its lines or recordings are missing or damaged; the rest is here.").format(count)
-        self.problem.setText(lost)
+        missing = self.tr("{} of its lines or recordings are missing or damaged; the rest is here.").format(count)
+        self.problem.setText(missing)
         self.problem.setVisible(bool(count))
 
     def _kept(self, summary: Summary, today: date) -> str:
@@ -280,10 +291,10 @@ class SessionPlayer(QWidget):
     def _move(self, seconds: float) -> None:
         session_audio = self.session_audio
         whole = session_audio.seconds if session_audio else 0.0
-        self.time.setText(f"{clock(seconds)} / {clock(whole)}")
-        self.time.setAccessibleName(self.tr("{} of {}").format(clock(seconds), clock(whole)))
+        self.time.setText(f"{format_duration(seconds)} / {format_duration(whole)}")
+        self.time.setAccessibleName(self.tr("{} of {}").format(format_duration(seconds), format_duration(whole)))
         self.timeline.set_position(seconds)
-        self.mood.set_position(seconds)
+        self.emotion.set_position(seconds)
         turn = session_audio.turn_at(seconds) if session_audio else -1
         self.transcript.set_current(turn)
         recorded = session_audio.session.turns[turn] if session_audio and turn >= 0 else None
@@ -300,15 +311,15 @@ class SessionPlayer(QWidget):
             self._report("")
 
     def _report(self, text: str) -> None:
-        self.said.setText(text)
-        self.said.setAccessibleName(text)
+        self.status.setText(text)
+        self.status.setAccessibleName(text)
 
     def _corrected(self, turn: int, emotion: str | None, before: str | None) -> None:
-        sounded = theme.words(emotion) if emotion else self.tr("as it was read")
+        sounded = voice_sounds(emotion) if emotion else self.tr("as it was read")
         what = self.tr("Turn {} corrected: {}.").format(turn, sounded)
         self.app.notify(what, self.tr("Undo"), lambda: self.correct(turn, before))
         self.corrected.emit()
 
 
 def _until(day: date, today: date) -> str:
-    return {0: tr("today"), 1: tr("tomorrow")}.get((day - today).days) or day_in_words(day, today)
+    return {0: tr("today"), 1: tr("tomorrow")}.get((day - today).days) or format_day(day, today)

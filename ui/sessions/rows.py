@@ -11,12 +11,13 @@ from PySide6.QtWidgets import QStyle, QStyledItemDelegate, QStyleOptionViewItem
 
 from ui.core import icons, theme
 from ui.core.translations import tr
-from ui.sessions.search import Summary, clock, mood_in_words, turns_in_words, when_in_words
+from ui.sessions.formatting import format_duration, format_emotions, format_start, format_turns
+from ui.sessions.summary import Summary
 
 Index = QModelIndex | QPersistentModelIndex
 
 
-class Rows(QAbstractListModel):
+class SessionListModel(QAbstractListModel):
     """The sessions that are shown."""
 
     def __init__(self) -> None:
@@ -33,8 +34,8 @@ class Rows(QAbstractListModel):
         if role == Qt.ItemDataRole.UserRole:
             return session
         if role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.AccessibleTextRole):
-            parts = (when_in_words(session), session.first_words[:200], clock(session.seconds))
-            return "; ".join((*parts, turns_in_words(session.turns), mood_in_words(session.emotions)))
+            parts = (format_start(session), session.first_words[:200], format_duration(session.seconds))
+            return "; ".join((*parts, format_turns(session.turns), format_emotions(session.emotions)))
         return None
 
     def show(self, shown: list[Summary]) -> None:
@@ -44,7 +45,7 @@ class Rows(QAbstractListModel):
         self.endResetModel()
 
 
-class RowPainter(QStyledItemDelegate):
+class SessionDelegate(QStyledItemDelegate):
     """One session: when and how long, its first words, how its turns sounded."""
 
     def sizeHint(self, _option: QStyleOptionViewItem, _index: Index) -> QSize:
@@ -83,23 +84,23 @@ class RowPainter(QStyledItemDelegate):
         painter.setPen(QColor(c.muted))
         height = painter.fontMetrics().height()
         when = QRect(area.left(), area.top(), area.width(), height)
-        length = clock(session.seconds)
+        length = format_duration(session.seconds)
         painter.drawText(when, right, length)
         room = area.width() - painter.fontMetrics().horizontalAdvance(length) - 12
-        painter.drawText(when, left, _elided(painter, when_in_words(session), room))
+        painter.drawText(when, left, _elided(painter, format_start(session), room))
         painter.setFont(body)
         painter.setPen(QColor(c.text if session.first_words else c.muted))
-        words = " ".join(session.first_words[:300].split()) or tr("(no words)")
+        text = " ".join(session.first_words[:300].split()) or tr("(no words)")
         top = when.bottom() + 5
         painter.drawText(
             QRect(area.left(), top, area.width(), painter.fontMetrics().height()),
             left,
-            _elided(painter, words, area.width()),
+            _elided(painter, text, area.width()),
         )
         top += painter.fontMetrics().height() + 6
         painter.setFont(small)
         painter.setPen(QColor(c.muted))
-        count = turns_in_words(session.turns)
+        count = format_turns(session.turns)
         if session.running:
             count = f"{tr('recording')} · {count}"
         elif session.damaged:

@@ -16,16 +16,17 @@ from assistant.sessions.reader import sessions
 from assistant.sessions.recorder import EVENTS, LOCK
 from ui.core.app import App
 from ui.core.background import Background
-from ui.sessions.rows import RowPainter, Rows
-from ui.sessions.search import Summary, search, summarise
+from ui.sessions.rows import SessionDelegate, SessionListModel
+from ui.sessions.search import search
+from ui.sessions.summary import Summary, summarise
 from ui.widgets.common import EmptyState, IconButton, button, column, label, line, row
 
-Stamp = tuple[int, int, bool]
+Fingerprint = tuple[int, int, bool]
 """What changes when a session does: its lines' time and size, and whether a lock lies in it."""
 _BATCH = 25
 
 
-def stamps(root: Path) -> dict[Path, Stamp]:
+def scan_sessions(root: Path) -> dict[Path, Fingerprint]:
     """All sessions, newest first, each with its stamp."""
     found = {}
     for folder in sessions(root):
@@ -73,8 +74,8 @@ class SessionList(QWidget):
 
     chosen = Signal(object)
     opened = Signal()
-    import_asked = Signal()
-    emptied = Signal(bool)
+    import_requested = Signal()
+    empty_changed = Signal(bool)
 
     def __init__(self, app: App) -> None:
         super().__init__()
@@ -82,7 +83,7 @@ class SessionList(QWidget):
         self.view = _View()
         self.background = Background()
         self.destroyed.connect(self.background.close)
-        self._known: dict[Path, Stamp] = {}
+        self._known: dict[Path, Fingerprint] = {}
         self._all: dict[Path, Summary] = {}
         self._reading = 0
         self._scanned = False
@@ -93,7 +94,7 @@ class SessionList(QWidget):
         self._soon.timeout.connect(self.refresh)
         self._watcher = QFileSystemWatcher(self)
         self._watcher.directoryChanged.connect(lambda _path: self._soon.start())
-        app.happened.connect(self._hear)
+        app.event_received.connect(self._on_event)
         app.settings_changed.connect(self._report)
         self.refresh()
 
@@ -105,10 +106,10 @@ class SessionList(QWidget):
         self.field.setMaxLength(500)
         self.field.textChanged.connect(lambda _text: self._filter(searched=True))
         self.field.returnPressed.connect(lambda: self.view.setFocus(Qt.FocusReason.TabFocusReason))
-        self._rows = Rows()
+        self._rows = SessionListModel()
         self.view.setAccessibleName(self.tr("Sessions"))
         self.view.setModel(self._rows)
-        self.view.setItemDelegate(RowPainter(self.view))
+        self.view.setItemDelegate(SessionDelegate(self.view))
         self.view.setUniformItemSizes(True)
         self.view.setMouseTracking(True)
         self.view.setFrameShape(QFrame.Shape.NoFrame)
@@ -128,7 +129,7 @@ class SessionList(QWidget):
         self.count.setAccessibleName(self.tr("Number of sessions"))
         self.retention = label("", "small")
         self._turn_on_button = button(self.tr("Turn on"), self.turn_on, "quiet")
-        bring = IconButton("import", self.tr("Import an archive"), self.import_asked.emit)
+        bring = IconButton("import", self.tr("Import an archive"), self.import_requested.emit)
         head = row(self.field, bring)
         head.setContentsMargins(16, 16, 12, 8)
         numbers = row(self.count, None)
@@ -158,7 +159,7 @@ class SessionList(QWidget):
     def refresh(self, wanted: Path | None = None) -> None:
         """Look at the folder again; `wanted` is chosen once it is there."""
         self._wanted = wanted or self._wanted
-        self.background.run(partial(stamps, self.app.sessions), self._compare)
+        self.background.run(partial(scan_sessions, self.app.sessions), self._compare)
 
     def leave(self, folder: Path) -> None:
         """A session is deleted: its neighbour is chosen."""
@@ -177,7 +178,7 @@ class SessionList(QWidget):
 
     # ---- inside
 
-    def _hear(self, event: object) -> None:
+    def _on_event(self, event: object) -> None:
         if isinstance(event, TurnEnded):
             self._soon.start()
 
@@ -185,8 +186,8 @@ class SessionList(QWidget):
         """Record from now on, and keep for some days."""
         self.app.change("recording", mode="days")
 
-    def _compare(self, found: dict[Path, Stamp]) -> None:
-        changed = [folder for folder, stamp in found.items() if self._known.get(folder) != stamp]
+    def _compare(self, found: dict[Path, Fingerprint]) -> None:
+        changed = [folder for folder, fingerprint in found.items() if self._known.get(folder) != fingerprint]
         for folder in self._all.keys() - found.keys():
             del self._all[folder]
         self._known = found
@@ -269,4 +270,4 @@ class SessionList(QWidget):
         else:
             page = self._none_found
         self.stack.setCurrentWidget(page)
-        self.emptied.emit(self._scanned and not self._reading and not everything)
+        self.empty_changed.emit(self._scanned and not self._reading and not everything)

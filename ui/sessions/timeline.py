@@ -21,7 +21,7 @@ from assistant.sessions.reader import RecordedTurn, Session, read_session
 from assistant.sessions.recorder import EVENTS
 from ui.core import icons, theme
 from ui.widgets.common import column, label
-from ui.widgets.waveform import Piece, Waveform
+from ui.widgets.waveform import Clip, Waveform
 
 _PEAKS = 200  # per second; a lane needs no more of a recording
 _LANES = ("you", "assistant")
@@ -40,7 +40,7 @@ class Part:
     who: str
     start: float
     end: float
-    lost: bool = False
+    missing: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +55,7 @@ class SessionAudio:
     samples: Samples
     parts: tuple[Part, ...]
     spans: tuple[tuple[float, float], ...]
-    lanes: Mapping[str, Sequence[Piece]]
+    lanes: Mapping[str, Sequence[Clip]]
 
     @property
     def seconds(self) -> float:
@@ -75,7 +75,7 @@ class SessionAudio:
         return next((part for part in self.parts if (part.turn, part.who) == (turn, who)), None)
 
 
-def wind(folder: Path) -> SessionAudio:
+def load_session_audio(folder: Path) -> SessionAudio:
     """Read a session, ready to be shown and played. It takes a while: not on Qt's thread.
 
     Raises:
@@ -83,21 +83,21 @@ def wind(folder: Path) -> SessionAudio:
     """
     try:
         session = read_session(folder)
-        lost, samples, rows = _lost(session), joined(session), timeline(session)
+        missing, samples, rows = _missing_recordings(session), joined(session), timeline(session)
     except (OSError, RuntimeError) as error:  # soundfile's errors are RuntimeErrors
         raise AssistantError(f"{folder.name} cannot be read: look at the list again.") from error
-    session = replace(session, turns=tuple(map(_sound, session.turns)))
+    session = replace(session, turns=tuple(map(_validated, session.turns)))
     parts: list[Part] = []
     turn = -1
     for start, end, who, _words in rows:
         turn += who == "you"
-        parts.append(Part(turn, who, start, end, (turn, who) in lost))
-    lanes: dict[str, list[Piece]] = {who: [] for who in _LANES}
+        parts.append(Part(turn, who, start, end, (turn, who) in missing))
+    lanes: dict[str, list[Clip]] = {who: [] for who in _LANES}
     for part in parts:
         peaks = _peaks(samples[round(part.start * SAMPLE_RATE) : round(part.end * SAMPLE_RATE)])
         if len(peaks):
             reading = session.turns[part.turn].turn.reading if part.who == "you" else None
-            lanes[part.who].append(Piece(part.start, peaks, _PEAKS, reading))
+            lanes[part.who].append(Clip(part.start, peaks, _PEAKS, reading))
     spans = [(one.start, one.end) for one in parts if one.who == "you"]
     for part in parts:
         spans[part.turn] = (spans[part.turn][0], part.end)
@@ -110,7 +110,7 @@ def emotion_of(recorded: RecordedTurn) -> str | None:
     return recorded.corrected or (reading.label if reading else None)
 
 
-def _sound(recorded: RecordedTurn) -> RecordedTurn:
+def _validated(recorded: RecordedTurn) -> RecordedTurn:
     """The turn without what no program of ours wrote: an archive comes from strangers."""
     reading = recorded.turn.reading
     if reading is not None and not (
@@ -124,7 +124,7 @@ def _sound(recorded: RecordedTurn) -> RecordedTurn:
     return recorded if recorded.corrected in EMOTIONS else replace(recorded, corrected=None)
 
 
-def _lost(session: Session) -> set[tuple[int, str]]:
+def _missing_recordings(session: Session) -> set[tuple[int, str]]:
     """The recordings that lines name and that are not there, or not as they were written."""
     named: set[tuple[int, str]] = set()
     for one in read_lines(session.folder / EVENTS)[0]:
@@ -153,7 +153,7 @@ class Timeline(QWidget):
         sought: the user wants to be at that moment, in seconds.
     """
 
-    sought = Signal(float)
+    seek_requested = Signal(float)
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class Timeline(QWidget):
             lane = self.lanes[who]
             lane.setFocusPolicy(Qt.FocusPolicy.NoFocus)
             lane.setFixedHeight(66 if who == "you" else 48)
-            lane.sought.connect(self.sought)
+            lane.seek_requested.connect(self.seek_requested)
             layout.addWidget(label(names[who], "small"))
             layout.addWidget(lane)
         layout.setContentsMargins(8, 6, 8, 8)
@@ -175,7 +175,7 @@ class Timeline(QWidget):
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setAccessibleName(self.tr("Timeline"))
 
-    def show_tape(self, session_audio: SessionAudio | None) -> None:
+    def show_session_audio(self, session_audio: SessionAudio | None) -> None:
         """Show a session, or nothing."""
         self._session_audio, self._turn = session_audio, -1
         for who, lane in self.lanes.items():
@@ -200,7 +200,7 @@ class Timeline(QWidget):
         lane = self.lanes["you"]
         if self._session_audio and event.button() == Qt.MouseButton.LeftButton:
             share = (event.position().x() - lane.x()) / max(1, lane.width())
-            self.sought.emit(min(max(share, 0.0), 1.0) * self._session_audio.seconds)
+            self.seek_requested.emit(min(max(share, 0.0), 1.0) * self._session_audio.seconds)
 
     def paintEvent(self, _event: QPaintEvent) -> None:
         """The bands of the turns, what is lost, where a reply was cut off; the lanes paint over them."""
@@ -269,7 +269,7 @@ class Timeline(QWidget):
         area = QRectF(
             left, lane.top() + 6, max(6.0, right - left), lane.height() - 12 - (18 if part.who == "you" else 0)
         )
-        if part.lost:
+        if part.missing:
             painter.setPen(QPen(QColor(c.danger), 1))
             painter.setBrush(QBrush(QColor(c.danger), Qt.BrushStyle.BDiagPattern))
             painter.drawRoundedRect(area, 3, 3)

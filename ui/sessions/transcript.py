@@ -21,9 +21,10 @@ from PySide6.QtWidgets import QFrame, QLabel, QMenu, QScrollArea, QVBoxLayout, Q
 from assistant.events import EMOTIONS, Outcome, Typed
 from assistant.sessions.reader import RecordedTurn, words_of
 from ui.core import icons, theme
+from ui.core.emotion_text import voice_sounds
 from ui.core.translations import tr
-from ui.core.untrusted_text import LONGEST, paragraphs, whole
-from ui.sessions.search import clock
+from ui.core.untrusted_text import LONGEST, paragraphs, valid_unicode
+from ui.sessions.formatting import format_duration
 from ui.sessions.timeline import SessionAudio, emotion_of
 from ui.widgets.common import EmotionChip, IconButton, column, label, row
 
@@ -32,14 +33,14 @@ _EDGE = 8
 _WIDEST = 680  # pixels; about 72 characters a line
 
 
-def readable(text: str) -> str:
+def displayable(text: str) -> str:
     """Text that a label lays out in a moment: no halves of characters, long paragraphs broken, the rest counted."""
     shown, rest = paragraphs(text[:LONGEST]), len(text) - LONGEST
     more = tr("… and {} more characters: export the session to read them.")
     return f"{shown}\n{more.format(rest)}" if rest > 0 else shown
 
 
-def unheard(recorded: RecordedTurn) -> str:
+def unplayed_text(recorded: RecordedTurn) -> str:
     """What was generated and not heard, or "" where all of it was."""
     turn = recorded.turn
     if turn.heard.strip() == turn.reply.strip():
@@ -55,23 +56,27 @@ class TurnRow(QFrame):
         corrected: the emotion that it really was, or None: as it was read.
     """
 
-    sought = Signal(float)
+    seek_requested = Signal(float)
     corrected = Signal(object)
 
     def __init__(self, session_audio: SessionAudio, index: int) -> None:
         super().__init__()
         self._recorded = recorded = session_audio.session.turns[index]
-        self.shows = shown_of(recorded)
+        self.content = row_content(recorded)
         self._start = session_audio.start(index)
         self._current = False
         turn = recorded.turn
-        said = words_of(turn)
+        user_text = words_of(turn)
         mine, reply = session_audio.part(index, "you"), session_audio.part(index, "assistant")
         layout = column(spacing=4)
         layout.setContentsMargins(20, 10, 16, 12)
         layout.addLayout(self._head(self.tr("You"), self._start, self._marks()))
-        layout.addWidget(_prose(readable(said) or self.tr("(nobody wrote down the words)"), "" if said else "muted"))
-        if mine is not None and mine.lost:
+        layout.addWidget(
+            _text_label(
+                displayable(user_text) or self.tr("(nobody wrote down the words)"), "" if user_text else "muted"
+            )
+        )
+        if mine is not None and mine.missing:
             layout.addWidget(
                 label(self.tr("The recording is missing or damaged; what was written down is kept."), "error")
             )
@@ -81,17 +86,19 @@ class TurnRow(QFrame):
             marks: list[QWidget] = [label(how, "small", wrap=False)] if how else []
             layout.addLayout(self._head(self.tr("Assistant"), reply.start if reply else None, marks))
         if turn.heard:
-            layout.addWidget(_prose(readable(turn.heard)))
-        if rest := unheard(recorded):
-            layout.addWidget(_prose(self.tr("Not heard: {}").format(readable(rest)), "muted"))
-        if reply is not None and reply.lost:
+            layout.addWidget(_text_label(displayable(turn.heard)))
+        if rest := unplayed_text(recorded):
+            layout.addWidget(_text_label(self.tr("Not heard: {}").format(displayable(rest)), "muted"))
+        if reply is not None and reply.missing:
             layout.addWidget(
                 label(self.tr("The reply's recording is missing or damaged; its words are kept."), "error")
             )
         self.setLayout(layout)
         sounded = emotion_of(recorded)
         self.setAccessibleName(
-            self.tr("Turn {}: {}. {}").format(turn.number, whole(said[:300]), theme.words(sounded) if sounded else "")
+            self.tr("Turn {}: {}. {}").format(
+                turn.number, valid_unicode(user_text[:300]), voice_sounds(sounded) if sounded else ""
+            )
         )
 
     def set_current(self, *, current: bool) -> None:
@@ -103,7 +110,7 @@ class TurnRow(QFrame):
     def mousePressEvent(self, event: QMouseEvent) -> None:
         """Hear it."""
         if event.button() == Qt.MouseButton.LeftButton:
-            self.sought.emit(self._start)
+            self.seek_requested.emit(self._start)
 
     def paintEvent(self, _event: QPaintEvent) -> None:
         """The current one stands on a surface of its own, with a bar beside it."""
@@ -121,7 +128,7 @@ class TurnRow(QFrame):
 
     def _head(self, who: str, at: float | None, marks: list[QWidget]) -> QVBoxLayout:
         name = label(who, "heading", wrap=False)
-        when = label(clock(at) if at is not None else "", "small", wrap=False)
+        when = label(format_duration(at) if at is not None else "", "small", wrap=False)
         head = column()
         head.addLayout(row(name, when, *marks, None, spacing=10))
         return head
@@ -156,7 +163,7 @@ class TurnRow(QFrame):
         menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         group = QActionGroup(menu)
         for emotion in EMOTIONS:
-            action = QAction(icons.icon(emotion), theme.words(emotion), menu, checkable=True)
+            action = QAction(icons.icon(emotion), voice_sounds(emotion), menu, checkable=True)
             action.setChecked(emotion == emotion_of(self._recorded))
             action.triggered.connect(partial(self._report, emotion))
             group.addAction(action)
@@ -182,7 +189,7 @@ class TurnRow(QFrame):
         }[outcome]
 
 
-def _prose(text: str, role: str = "") -> QLabel:
+def _text_label(text: str, role: str = "") -> QLabel:
     made = label(text, role)
     made.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     return made
@@ -274,7 +281,7 @@ class Transcript(ReadingArea):
         corrected: number of a turn, and the emotion that it really was or None.
     """
 
-    sought = Signal(float)
+    seek_requested = Signal(float)
     corrected = Signal(int, object)
 
     def __init__(self) -> None:
@@ -292,17 +299,17 @@ class Transcript(ReadingArea):
         """The turns that are there by now."""
         return self._column.rows
 
-    def show_tape(self, session_audio: SessionAudio | None) -> None:
+    def show_session_audio(self, session_audio: SessionAudio | None) -> None:
         """Show a session, a long one little by little. Of the one that is shown already, only what has changed."""
         before, self._session_audio = self._session_audio, session_audio
-        if not _goes_on(before, session_audio):
+        if not _is_continuation(before, session_audio):
             self._current = -1
             self._column = _Column()
             self.setWidget(self._column)
         elif session_audio is not None:
             for index, turn in enumerate(self.rows):
-                if turn.shows != shown_of(session_audio.session.turns[index]):
-                    self._column.put(self._made(index), index)
+                if turn.content != row_content(session_audio.session.turns[index]):
+                    self._column.put(self._row(index), index)
         self._more.start()
 
     def set_current(self, index: int) -> None:
@@ -325,16 +332,16 @@ class Transcript(ReadingArea):
         since = QElapsedTimer()
         since.start()
         for index in range(first, len(turns)):
-            self._column.put(self._made(index), index)
+            self._column.put(self._row(index), index)
             if since.elapsed() > _BATCH_MS:
                 break
         if first <= self._current < len(self.rows):
             self._reveal()
 
-    def _made(self, index: int) -> TurnRow:
+    def _row(self, index: int) -> TurnRow:
         assert self._session_audio is not None, "there are turns"
         made = TurnRow(self._session_audio, index)
-        made.sought.connect(self.sought)
+        made.seek_requested.connect(self.seek_requested)
         made.corrected.connect(partial(self.corrected.emit, self._session_audio.session.turns[index].turn.number))
         made.set_current(current=index == self._current)
         return made
@@ -348,7 +355,7 @@ class Transcript(ReadingArea):
                 bar.setValue(max(0, top - 24))
 
 
-def shown_of(recorded: RecordedTurn) -> tuple[object, ...]:
+def row_content(recorded: RecordedTurn) -> tuple[object, ...]:
     """What a row shows of a turn."""
     turn = recorded.turn
     label = turn.reading.label if turn.reading else None
@@ -356,7 +363,7 @@ def shown_of(recorded: RecordedTurn) -> tuple[object, ...]:
     return turn.number, words_of(turn), turn.reply, turn.heard, turn.outcome, label, recorded.corrected, sounds
 
 
-def _goes_on(before: SessionAudio | None, now: SessionAudio | None) -> bool:
+def _is_continuation(before: SessionAudio | None, now: SessionAudio | None) -> bool:
     """Whether it is the same session, with more turns at most."""
     if before is None or now is None or before.session.folder != now.session.folder:
         return False

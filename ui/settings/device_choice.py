@@ -14,9 +14,9 @@ from ui.core.app import App
 from ui.core.background import Background
 from ui.core.translations import tr
 from ui.widgets.common import Picker, column, label
-from ui.widgets.forms import LevelMeter, Outcome
+from ui.widgets.forms import InlineMessage, LevelMeter
 
-_LOOK_MS = 2000
+_POLL_MS = 2000
 
 
 class DeviceChoice(QWidget):
@@ -33,9 +33,9 @@ class DeviceChoice(QWidget):
         self._devices = devices
         self._background = Background()
         self.destroyed.connect(self._background.close)
-        self._looking = False
+        self._listing = False
         self.microphone, self.speaker = Picker(), Picker()
-        self.meter, self.trouble = LevelMeter(), Outcome()
+        self.meter, self.error = LevelMeter(), InlineMessage()
         self.microphone.picked.connect(lambda name: app.change("sound", microphone=name))
         self.speaker.picked.connect(lambda name: app.change("sound", speaker=name))
         titles = []
@@ -46,13 +46,13 @@ class DeviceChoice(QWidget):
         layout = column(titles[0], self.microphone, self.meter, 14, titles[1], self.speaker, spacing=6)
         if beside is not None:
             layout.addWidget(beside)
-        layout.addWidget(self.trouble)
+        layout.addWidget(self.error)
         self.setLayout(layout)
         self.show_devices(Devices((), ()))
-        self.trouble.report("")
-        self._timer = QTimer(self, interval=_LOOK_MS)
+        self.error.report("")
+        self._timer = QTimer(self, interval=_POLL_MS)
         self._timer.timeout.connect(self.inspect)
-        app.happened.connect(self._hear)
+        app.event_received.connect(self._on_event)
         app.settings_changed.connect(self._follow)
 
     def showEvent(self, event: QShowEvent) -> None:
@@ -68,8 +68,8 @@ class DeviceChoice(QWidget):
 
     def inspect(self) -> None:
         """List the devices, off Qt's thread."""
-        if not self._looking:
-            self._looking = True
+        if not self._listing:
+            self._listing = True
             self._background.run(self._devices, self._found, self._fail)
 
     def show_devices(self, found: Devices) -> None:
@@ -80,16 +80,16 @@ class DeviceChoice(QWidget):
         self.speaker.show_options(_options(found.speakers, sound.speaker), sound.speaker)
 
     def _found(self, found: Devices) -> None:
-        self._looking = False
+        self._listing = False
         none = tr("No microphone was found: plug one in, or go on and type.")
-        self.trouble.report("" if found.microphones else none, trouble=True)
+        self.error.report("" if found.microphones else none, error=True)
         self.show_devices(found)
 
     def _fail(self, why: str) -> None:
-        self._looking = False
-        self.trouble.report(why, trouble=True)
+        self._listing = False
+        self.error.report(why, error=True)
 
-    def _hear(self, event: object) -> None:
+    def _on_event(self, event: object) -> None:
         if isinstance(event, InputLevel) and self.isVisible():
             self.meter.show_level(event.decibels)
 

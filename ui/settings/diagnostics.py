@@ -19,7 +19,7 @@ from ui.core import theme
 from ui.core.app import App
 from ui.core.translations import tr
 from ui.widgets.common import button, column, label, row
-from ui.widgets.forms import Mark, Outcome, Section, actions
+from ui.widgets.forms import InlineMessage, Section, StatusIcon, actions
 
 _LOG = "undertone.log"
 _TRACEBACKS = 3
@@ -38,7 +38,7 @@ class Diagnostics(Section):
         self._rows.setSpacing(10)
         rows = QWidget()
         rows.setLayout(self._rows)
-        self.state = Outcome()
+        self.state = InlineMessage()
         self.again = button(tr("Look again"), self.inspect, icon="again")
         self.log = button(tr("Open the log's folder"), self._open, "quiet", icon="folder")
         self.report = QPlainTextEdit()
@@ -47,7 +47,7 @@ class Diagnostics(Section):
         self.report.setTabChangesFocus(True)
         self.copy = button(tr("Copy"), self._copy, icon="copy")
         self.save = button(tr("Save…"), self._save, "quiet")
-        self.done = Outcome()
+        self.done = InlineMessage()
         self.add(self.state, rows, gap=12)
         self.add(actions(self.again, self.log))
         self.add_field(
@@ -65,12 +65,12 @@ class Diagnostics(Section):
         self.again.setEnabled(False)
         self.state.report(tr("Looking…"))
         job = self.app.run("doctor", "--model", self.app.settings.model.source, "--json")
-        job.ended.connect(lambda _code, said: self._show(job.results, said))
+        job.ended.connect(lambda _code, message: self._show(job.results, message))
 
-    def _show(self, results: list[dict[str, Any]], said: str) -> None:
+    def _show(self, results: list[dict[str, Any]], message: str) -> None:
         self.again.setEnabled(True)
         if not results:
-            self.state.report(tr("The doctor could not be asked: {why}").format(why=said or "?"), trouble=True)
+            self.state.report(tr("The doctor could not be asked: {why}").format(why=message or "?"), error=True)
             return
         self.found = results[-1]
         while (item := self._rows.takeAt(0)) is not None:
@@ -80,8 +80,8 @@ class Diagnostics(Section):
         for name, one in sorted(self.found.items(), key=lambda pair: pair[1]["remedy"] is None):
             remedies += one["remedy"] is not None
             self._rows.addWidget(_finding(name, str(one["value"]), one["remedy"]))
-        words = tr("Remarks: {count}").format(count=remedies) if remedies else tr("Everything is there.")
-        self.state.report(words)
+        text = tr("Remarks: {count}").format(count=remedies) if remedies else tr("Everything is there.")
+        self.state.report(text)
         self.report.setPlainText(report(self.found, self.app.settings, str(self.app.services.home), self._log_text()))
 
     def _log_text(self) -> str:
@@ -114,7 +114,7 @@ class Diagnostics(Section):
             write_atomically(Path(path), self.report.toPlainText() + "\n", mode=None)
         except OSError as error:
             self.done.report(
-                tr("It cannot be written ({why}): choose another place.").format(why=error.strerror), trouble=True
+                tr("It cannot be written ({why}): choose another place.").format(why=error.strerror), error=True
             )
         else:
             self.done.report(tr("Saved."))
@@ -124,14 +124,14 @@ def _finding(name: str, value: str, remedy: str | None) -> QWidget:
     made = QWidget()
     heading = label(name, "heading", wrap=False)
     heading.setFixedWidth(round(11.5 * theme.pixels("body")))
-    words = column(label(value, "" if remedy else "muted", selectable=True), spacing=2)
+    text = column(label(value, "" if remedy else "muted", selectable=True), spacing=2)
     if remedy:
-        words.addWidget(label(remedy, "muted", selectable=True))
-    mark = Mark("warning", "danger", 18) if remedy else Mark("check", "muted", 18)
+        text.addWidget(label(remedy, "muted", selectable=True))
+    mark = StatusIcon("warning", "danger", 18) if remedy else StatusIcon("check", "muted", 18)
     beside = row(mark, heading, spacing=10)
     for part in (mark, heading):
         beside.setAlignment(part, Qt.AlignmentFlag.AlignTop)
-    beside.addLayout(words, 1)
+    beside.addLayout(text, 1)
     made.setLayout(beside)
     made.setAccessibleName(f"{name}: {value} {remedy or ''}".strip())
     return made
@@ -150,7 +150,7 @@ def report(found: Mapping[str, Mapping[str, str | None]], settings: Settings, ho
         )
     lines += ["", "[settings]"]
     for section, values in settings.model_dump(mode="json", exclude_defaults=True).items():
-        lines.append(f"{section}: {_plain(section, values)}")
+        lines.append(f"{section}: {_anonymous(section, values)}")
     lines += ["", "[last errors]", *(_errors(log) or ["none"])]
     return "\n".join(lines)
 
@@ -173,7 +173,7 @@ def _user() -> str:
         return ""
 
 
-def _plain(section: str, values: Any) -> Any:
+def _anonymous(section: str, values: Any) -> Any:
     """Settings without what names something of the user's."""
     if not isinstance(values, dict):
         return values

@@ -14,13 +14,22 @@ from ui.core.app import App
 from ui.core.translations import tr
 from ui.core.untrusted_text import brief
 from ui.widgets.common import Picker, button, column, label, restyle, row
-from ui.widgets.forms import Mark, Outcome, Work, actions, size
-from ui.widgets.model_words import AUTOMATIC, About, facts, fits, plan_words, title, ways, what_for
+from ui.widgets.forms import InlineMessage, JobProgress, StatusIcon, actions, format_bytes
+from ui.widgets.model_text import (
+    AUTOMATIC,
+    About,
+    checkpoint_name,
+    checkpoint_purpose,
+    facts,
+    fits,
+    loading_modes,
+    plan_text,
+)
 
 
-def choose_folder(owner: QWidget, words: str, chosen: Callable[[str], object]) -> QFileDialog:
+def choose_folder(owner: QWidget, text: str, chosen: Callable[[str], object]) -> QFileDialog:
     """Let the user point at a folder, in a window beside this one that blocks nothing."""
-    dialog = QFileDialog(owner, words)
+    dialog = QFileDialog(owner, text)
     dialog.setFileMode(QFileDialog.FileMode.Directory)
     dialog.setOption(QFileDialog.Option.ShowDirsOnly)
     dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
@@ -40,7 +49,7 @@ class TargetForm(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.words = label("", "small")
+        self.text = label("", "small")
         self.path = QLineEdit()
         self.path.setAccessibleName(tr("New folder"))
         self.path.textChanged.connect(self._name)
@@ -48,14 +57,14 @@ class TargetForm(QWidget):
         self.start = button(tr("Start"), lambda: self.started.emit(self.path.text()), "primary")
         cancel = button(tr("Cancel"), self.hide, "quiet")
         beside = row(self.path, self.start, cancel)
-        layout = column(self.words, spacing=6)
+        layout = column(self.text, spacing=6)
         layout.addLayout(beside)
         self.setLayout(layout)
         self.hide()
 
-    def ask(self, words: str, folder: Path) -> None:
+    def ask(self, text: str, folder: Path) -> None:
         """Propose a folder."""
-        self.words.setText(words)
+        self.text.setText(text)
         self.path.setText(str(folder))
         self._name(self.path.text())
         self.show()
@@ -83,20 +92,20 @@ class ModelCard(QFrame):
     def __init__(self, app: App, source: str, *, preset: bool) -> None:
         super().__init__()
         self.setProperty("role", "raised")
-        self.setAccessibleName(title(source))
+        self.setAccessibleName(checkpoint_name(source))
         self.app, self.source, self.preset = app, source, preset
         self.about: About | None = None
         self._doing = ""
         self._targets: dict[str, Path] = {}
         self._before = app.settings.model
-        self._used = Mark("check", "accent", 18)
+        self._used = StatusIcon("check", "accent", 18)
         self._used_words = label(tr("in use"), "small", wrap=False)
-        head = row(label(title(source), "lead", wrap=False), self._used, self._used_words, None, spacing=8)
+        head = row(label(checkpoint_name(source), "lead", wrap=False), self._used, self._used_words, None, spacing=8)
         self.facts = label(tr("Looking at it…"), "small")
         self.plan = label("", "small")
-        self.way = Picker()
-        self.way.setAccessibleName(tr("How it is loaded"))
-        self.way.picked.connect(lambda way: self._load(*way))
+        self.mode = Picker()
+        self.mode.setAccessibleName(tr("How it is loaded"))
+        self.mode.picked.connect(lambda mode: self._load(*mode))
         self.use = button(tr("Use"), lambda: self._load(*AUTOMATIC), "primary")
         self.fetch = button(tr("Download"), self._fetch, "primary", icon="download")
         self.convert = button(tr("Convert…"), self._ask_convert, "primary")
@@ -106,14 +115,14 @@ class ModelCard(QFrame):
         self.buttons = actions(self.use, self.fetch, self.convert, self.verify, self.quantize, self.remove)
         self.form = TargetForm()
         self.form.started.connect(self._make)
-        self.work = Work()
-        self.work.ended.connect(self._ended)
-        self.outcome = Outcome()
-        what = label(what_for(source), "small", selectable=not preset)
+        self.progress = JobProgress()
+        self.progress.ended.connect(self._ended)
+        self.message = InlineMessage()
+        what = label(checkpoint_purpose(source), "small", selectable=not preset)
         layout = column(spacing=6)
         layout.setContentsMargins(18, 14, 18, 14)
         layout.addLayout(head)
-        for part in (what, self.facts, self.plan, self.way, self.outcome, self.form, self.work, self.buttons):
+        for part in (what, self.facts, self.plan, self.mode, self.message, self.form, self.progress, self.buttons):
             layout.addWidget(part)
         self.setLayout(layout)
         self._update()
@@ -137,14 +146,14 @@ class ModelCard(QFrame):
         if status == "failed":
             back = self._before
             if back.source != self.source:
-                action, act = tr("Back to {name}").format(name=title(back.source)), self._go_back
+                action, act = tr("Back to {name}").format(name=checkpoint_name(back.source)), self._go_back
             else:
                 action, act = tr("Try again"), self.app.load_model
-            self.outcome.report(text, trouble=True, action=action, act=act)
+            self.message.report(text, error=True, action=action, act=act)
         elif status == "ready":
-            self.outcome.report("")
+            self.message.report("")
         else:
-            self.outcome.report(text)
+            self.message.report(text)
 
     # ---- what it looks like
 
@@ -157,50 +166,50 @@ class ModelCard(QFrame):
         usable = state == "ready" and kind in ("preset", "checkpoint")
         if about:
             self.facts.setText(facts(about))
-            self.plan.setText(brief(str(about["error"])) if about["error"] else plan_words(plan) if plan else "")
+            self.plan.setText(brief(str(about["error"])) if about["error"] else plan_text(plan) if plan else "")
             restyle(self.plan, role="error" if about["error"] else "small")
         self.facts.setVisible(bool(self.facts.text()))
         self.plan.setVisible(bool(self.plan.text()))
-        self.way.setVisible(used and usable and plan is not None)
+        self.mode.setVisible(used and usable and plan is not None)
         if plan:
             settings = self.app.settings.model
-            self.way.show_options(ways(plan), (settings.device, settings.quantize))
+            self.mode.show_options(loading_modes(plan), (settings.device, settings.quantize))
             restyle(self.use, kind="primary" if fits(plan, *AUTOMATIC) else "")
         self.use.setVisible(usable and not used)
         self.fetch.setVisible(self.preset and state == "absent")
         if about and about["download_bytes"]:
-            self.fetch.setText(tr("Download {size}").format(size=size(about["download_bytes"])))
+            self.fetch.setText(tr("Download {size}").format(size=format_bytes(about["download_bytes"])))
         self.convert.setVisible(kind == "original" and state == "ready")
         self.quantize.setVisible(usable and not self.preset and about is not None and about["stored"] is None)
         self.verify.setVisible(state in ("ready", "broken"))
         self.remove.setVisible(not self.preset and not used)
-        self.buttons.setEnabled(not self.work.running)
+        self.buttons.setEnabled(not self.progress.running)
 
     # ---- what can be done
 
     def _load(self, device: str, quantize: str, *, anyway: bool = False) -> None:
         plan = self.about["plan"] if self.about else None
         if plan and not anyway and not fits(plan, device, quantize):
-            self.outcome.report(
+            self.message.report(
                 tr("That way it does not fit into memory."),
-                trouble=True,
+                error=True,
                 action=tr("Try it all the same"),
                 act=lambda: self._load(device, quantize, anyway=True),
             )
             self._update()
             return
         self._before = self.app.settings.model
-        self.outcome.report("")
+        self.message.report("")
         self.app.change("model", source=self.source, device=device, quantize=quantize)
 
     def _go_back(self) -> None:
         before = self._before
-        self.outcome.report("")
+        self.message.report("")
         self.app.change("model", source=before.source, device=before.device, quantize=before.quantize)
 
     def _fetch(self) -> None:
         job = self.app.run("fetch", self.source, "--json")
-        self._follow("fetch", tr("Downloading {name}…").format(name=title(self.source)), job)
+        self._follow("fetch", tr("Downloading {name}…").format(name=checkpoint_name(self.source)), job)
 
     def _verify(self) -> None:
         job = self.app.run_module("model.manager", "verify", self.source)
@@ -225,33 +234,33 @@ class ModelCard(QFrame):
 
     def _make(self, target: str) -> None:
         self.form.hide()
-        words = tr("Converting…") if self._doing == "convert" else tr("Making a copy in 4 bits…")
+        text = tr("Converting…") if self._doing == "convert" else tr("Making a copy in 4 bits…")
         self._targets[self._doing] = folder = Path(target).expanduser()
         job = self.app.run_module("model.manager", self._doing, self.source, str(folder))
-        self._follow(self._doing, words, job)
+        self._follow(self._doing, text, job)
 
-    def _follow(self, doing: str, words: str, job: Any) -> None:
+    def _follow(self, doing: str, text: str, job: Any) -> None:
         self._doing = doing
-        self.outcome.report("")
-        self.work.follow(job, words)
+        self.message.report("")
+        self.progress.follow(job, text)
         self._update()
 
-    def _ended(self, code: int, said: str, last: dict[str, Any]) -> None:
+    def _ended(self, code: int, message: str, last: dict[str, Any]) -> None:
         again = {"fetch": self._fetch, "verify": self._verify, "convert": self._ask_convert}
         if code != 0:
             act = again.get(self._doing, self._ask_quantize)
-            words = said or tr("It ended without a word (code {code}).").format(code=code)
-            self.outcome.report(words, trouble=code != 130, action=tr("Try again"), act=act)
+            text = message or tr("It ended without a word (code {code}).").format(code=code)
+            self.message.report(text, error=code != 130, action=tr("Try again"), act=act)
         elif self._doing == "verify":
             hashes = "\n".join(f"{digest}  {name}" for name, digest in last.get("sha256", {}).items())
             copy = (lambda: QGuiApplication.clipboard().setText(hashes)) if hashes else None
             checked = "; ".join(map(str, last.get("checked", [])))
-            self.outcome.report(
+            self.message.report(
                 tr("Whole: {checked}.").format(checked=checked), action=tr("Copy the SHA-256 sums"), act=copy
             )
         elif self._doing == "fetch":
             self.changed.emit(self.source)
         else:
-            self.outcome.report(tr("Done: the new folder is in the list."))
+            self.message.report(tr("Done: the new folder is in the list."))
             self.made.emit(str(last["folder"]))
         self._update()

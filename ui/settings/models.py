@@ -17,8 +17,8 @@ from ui.core.app import App
 from ui.core.translations import tr
 from ui.settings.model_card import ModelCard, choose_folder
 from ui.widgets.common import button, row
-from ui.widgets.forms import Outcome, Section, Work, actions
-from ui.widgets.model_words import presets, title
+from ui.widgets.forms import InlineMessage, JobProgress, Section, actions
+from ui.widgets.model_text import checkpoint_name, presets
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -37,7 +37,7 @@ class ModelSettings(Section):
         self._cards.setContentsMargins(0, 0, 0, 0)
         self._cards.setSpacing(12)
         self._box.setLayout(self._cards)
-        self.trouble = Outcome()
+        self.error = InlineMessage()
         self.path = QLineEdit()
         self.path.setPlaceholderText(tr("A folder with a config.json, converted or the original's"))
         self.path.setAccessibleName(tr("Add a folder"))
@@ -46,7 +46,7 @@ class ModelSettings(Section):
         add.setLayout(
             row(self.path, button(tr("Choose…"), self._choose, icon="folder"), button(tr("Add"), self._add_typed))
         )
-        self.added = Outcome()
+        self.added = InlineMessage()
         self.repository, self.revision = QLineEdit(), QLineEdit()
         self.repository.setPlaceholderText(tr("owner/name"))
         self.repository.setAccessibleName(tr("Repository on the hub"))
@@ -55,31 +55,31 @@ class ModelSettings(Section):
         self.download = button(tr("Download"), self._download, icon="download")
         for field in (self.repository, self.revision):
             field.textChanged.connect(self._allow_download)
-        self.work = Work()
-        self.work.ended.connect(self._downloaded)
-        self.add(self._box, self.trouble)
+        self.progress = JobProgress()
+        self.progress.ended.connect(self._downloaded)
+        self.add(self._box, self.error)
         self.add_field(tr("Add a folder"), add, self.added)
         self.add_field(
             tr("From the model hub"),
             self.repository,
             self.revision,
             actions(self.download),
-            self.work,
+            self.progress,
             note=tr("Nothing is loaded from the network unless you press Download. Weights and settings only, never "
                     "code, and of that one commit, so that they cannot change."),
         )  # fmt: skip
         app.settings_changed.connect(self._follow)
-        app.happened.connect(self._hear)
+        app.event_received.connect(self._on_event)
         self._allow_download()
         self._lay_out()
         self.inspect(list(self.cards))
 
     def inspect(self, sources: Sequence[str]) -> None:
         """Have checkpoints looked at, in a child process."""
-        self.trouble.report("")
+        self.error.report("")
         job = self.app.run_module("model.manager", "list", *sources)
         job.printed.connect(self._show)
-        job.ended.connect(lambda code, said: self._looked(code, said, sources))
+        job.ended.connect(lambda code, message: self._listed(code, message, sources))
 
     # ---- the list
 
@@ -103,11 +103,11 @@ class ModelSettings(Section):
         if card is not None:
             card.show_about(about)
 
-    def _looked(self, code: int, said: str, sources: Sequence[str]) -> None:
+    def _listed(self, code: int, message: str, sources: Sequence[str]) -> None:
         if code != 0:
-            self.trouble.report(
-                tr("The models cannot be looked at: {why}").format(why=said or tr("the program ended")),
-                trouble=True,
+            self.error.report(
+                tr("The models cannot be looked at: {why}").format(why=message or tr("the program ended")),
+                error=True,
                 action=tr("Try again"),
                 act=lambda: self.inspect(sources),
             )
@@ -120,7 +120,7 @@ class ModelSettings(Section):
         if new := [source for source in self.cards if source not in before]:
             self.inspect(new)
 
-    def _hear(self, event: object) -> None:
+    def _on_event(self, event: object) -> None:
         card = self.cards.get(self.app.settings.model.source)
         if card is None:
             return
@@ -135,7 +135,7 @@ class ModelSettings(Section):
         """Put a folder on the list."""
         path = Path(folder.strip()).expanduser().absolute()
         if not path.is_dir():
-            self.added.report(tr("There is no folder {path}.").format(path=path), trouble=True)
+            self.added.report(tr("There is no folder {path}.").format(path=path), error=True)
             return
         self.path.clear()
         if str(path) in self.cards:
@@ -167,7 +167,7 @@ class ModelSettings(Section):
         app = self.app
         app.change("model", folders=tuple(one for one in folders if one != source))
         app.notify(
-            tr("{name} is off the list; its files stay where they are.").format(name=title(source)),
+            tr("{name} is off the list; its files stay where they are.").format(name=checkpoint_name(source)),
             tr("Undo"),
             lambda: app.change("model", folders=folders),
         )
@@ -177,20 +177,20 @@ class ModelSettings(Section):
     def _allow_download(self) -> None:
         repository, revision = self.repository.text().strip(), self.revision.text().strip()
         sound = bool(_REPOSITORY.fullmatch(repository) and _COMMIT.fullmatch(revision))
-        self.download.setEnabled(sound and not self.work.running)
+        self.download.setEnabled(sound and not self.progress.running)
 
     def _download(self) -> None:
         repository, revision = self.repository.text().strip(), self.revision.text().strip()
         job = self.app.run_module("model.manager", "hub", repository, revision)
         self.added.report("")
-        self.work.follow(job, tr("Downloading {name}…").format(name=repository))
+        self.progress.follow(job, tr("Downloading {name}…").format(name=repository))
         self._allow_download()
 
-    def _downloaded(self, code: int, said: str, last: dict[str, Any]) -> None:
+    def _downloaded(self, code: int, message: str, last: dict[str, Any]) -> None:
         self._allow_download()
         if code == 0:
             self.repository.clear()
             self.revision.clear()
             self.add_folder(str(last["folder"]))
         else:
-            self.added.report(said, trouble=code != 130, action=tr("Try again"), act=self._download)
+            self.added.report(message, error=code != 130, action=tr("Try again"), act=self._download)

@@ -18,7 +18,7 @@ from ui.core.translations import tr
 from ui.widgets.common import Picker, column
 from ui.widgets.forms import Section
 
-SECTIONS = ("sound", "turns", "voice", "model", "recording", "looks", "shortcuts", "diagnostics")
+SECTIONS = ("sound", "turns", "voice", "model", "recording", "appearance", "shortcuts", "diagnostics")
 _ICONS = ("speaker", "talk", "play", "model", "record", "settings", "keyboard", "info")
 _NARROW = 700
 """Pixels, at the usual size of text, below which the list of sections becomes a drop-down above."""
@@ -78,16 +78,16 @@ class SettingsPage(QWidget):
         layout.addWidget(self._left)
         layout.addWidget(right, 1)
         self.setLayout(layout)
-        self._name()
+        self._retranslate()
         self.show_section(self._shown)
 
     @property
-    def place(self) -> str:
+    def view_state(self) -> str:
         """The section that is shown."""
         return self._shown
 
-    @place.setter
-    def place(self, section: str) -> None:
+    @view_state.setter
+    def view_state(self, section: str) -> None:
         self.show_section(section)
 
     def show_section(self, name: str) -> Section:
@@ -121,9 +121,9 @@ class SettingsPage(QWidget):
         """Follow theme and size of text."""
         super().changeEvent(event)
         if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.FontChange) and self._list.count():
-            self._name()
+            self._retranslate()
 
-    def _name(self) -> None:
+    def _retranslate(self) -> None:
         """The list's entries, in the colours and size in force."""
         self._list.blockSignals(True)
         self._list.clear()
@@ -163,7 +163,7 @@ def _maker(name: str, page: SettingsPage) -> Callable[[], Section]:
         "voice": ("ui.settings.voice", "VoiceSettings"),
         "model": ("ui.settings.models", "ModelSettings"),
         "recording": ("ui.settings.recording", "RecordingSettings"),
-        "looks": ("ui.settings.looks", "LooksSettings"),
+        "appearance": ("ui.settings.appearance", "AppearanceSettings"),
         "shortcuts": ("ui.settings.shortcuts", "ShortcutSettings"),
         "diagnostics": ("ui.settings.diagnostics", "Diagnostics"),
     }[name]

@@ -17,11 +17,11 @@ from ui.core.app import App
 from ui.core.background import Background
 from ui.core.translations import tr
 from ui.widgets.common import Picker, Switch, button, column, label
-from ui.widgets.forms import Choices, Outcome, Section, actions, size
+from ui.widgets.forms import Choices, InlineMessage, Section, actions, format_bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StorageUse:
     """What is on the disk."""
 
     sessions: int
@@ -73,12 +73,12 @@ class RecordingSettings(Section):
         self.stored = label(tr("Counting…"))
         self.open = button(tr("Open the folder"), self._open, icon="folder")
         self.delete = button(tr("Delete all"), self._delete, "danger", icon="delete")
-        self.trouble = Outcome()
+        self.error = InlineMessage()
         self.consent = Switch(tr("Corrections may teach the model"), self._consent)
         self.corrected = label("", "small")
         self.forget = button(tr("Delete the corrections"), self._forget, "quiet")
         self.add_field(tr("Conversations"), self.keep)
-        self.add_field(tr("Stored"), self.stored, actions(self.open, self.delete), self.trouble)
+        self.add_field(tr("Stored"), self.stored, actions(self.open, self.delete), self.error)
         self.add(
             self.consent,
             label(
@@ -92,7 +92,7 @@ class RecordingSettings(Section):
         app.trash.changed.connect(self.count)
         app.settings_changed.connect(self._follow)
         self._follow(app.settings)
-        self._show(Stored(0, 0, 0))
+        self._show(StorageUse(0, 0, 0))
 
     def showEvent(self, event: QShowEvent) -> None:
         """Count anew."""
@@ -101,22 +101,22 @@ class RecordingSettings(Section):
 
     def count(self) -> None:
         """Look at the disk, off Qt's thread."""
-        self._background.run(self._inspect, self._show, lambda why: self.trouble.report(why, trouble=True))
+        self._background.run(self._inspect, self._show, lambda why: self.error.report(why, error=True))
 
-    def _inspect(self) -> Stored:
+    def _inspect(self) -> StorageUse:
         folders = sessions(self.app.sessions)
         try:
             found = len(corrections(self.app.corrections))
             total = sum(path.stat().st_size for one in folders for path in one.rglob("*") if path.is_file())
         except OSError as error:
             raise AssistantError(tr("The folder cannot be read ({why}).").format(why=error.strerror)) from error
-        return Stored(len(folders), total, found)
+        return StorageUse(len(folders), total, found)
 
-    def _show(self, stored: Stored) -> None:
+    def _show(self, stored: StorageUse) -> None:
         self.stored.setText(
             tr("Nothing is stored.")
             if not stored.sessions
-            else tr("Sessions: {count}, {size}").format(count=stored.sessions, size=size(stored.bytes))
+            else tr("Sessions: {count}, {size}").format(count=stored.sessions, size=format_bytes(stored.bytes))
         )
         self.delete.setVisible(stored.sessions > 0)
         self.corrected.setText(tr("Corrections kept: {count}").format(count=stored.corrections))
@@ -132,7 +132,7 @@ class RecordingSettings(Section):
         try:
             self.app.sessions.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            self.trouble.report(tr("The folder cannot be made ({why}).").format(why=error.strerror), trouble=True)
+            self.error.report(tr("The folder cannot be made ({why}).").format(why=error.strerror), error=True)
             return
         QDesktopServices.openUrl(QUrl.fromLocalFile(str(self.app.sessions)))
 
@@ -141,15 +141,15 @@ class RecordingSettings(Section):
     def _delete(self) -> None:
         running = self.app.talk.folder if self.app.talk is not None else None
         away = [one for one in sessions(self.app.sessions) if one != running]
-        self._put_away(away, tr("Sessions deleted: {count}.").format(count=len(away)))
+        self._move_to_trash(away, tr("Sessions deleted: {count}.").format(count=len(away)))
 
     def _forget(self) -> None:
         file = self.app.corrections
         away = [one for one in (file, file.parent / "corrections") if one.exists()]
-        self._put_away(away, tr("The corrections are deleted."))
+        self._move_to_trash(away, tr("The corrections are deleted."))
 
-    def _put_away(self, away: list[Path], words: str) -> None:
+    def _move_to_trash(self, away: list[Path], text: str) -> None:
         try:
-            self.app.delete(away, words)
+            self.app.delete(away, text)
         except AssistantError as error:
-            self.trouble.report(str(error), trouble=True)
+            self.error.report(str(error), error=True)

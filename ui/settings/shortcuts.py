@@ -10,13 +10,13 @@ from assistant.settings import Settings, TurnSection
 from ui.core.app import App
 from ui.core.translations import tr
 from ui.widgets.common import button, label
-from ui.widgets.forms import Outcome, Section, actions
+from ui.widgets.forms import InlineMessage, Section, actions
 
 _MODIFIERS = (Qt.Key.Key_Shift, Qt.Key.Key_Control, Qt.Key.Key_Alt, Qt.Key.Key_Meta, Qt.Key.Key_AltGr)
-_NEEDED = ("Tab", "Shift+Backtab", "Return", "Enter", "Up", "Down", "Left", "Right", "Backspace", "Del")
+_RESERVED_KEYS = ("Tab", "Shift+Backtab", "Return", "Enter", "Up", "Down", "Left", "Right", "Backspace", "Del")
 
 
-def fixed() -> list[tuple[str, str]]:
+def fixed_shortcuts() -> list[tuple[str, str]]:
     """The keys of the window that cannot be changed, and what they do."""
     return [
         ("Ctrl+1", tr("Talk")),
@@ -33,14 +33,14 @@ def fixed() -> list[tuple[str, str]]:
     ]
 
 
-def spelled(keys: str) -> str:
+def key_text(keys: str) -> str:
     """Keys as people write them here."""
     return (
         tr("Space", "key") if keys == "Space" else QKeySequence(keys).toString(QKeySequence.SequenceFormat.NativeText)
     )
 
 
-class KeyButton(QPushButton):
+class ShortcutButton(QPushButton):
     """Shows a key; pressed, it takes the next one. Escape or leaving keeps the old one.
 
     Signals:
@@ -48,7 +48,7 @@ class KeyButton(QPushButton):
         refused: a key that the window needs.
     """
 
-    taken = Signal(str)
+    key_chosen = Signal(str)
     refused = Signal(str)
 
     def __init__(self, keys: str) -> None:
@@ -62,8 +62,8 @@ class KeyButton(QPushButton):
     def show_keys(self, keys: str) -> None:
         """Show a key."""
         self._keys, self.waiting = keys, False
-        self.setText(spelled(keys))
-        self.setAccessibleDescription(spelled(keys))
+        self.setText(key_text(keys))
+        self.setAccessibleDescription(key_text(keys))
 
     def event(self, event: QEvent) -> bool:
         """Take keys before shortcuts, Tab and the button's own Space do."""
@@ -92,12 +92,12 @@ class KeyButton(QPushButton):
             self.show_keys(self._keys)
             return
         keys = QKeySequence(event.keyCombination()).toString(QKeySequence.SequenceFormat.PortableText)
-        if keys in _NEEDED or keys in (taken for taken, _ in fixed()):
+        if keys in _RESERVED_KEYS or keys in (key_chosen for key_chosen, _ in fixed_shortcuts()):
             self.show_keys(self._keys)
             self.refused.emit(keys)
             return
         self.show_keys(keys)
-        self.taken.emit(keys)
+        self.key_chosen.emit(keys)
 
 
 class ShortcutSettings(Section):
@@ -106,16 +106,16 @@ class ShortcutSettings(Section):
     def __init__(self, app: App) -> None:
         super().__init__(tr("Shortcuts"))
         self._app = app
-        self.key = KeyButton(app.settings.turns.shortcut)
-        self.key.taken.connect(self._take)
+        self.key = ShortcutButton(app.settings.turns.shortcut)
+        self.key.key_chosen.connect(self._take)
         self.key.refused.connect(self._refuse)
-        self.said = Outcome()
+        self.message = InlineMessage()
         default = TurnSection().shortcut
         reset = button(tr("Use the space bar"), lambda: self._take(default), "quiet")
         self.add_field(
             tr("Talk key"),
             actions(self.key, reset),
-            self.said,
+            self.message,
             note=tr("Hold it while you speak; what you say in the moment after letting go is still heard. "
                     "In a text field it types."),
         )  # fmt: skip
@@ -125,19 +125,21 @@ class ShortcutSettings(Section):
         grid.setHorizontalSpacing(32)
         grid.setVerticalSpacing(10)
         grid.setColumnStretch(1, 1)
-        for at, (keys, what) in enumerate(fixed()):
-            grid.addWidget(label(spelled(keys), wrap=False), at, 0)
+        for at, (keys, what) in enumerate(fixed_shortcuts()):
+            grid.addWidget(label(key_text(keys), wrap=False), at, 0)
             grid.addWidget(label(what, "muted"), at, 1)
         table.setLayout(grid)
         self.add_field(tr("In the window"), table)
         app.settings_changed.connect(self._follow)
 
     def _take(self, keys: str) -> None:
-        self.said.report("")
+        self.message.report("")
         self._app.change("turns", shortcut=keys)
 
     def _refuse(self, keys: str) -> None:
-        self.said.report(tr("{keys} is needed elsewhere: choose another key.").format(keys=spelled(keys)), trouble=True)
+        self.message.report(
+            tr("{keys} is needed elsewhere: choose another key.").format(keys=key_text(keys)), error=True
+        )
 
     def _follow(self, settings: Settings) -> None:
         self.key.show_keys(settings.turns.shortcut)

@@ -32,7 +32,7 @@ class SoundSettings(Section):
         super().__init__(tr("Sound"))
         self.app = app
         self.test = button(tr("Play a test sound"), self._play_test, icon="speaker")
-        inspect = button(tr("Look for new devices"), self._look_anew, "quiet", icon="again")
+        inspect = button(tr("Look for new devices"), self._rescan, "quiet", icon="again")
         self.check = SoundCheck(app)
         self.echo = Choices(
             [
@@ -62,7 +62,7 @@ class SoundSettings(Section):
         self.add_field(tr("So that it does not hear itself"), self.echo)
         app.settings_changed.connect(self._follow)
 
-    def _look_anew(self) -> None:
+    def _rescan(self) -> None:
         sound = self.app.settings.sound
         if self.app.talk is not None:
             self.app.talk.choose_devices(sound.microphone, sound.speaker)  # the sound system starts afresh

@@ -11,10 +11,10 @@ from assistant.audio.audio_check import CheckResult, EchoStrength, Step
 from assistant.audio.echo import Duplex
 from assistant.events import SAMPLE_RATE
 from ui.core.app import App
-from ui.core.bridge import Bridge
+from ui.core.event_bridge import EventBridge
 from ui.core.translations import tr
 from ui.widgets.common import button, column, label
-from ui.widgets.forms import Outcome, actions
+from ui.widgets.forms import InlineMessage, actions
 
 _SILENT_DB, _SOFT_DB, _LOUD_DB = -60.0, -45.0, -6.0
 _PATIENCE_MS = 4000
@@ -32,8 +32,8 @@ class SoundCheck(QWidget):
     def __init__(self, app: App) -> None:
         super().__init__()
         self.app = app
-        self._bridge = Bridge(self)  # the check tells its steps on another thread
-        self._bridge.happened.connect(self._show)
+        self._bridge = EventBridge(self)  # the check tells its steps on another thread
+        self._bridge.event_received.connect(self._show)
         self._result: CheckResult | None = None
         self.begin = button(tr("Check microphone and speaker"), self.start, icon="microphone")
         self.stop = button(tr("Stop"), self._stop, "quiet")
@@ -43,9 +43,9 @@ class SoundCheck(QWidget):
         self.bar.setTextVisible(False)
         self.bar.setFixedHeight(6)
         self.bar.setAccessibleName(tr("Progress of the check"))
-        self.echo, self.level = Outcome(), Outcome()
+        self.echo, self.level = InlineMessage(), InlineMessage()
         self._late = QTimer(self, singleShot=True, interval=_PATIENCE_MS)
-        self._late.timeout.connect(self._say_that_nothing_comes)
+        self._late.timeout.connect(self._report_silence)
         self.setLayout(column(actions(self.begin, self.stop, self.again), self.step, self.bar, self.level, self.echo))
         for part in (self.stop, self.again, self.step, self.bar):
             part.hide()
@@ -54,7 +54,7 @@ class SoundCheck(QWidget):
         """Begin."""
         talk = self.app.talk
         if talk is None:
-            self.level.report(tr("There is no sound here: see Diagnostics."), trouble=True)
+            self.level.report(tr("There is no sound here: see Diagnostics."), error=True)
             return
         self._result = None
         self.level.report("")
@@ -82,14 +82,14 @@ class SoundCheck(QWidget):
             self.finished.emit(result)
             return
         self.level.report("")
-        words = {
+        text = {
             Step.ROOM: tr("Be quiet for a moment…"),
             Step.NOISE: tr("You hear a soft noise…"),
             Step.SPEAK: tr("Now say something."),
             Step.LISTEN: tr("This is how you sound."),
         }
-        if self.step.text() != words[result.step]:
-            self.step.setText(words[result.step])
+        if self.step.text() != text[result.step]:
+            self.step.setText(text[result.step])
             self.bar.setRange(0, max(1, round(result.seconds_left * 100)))
         self.bar.setValue(self.bar.maximum() - round(result.seconds_left * 100))
 
@@ -97,12 +97,12 @@ class SoundCheck(QWidget):
         level = result.level
         if level is None or level < _SILENT_DB:
             self.level.report(
-                tr("Nothing came from the microphone: choose another one above, or switch it on."), trouble=True
+                tr("Nothing came from the microphone: choose another one above, or switch it on."), error=True
             )
         elif level < _SOFT_DB:
-            self.level.report(tr("You are heard, but softly: come closer, or turn the microphone up."), trouble=True)
+            self.level.report(tr("You are heard, but softly: come closer, or turn the microphone up."), error=True)
         elif level > _LOUD_DB:
-            self.level.report(tr("You are too loud for the microphone: turn it down."), trouble=True)
+            self.level.report(tr("You are too loud for the microphone: turn it down."), error=True)
         else:
             self.level.report(tr("You are heard well ({level:.0f} dB).").format(level=level))
 
@@ -121,13 +121,13 @@ class SoundCheck(QWidget):
         else:
             self.echo.report(
                 tr("The assistant would hear itself: turn the speaker down, or use headphones."),
-                trouble=True,
+                error=True,
                 action=tr("Do not listen while it speaks"),
                 act=lambda: self.app.change("sound", echo=Duplex.HALF),
             )
 
-    def _say_that_nothing_comes(self) -> None:
-        self.level.report(tr("Nothing comes from the microphone: stop, and choose another one above."), trouble=True)
+    def _report_silence(self) -> None:
+        self.level.report(tr("Nothing comes from the microphone: stop, and choose another one above."), error=True)
 
     def _stop(self) -> None:
         if self.app.talk is not None:

@@ -8,7 +8,7 @@ from assistant.messages import BargeIn
 from assistant.settings import Settings
 from ui.core.app import App
 from ui.core.translations import tr
-from ui.settings.shortcuts import spelled
+from ui.settings.shortcuts import key_text
 from ui.widgets.common import Switch, button, label
 from ui.widgets.forms import Choices, Section, actions
 
@@ -66,4 +66,4 @@ class TurnsSettings(Section):
         self.empathy.setChecked(turns.empathy)
         self.patience.choose(turns.patience)
         self.barge_in.choose(turns.barge_in)
-        self.key.setText(spelled(turns.shortcut))
+        self.key.setText(key_text(turns.shortcut))

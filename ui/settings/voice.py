@@ -15,7 +15,7 @@ from ui.core.app import App
 from ui.core.background import Background
 from ui.core.translations import tr
 from ui.widgets.common import Picker, Switch, button, label
-from ui.widgets.forms import Choices, Outcome, Section, Work, actions, size
+from ui.widgets.forms import Choices, InlineMessage, JobProgress, Section, actions, format_bytes
 from ui.widgets.value_slider import ValueSlider
 
 NEURAL = "kokoro-82m"
@@ -50,13 +50,13 @@ class VoiceSettings(Section):
             tr("Who speaks"),
         )
         self.engine.chosen.connect(self._choose_engine)
-        self.offer = Outcome()
-        self.work = Work()
-        self.work.ended.connect(self._fetched)
+        self.offer = InlineMessage()
+        self.progress = JobProgress()
+        self.progress.ended.connect(self._fetched)
         self.voice = Picker()
         self.voice.picked.connect(lambda name: app.change("voice", name=name))
-        self.hear = button(tr("Hear this voice"), self._preview, icon="play")
-        self.trouble = Outcome()
+        self.preview = button(tr("Hear this voice"), self._preview, icon="play")
+        self.error = InlineMessage()
         self.rate = self._slider(tr("Pace"), "rate", 0.5, 2.0)
         self.pitch = self._slider(tr("Pitch"), "pitch", 0.5, 2.0)
         self.volume = self._slider(tr("Volume"), "volume", 0.0, 1.0)
@@ -72,8 +72,8 @@ class VoiceSettings(Section):
             emotion: button(names[emotion], lambda emotion=emotion: self._preview(emotion), "quiet")  # type: ignore[misc]
             for emotion in EMOTIONS
         }
-        self.add_field(tr("Who speaks"), self.engine, self.offer, self.work)
-        self.add_field(tr("Voice"), self.voice, actions(self.hear), self.trouble)
+        self.add_field(tr("Who speaks"), self.engine, self.offer, self.progress)
+        self.add_field(tr("Voice"), self.voice, actions(self.preview), self.error)
         for slider in (self.rate, self.pitch, self.volume):
             self.add_field(slider.accessibleName(), slider)
         self.add(
@@ -90,8 +90,8 @@ class VoiceSettings(Section):
         self._list_voices()
 
     def _slider(self, title: str, name: str, low: float, high: float) -> ValueSlider:
-        words = (lambda v: f"{v:.0%}") if name == "volume" else (lambda v: f"{v:.2f} ×")
-        slider = ValueSlider(title, low, high, 0.05, getattr(self.app.settings.voice, name), words)
+        text = (lambda v: f"{v:.0%}") if name == "volume" else (lambda v: f"{v:.2f} ×")
+        slider = ValueSlider(title, low, high, 0.05, getattr(self.app.settings.voice, name), text)
         slider.settled.connect(lambda value: self.app.change("voice", **{name: value}))
         return slider
 
@@ -113,7 +113,7 @@ class VoiceSettings(Section):
         self._list_voices()
 
     def _offer(self, _why: str) -> None:
-        amount = size(download_bytes(NEURAL))
+        amount = format_bytes(download_bytes(NEURAL))
         self.offer.report(
             tr("The neural voice is not on this machine yet: a download of {size}.").format(size=amount),
             action=tr("Download {size}").format(size=amount),
@@ -122,26 +122,24 @@ class VoiceSettings(Section):
 
     def _fetch(self) -> None:
         self.offer.report("")
-        if not self.work.running:
-            self.work.follow(self.app.run("fetch", NEURAL, "--json"), tr("Downloading the neural voice…"))
+        if not self.progress.running:
+            self.progress.follow(self.app.run("fetch", NEURAL, "--json"), tr("Downloading the neural voice…"))
 
-    def _fetched(self, code: int, said: str, _last: object) -> None:
+    def _fetched(self, code: int, message: str, _last: object) -> None:
         if code == 0:
             self._use("kokoro")
         else:
-            self.offer.report(said, trouble=code != 130, action=tr("Try again"), act=self._fetch)
+            self.offer.report(message, error=code != 130, action=tr("Try again"), act=self._fetch)
 
     # ---- voices
 
     def _list_voices(self) -> None:
         synthesizer = self.app.synthesizer
-        self.trouble.report("")
+        self.error.report("")
         if synthesizer is None:
             self._show_voices([])
         else:
-            self._background.run(
-                synthesizer.voices, self._show_voices, lambda why: self.trouble.report(why, trouble=True)
-            )
+            self._background.run(synthesizer.voices, self._show_voices, lambda why: self.error.report(why, error=True))
 
     def _show_voices(self, voices: list[Voice]) -> None:
         self._voices = sorted(voices, key=_order)
@@ -151,7 +149,7 @@ class VoiceSettings(Section):
         synthesizer = self.app.synthesizer
         if synthesizer is None:
             return
-        self.trouble.report("")
+        self.error.report("")
         self._set_ready(False)
         self._background.run(lambda: self._speak(synthesizer, emotion), self._play, self._fail)
 
@@ -169,10 +167,10 @@ class VoiceSettings(Section):
 
     def _fail(self, why: str) -> None:
         self._set_ready(True)
-        self.trouble.report(why, trouble=True)
+        self.error.report(why, error=True)
 
     def _set_ready(self, on: bool) -> None:
-        for one in (self.hear, *self.moods.values()):
+        for one in (self.preview, *self.moods.values()):
             one.setEnabled(on)
 
     def _follow(self, settings: Settings) -> None:

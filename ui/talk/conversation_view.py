@@ -53,7 +53,7 @@ class ConversationView(QAbstractScrollArea):
         chosen: the user went to a turn; its number.
     """
 
-    acted = Signal(str, int)
+    action_requested = Signal(str, int)
     chosen = Signal(int)
 
     def __init__(self) -> None:
@@ -74,20 +74,20 @@ class ConversationView(QAbstractScrollArea):
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.viewport().setAutoFillBackground(False)
         self.action_bar = TurnActions(self.viewport())
-        self.action_bar.acted.connect(self._act)
+        self.action_bar.action_requested.connect(self._act)
         self.newest = QFrame(self.viewport())
         self.newest.setProperty("role", "raised")
         self._newest = IconButton("down", "", self.follow)
         self.newest.setLayout(row(self._newest))
         self.newest.hide()
-        self._name()
+        self._retranslate()
         application = QApplication.instance()
         assert isinstance(application, QApplication), "there are no widgets without one"
         application.focusChanged.connect(self._focus_moved)
 
     # ---- what happens
 
-    def hear(self, event: object) -> None:
+    def handle_event(self, event: object) -> None:
         """Show what an event of the conversation tells."""
         if isinstance(event, StateChanged):
             if not event.user_speaking and self._slots and self._slots[-1].entry.message is None:
@@ -98,7 +98,7 @@ class ConversationView(QAbstractScrollArea):
             slot = self._slot(event.turn.number if isinstance(event, TurnEnded) else getattr(event, "turn", None))
             if slot is not None and isinstance(event, TurnUndone):
                 self._remove(slot)
-            elif slot is not None and slot.entry.hear(event):
+            elif slot is not None and slot.entry.handle_event(event):
                 self._show_news(slot)
 
     def show_correction(self, number: int, emotion: str | None) -> None:
@@ -268,15 +268,15 @@ class ConversationView(QAbstractScrollArea):
 
     def _act(self, action: str, number: int) -> None:
         if action != "delay":
-            self.acted.emit(action, number)
+            self.action_requested.emit(action, number)
         elif (slot := self._slot(number)) is not None and slot.view is not None:
             slot.view.fold()
 
-    def _name(self) -> None:
+    def _retranslate(self) -> None:
         self.setAccessibleName(self.tr("Conversation"))
         self.setAccessibleDescription(spoken(self._current.entry) if self._current else "")
         self._newest.show_icon("down", self.tr("Go to the newest turn"))
-        self.action_bar.name()
+        self.action_bar.retranslate()
 
     # ---- arranging
 
@@ -381,7 +381,7 @@ class ConversationView(QAbstractScrollArea):
             slot.view = TurnView(slot.entry, self.viewport())
             slot.view.refresh(last=slot is self._slots[-1])
             slot.view.changed.connect(self._arrange)
-            slot.view.again.connect(lambda: self.acted.emit("again", slot.entry.number))
+            slot.view.again.connect(lambda: self.action_requested.emit("again", slot.entry.number))
             slot.view.installEventFilter(self)
             QWidget.setTabOrder(self.action_bar.end, slot.view.remedy)
         before, slot.height = slot.height, slot.view.height_for(width)
@@ -394,7 +394,7 @@ class ConversationView(QAbstractScrollArea):
             slot.view = None
 
     def _rebuild(self) -> None:
-        self._name()
+        self._retranslate()
         for slot in self._slots:
             self._drop(slot)
         self._arrange()

@@ -12,7 +12,7 @@ from ui.core.translations import tr
 from ui.widgets.common import label, restyle, row
 
 
-def prosody() -> str:
+def prosody_explanation() -> str:
     """What a prosody estimate is."""
     return tr(
         "Estimated from pitch, loudness, tempo and colour of the voice alone. It was fitted on synthetic voices: how "
@@ -20,7 +20,7 @@ def prosody() -> str:
     )
 
 
-class _Explained(QPushButton):
+class _HelpButton(QPushButton):
     """A word that explains itself under the mouse, when it gets the focus, and to a screen reader."""
 
     def __init__(self, text: str, explanation: str) -> None:
@@ -67,7 +67,7 @@ class Headline(QWidget):
         self._glyph = _Glyph()
         self.text = label(role="title")
         self.confidence = label(role="lead", wrap=False)
-        self.estimate = _Explained(tr("prosody estimate"), prosody())
+        self.estimate = _HelpButton(tr("prosody estimate"), prosody_explanation())
         self._sure = QWidget()
         self._sure.setLayout(row(self.confidence, self.estimate, None))
         head = row(self._glyph, spacing=10)
@@ -78,10 +78,10 @@ class Headline(QWidget):
         self._top.addWidget(self._sure)
         self.setLayout(self._top)
 
-    def show_words(self, glyph: str, words: str, tip: str) -> None:
+    def show_text(self, glyph: str, text: str, tip: str) -> None:
         """Say something, with a glyph: an emotion's or any other."""
         self._glyph.show_glyph(glyph)
-        self.text.setText(words)
+        self.text.setText(text)
         self.text.setToolTip(tip)
 
     def show_confidence(self, confidence: str, *, estimate: bool) -> None:
@@ -95,10 +95,10 @@ class Headline(QWidget):
         title = QFont(self.font())
         title.setPixelSize(theme.pixels("title"))
         title.setBold(True)
-        words = QFontMetrics(title).horizontalAdvance(self.text.text()) + self._glyph.width()
-        beside = strip and words + self._sure.sizeHint().width() + 120 < width
+        text = QFontMetrics(title).horizontalAdvance(self.text.text()) + self._glyph.width()
+        beside = strip and text + self._sure.sizeHint().width() + 120 < width
         down, across = QBoxLayout.Direction.TopToBottom, QBoxLayout.Direction.LeftToRight
         self._top.setDirection(across if beside else down)
         self._top.setStretch(1, int(beside))
         self.text.setWordWrap(not strip)
-        restyle(self.text, role="heading" if strip and words + 120 > width else "title")
+        restyle(self.text, role="heading" if strip and text + 120 > width else "title")

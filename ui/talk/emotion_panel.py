@@ -25,12 +25,13 @@ from assistant.events import (
 )
 from ui.core import theme
 from ui.core.app import App
+from ui.core.emotion_text import voice_sounds
 from ui.core.playback import Playback
 from ui.core.translations import tr
 from ui.talk.emotion_headline import Headline
 from ui.widgets.common import IconButton, column, label, row
 from ui.widgets.emotion_charts import ReadingBars, ReadingHistory, TurnReading, percent
-from ui.widgets.emotion_correction import Correction, remember_answer, was_asked
+from ui.widgets.emotion_correction import EmotionCorrection, remember_answer, was_asked
 from ui.widgets.waveform import Waveform
 
 _STRIP_HEIGHT = 320  # pixels of the unfolded strip, at most
@@ -78,7 +79,7 @@ class EmotionPanel(QWidget):
         self._playback.refused.connect(app.notify)
         self.setAccessibleName(self.tr("Emotion"))
         self._build()
-        app.happened.connect(self._hear)
+        app.event_received.connect(self._on_event)
         self._draw()
 
     # ---- what the page calls
@@ -138,7 +139,7 @@ class EmotionPanel(QWidget):
 
     # ---- what happens
 
-    def _hear(self, event: object) -> None:
+    def _on_event(self, event: object) -> None:
         if isinstance(event, StateChanged):
             if event.user_speaking != self._speaking:
                 self._speaking = event.user_speaking
@@ -196,7 +197,7 @@ class EmotionPanel(QWidget):
 
     # ---- sound
 
-    def _hear_from(self, seconds: float) -> None:
+    def _play_from(self, seconds: float) -> None:
         self._playback.seek(seconds)
         if not self._playback.playing:
             self._playback.play()
@@ -220,14 +221,14 @@ class EmotionPanel(QWidget):
         self._bars, self._history = ReadingBars(), ReadingHistory()
         self._history.chosen.connect(self.show_turn)
         self._waveform = Waveform(self.tr("Your voice"))
-        self._waveform.sought.connect(self._hear_from)
+        self._waveform.seek_requested.connect(self._play_from)
         self._playback.moved.connect(self._waveform.set_position)
         self._sound = IconButton("play", self.tr("Hear it"), self._playback.toggle, 16)
         self._caption = label(role="small", wrap=False)
         self._more = IconButton("down", self.tr("This conversation"), self._show_history, 16)
         head = _widget(row(self._caption, None, self._sound, self._more, spacing=2))
         self._utterance = _widget(column(head, self._waveform, spacing=0))
-        self._correction = Correction()
+        self._correction = EmotionCorrection()
         self._correction.chosen.connect(self.correct)
         self._correction.undone.connect(self.undo)
         self._correction.answered.connect(self._answer)
@@ -287,8 +288,8 @@ class EmotionPanel(QWidget):
     def _draw(self) -> None:
         turn = None if self._speaking else self._turn
         reading = turn.reading if turn else None
-        glyph, headline, note = self._words(turn)
-        self._headline.show_words(glyph, headline, note if self._folded else "")
+        glyph, headline, note = self._text(turn)
+        self._headline.show_text(glyph, headline, note if self._folded else "")
         self._headline.show_confidence(percent(reading.confidence) if reading else "", estimate=self._is_estimate)
         self._note.setText(note)
         self._note.setVisible(bool(note) and not self._folded)
@@ -314,7 +315,7 @@ class EmotionPanel(QWidget):
         if turn is not None and turn.reading is not None:
             self._correction.show_correction(turn.corrected, confirms=turn.corrected == turn.reading.label)
 
-    def _words(self, turn: _Turn | None) -> tuple[str, str, str]:
+    def _text(self, turn: _Turn | None) -> tuple[str, str, str]:
         """Glyph, headline, note."""
         if self._speaking:
             return "microphone", self.tr("Listening"), self.tr("Your voice is read when you have finished.")
@@ -322,7 +323,7 @@ class EmotionPanel(QWidget):
             reading = turn.reading
             if reading.label == UNSURE:
                 return UNSURE, self.tr("Unsure, closest to {0}").format(tr(reading.strongest)), ""
-            return reading.label, theme.words(reading.label), ""
+            return reading.label, voice_sounds(reading.label), ""
         if self._about.get("reads_emotion") is False or (turn is not None and turn.read):
             why = self.tr("Its checkpoint has no emotion head: choose another model, or fit one under Fine-tune.")
             return "info", self.tr("This model reads no emotion"), why

@@ -13,18 +13,18 @@ from assistant.events import SAMPLE_RATE, ModelStatus, SpeechStarted, Spoken, Ut
 from ui.core import theme
 from ui.core.app import App
 from ui.core.untrusted_text import one_line
-from ui.talk.bar import TalkBar
-from ui.talk.button import TalkKey
-from ui.talk.compact import CompactWindow, Tray, quit_program
+from ui.talk.compact_window import CompactWindow, Tray, quit_program
 from ui.talk.conversation_view import ConversationView
 from ui.talk.emotion_panel import EmotionPanel
+from ui.talk.talk_bar import TalkBar
+from ui.talk.talk_button import TalkKey
 from ui.widgets.common import EmptyState, column, label, line
 
 _NARROW = 900
 """Pixels; below it the emotion panel is a strip above the conversation."""
 _PANEL = 320  # pixels, at the normal size of text
 _ANY = 16_777_215  # Qt's largest size
-_LOOK_MS = 100  # between two looks at whether a recording is still being played
+_POLL_MS = 100  # between two looks at whether a recording is still being played
 _PATIENCE = 10  # looks in which it must begin
 
 
@@ -48,28 +48,28 @@ class TalkPage(QWidget):
         self._nothing: EmptyState | None = None
         self._model: ModelStatus | Ready | None = None
         self._played: int | None = None
-        self._looks = 0
-        self._looking = QTimer(self)
-        self._looking.setInterval(_LOOK_MS)
-        self._looking.timeout.connect(self._inspect)
+        self._polls = 0
+        self._playback_timer = QTimer(self)
+        self._playback_timer.setInterval(_POLL_MS)
+        self._playback_timer.timeout.connect(self._inspect)
         self._status = label("", "small")
         self._status.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self._status.setContentsMargins(16, 8, 16, 0)
         self._status.hide()
         self._build()
-        self.view.acted.connect(self.act)
+        self.view.action_requested.connect(self.act)
         self.view.chosen.connect(lambda number: self.panel.show_turn(number))
         self.panel.corrected.connect(self.view.show_correction)
-        self.bar.new_wanted.connect(self.begin_anew)
-        self.bar.compact_wanted.connect(self.show_compact)
+        self.bar.new_requested.connect(self.start_new)
+        self.bar.compact_requested.connect(self.show_compact)
         self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
-        self.tray.whole_wanted.connect(self.leave_compact)
-        self.tray.compact_wanted.connect(self.show_compact)
-        self.tray.quit_wanted.connect(lambda: quit_program(self.window()))
-        self._shortcut("Ctrl+N", self.begin_anew)
+        self.tray.restore_requested.connect(self.leave_compact)
+        self.tray.compact_requested.connect(self.show_compact)
+        self.tray.quit_requested.connect(lambda: quit_program(self.window()))
+        self._shortcut("Ctrl+N", self.start_new)
         self._shortcut("Ctrl+M", lambda: self.key.mute(on=not self.key.muted))
         self._shortcut("Ctrl+Z", self.undo)
-        app.happened.connect(self._hear)
+        app.event_received.connect(self._on_event)
 
     # ---- what the user does
 
@@ -79,7 +79,7 @@ class TalkPage(QWidget):
         if entry is None or talk is None:
             return
         if action == "copy":
-            texts = (entry.words, entry.reply)
+            texts = (entry.user_text, entry.reply)
             QGuiApplication.clipboard().setText("\n\n".join(text for text in texts if text))
             self.app.notify(self.tr("Copied."))
         elif action == "play":
@@ -87,7 +87,7 @@ class TalkPage(QWidget):
         elif entry is not self.view.last:
             return  # the conversation can be taken back by its end alone
         elif action == "edit":
-            self.bar.edit(entry.words)
+            self.bar.edit(entry.user_text)
         elif action == "again":
             talk.again()
         elif action == "undo":
@@ -98,18 +98,18 @@ class TalkPage(QWidget):
         last, talk = self.view.last, self.app.talk
         if last is not None and talk is not None:
             talk.undo()
-            if last.words:
-                words = last.words
-                self.app.notify(self.tr("The last turn is forgotten."), self.tr("Edit"), lambda: self._write(words))
+            if last.user_text:
+                notes = last.user_text
+                self.app.notify(self.tr("The last turn is forgotten."), self.tr("Edit"), lambda: self._write(notes))
 
-    def begin_anew(self) -> None:
+    def start_new(self) -> None:
         """A new conversation."""
         if self.app.talk is not None and self.view.last is not None:
             self.app.talk.new()
             self.view.clear()
             self.panel.clear()
             self.bar.end_editing()
-            self._show_what_there_is()
+            self._update_empty_state()
 
     def show_compact(self) -> None:
         """Leave the window for the small one that stays on top."""
@@ -126,8 +126,8 @@ class TalkPage(QWidget):
         window.show()
         window.activateWindow()
 
-    def _write(self, words: str) -> None:
-        self.bar.line.setText(" ".join(words.split()))
+    def _write(self, notes: str) -> None:
+        self.bar.line.setText(" ".join(notes.split()))
         self.bar.line.setFocus(Qt.FocusReason.OtherFocusReason)
 
     # ---- playing what was said
@@ -141,21 +141,21 @@ class TalkPage(QWidget):
             self._end_playing()
         else:
             talk.clips.play(entry.message.samples, SAMPLE_RATE)
-            self._played, self._looks = number, 0
+            self._played, self._polls = number, 0
             self.view.show_playing(number)
-            self._looking.start()
+            self._playback_timer.start()
 
     def _inspect(self) -> None:
         """The recording ends by itself, or makes way for a turn."""
         talk = self.app.talk
-        self._looks += 1
-        if talk is None or not (talk.clips.playing or self._looks < _PATIENCE):
+        self._polls += 1
+        if talk is None or not (talk.clips.playing or self._polls < _PATIENCE):
             self._end_playing()
         elif talk.clips.playing:
-            self._looks = _PATIENCE
+            self._polls = _PATIENCE
 
     def _end_playing(self) -> None:
-        self._looking.stop()
+        self._playback_timer.stop()
         self._played = None
         self.view.show_playing(None)
 
@@ -187,41 +187,41 @@ class TalkPage(QWidget):
         """Another language."""
         super().changeEvent(event)
         if event.type() == QEvent.Type.LanguageChange:
-            self.bar.name()
-            self.compact.name()
-            self.tray.name()
+            self.bar.retranslate()
+            self.compact.retranslate()
+            self.tray.retranslate()
             self._make_empty()
             self._make_panel()
             self._show_model()
 
     # ---- what happens
 
-    def _hear(self, event: object) -> None:
-        self.bar.hear(event)
+    def _on_event(self, event: object) -> None:
+        self.bar.handle_event(event)
         if isinstance(event, UtteranceEnded | SpeechStarted) and self.bar.editing:
             self.bar.end_editing()  # the message that was edited is not the last one any more
         if isinstance(event, ModelStatus | Ready):
             self._model = event
             self._show_model()
         else:
-            self.view.hear(event)
-            self._show_what_there_is()
+            self.view.handle_event(event)
+            self._update_empty_state()
 
     def _show_model(self) -> None:
         event = self._model
         if not isinstance(event, ModelStatus) or event.status == "ready":
             self._status.hide()
             return
-        words = {
+        notes = {
             "loading": self.tr("{0} You can talk and type already: the answer comes when the model is ready."),
             "failed": self.tr("{0} Until then nothing is answered."),
         }
         text = one_line(event.text)
-        said = text[:1].upper() + text[1:].rstrip(".…") + "."
-        self._status.setText(words.get(event.status, "{0}").format(said))
+        status = text[:1].upper() + text[1:].rstrip(".…") + "."
+        self._status.setText(notes.get(event.status, "{0}").format(status))
         self._status.show()
 
-    def _show_what_there_is(self) -> None:
+    def _update_empty_state(self) -> None:
         if self._nothing is not None:
             self._pages.setCurrentWidget(self._nothing if self.view.last is None else self.view)
 
@@ -263,7 +263,7 @@ class TalkPage(QWidget):
             lambda: self.bar.line.setFocus(Qt.FocusReason.OtherFocusReason),
         )
         self._pages.addWidget(self._nothing)
-        self._show_what_there_is()
+        self._update_empty_state()
 
     def _make_panel(self) -> None:
         """The emotion panel in another language."""

@@ -37,8 +37,9 @@ from assistant.events import (
     Typed,
 )
 from ui.core import icons, theme
+from ui.core.emotion_text import voice_sounds
 from ui.core.translations import tr
-from ui.core.untrusted_text import PARAGRAPH, paragraphs, whole
+from ui.core.untrusted_text import PARAGRAPH, paragraphs, valid_unicode
 from ui.widgets.common import EmotionChip, IconButton, button, column, label, row
 from ui.widgets.delay_chip import DelayChip, Waterfall, delay
 
@@ -67,7 +68,7 @@ class Entry:
     figures: Mapping[str, float] = field(default_factory=dict)
     unfolded: bool = False
 
-    def hear(self, event: object) -> bool:
+    def handle_event(self, event: object) -> bool:
         """Take in what an event tells of this turn; whether it told something."""
         match event:
             case EmotionRead(reading=reading) if reading is not None:
@@ -90,12 +91,12 @@ class Entry:
         return True
 
     @property
-    def words(self) -> str:
+    def user_text(self) -> str:
         """What the user said or typed, "" where nobody wrote it down."""
         return self.message.text if isinstance(self.message, Typed) else self.transcript
 
     @property
-    def clock(self) -> str:
+    def time_of_day(self) -> str:
         """The time of day, as the user's country writes it."""
         return QLocale().toString(QTime(self.at.hour, self.at.minute), QLocale.FormatType.ShortFormat)
 
@@ -124,7 +125,7 @@ class Entry:
         return tr("{0}: heard up to the mark.").format(who)
 
 
-class Prose(QTextEdit):
+class SelectableText(QTextEdit):
     """Plain text that can be selected, as tall as it needs to be, whatever it holds."""
 
     def __init__(self, name: str) -> None:
@@ -152,7 +153,7 @@ class Prose(QTextEdit):
         self.setFont(font)
         self.document().setDefaultFont(font)
         text, cut, muted = self._written
-        self._write_anew(text, cut, muted=muted)
+        self._rewrite(text, cut, muted=muted)
 
     def write(self, text: str, cut: int | None = None, *, muted: bool = False) -> None:
         """Show the beginning of `text`, `SHOWN` characters; what lies behind `cut` is marked off as not heard."""
@@ -164,11 +165,11 @@ class Prose(QTextEdit):
         if grown and before[0] and cut is None and self.document().lastBlock().length() + len(grown) < PARAGRAPH:
             cursor = QTextCursor(self.document())
             cursor.movePosition(QTextCursor.MoveOperation.End)
-            cursor.insertText(whole(grown))
+            cursor.insertText(valid_unicode(grown))
         else:
-            self._write_anew(text, cut, muted=muted)
+            self._rewrite(text, cut, muted=muted)
 
-    def _write_anew(self, text: str, cut: int | None, *, muted: bool) -> None:
+    def _rewrite(self, text: str, cut: int | None, *, muted: bool) -> None:
         plain, faint, mark = (QTextCharFormat() for _ in range(3))
         faint.setForeground(QColor(theme.colours().muted))
         mark.setForeground(QColor(theme.colours().danger))
@@ -225,11 +226,11 @@ class TurnView(QWidget):
         super().__init__(parent)
         self.entry = entry
         self._chip = EmotionChip()
-        self._said = Prose(tr("What you said"))
+        self._user_text = SelectableText(tr("What you said"))
         self._who = label(tr("Assistant"), "heading", wrap=False)
         self._delay = DelayChip()
         self._delay.clicked.connect(self.fold)
-        self._reply = Prose(tr("Reply"))
+        self._reply = SelectableText(tr("Reply"))
         self._note = label("", "small")
         self._waterfall = Waterfall()
         self._failure = QWidget()
@@ -240,11 +241,11 @@ class TurnView(QWidget):
         failure = row(warning, self._why, self.remedy, spacing=12)
         failure.setStretch(1, 1)
         self._failure.setLayout(failure)
-        time = label(entry.clock, "small", wrap=False)
+        time = label(entry.time_of_day, "small", wrap=False)
         layout = column(spacing=4)
         layout.setContentsMargins(2 * theme.GRID, 12, 2 * theme.GRID, 12)
         layout.addLayout(row(label(tr("You"), "heading", wrap=False), time, self._chip, None, spacing=10))
-        layout.addWidget(self._said)
+        layout.addWidget(self._user_text)
         layout.addSpacing(theme.GRID)
         layout.addLayout(row(self._who, None, self._delay))
         for part in (self._reply, self._note, self._waterfall, self._failure):
@@ -261,7 +262,7 @@ class TurnView(QWidget):
             self._chip.show_emotion(one.corrected, tr("confirmed") if confirms else tr("corrected"))
         elif one.emotion:
             self._chip.show_emotion(one.emotion, f"{one.confidence:.0%}" if one.confidence else "")
-        self._said.write(one.words or self._unwritten(), muted=not one.words)
+        self._user_text.write(one.user_text or self._placeholder(), muted=not one.user_text)
         self._reply.write(one.reply, one.cut)
         self._reply.setVisible(bool(one.reply))
         self._who.setVisible(bool(one.reply) or (one.message is not None and one.outcome is None))
@@ -289,20 +290,20 @@ class TurnView(QWidget):
         assert layout is not None, "made in __init__"
         margins = layout.contentsMargins()
         inner = width - margins.left() - margins.right()
-        for prose in (self._said, self._reply):
+        for prose in (self._user_text, self._reply):
             prose.setFixedHeight(prose.height_for(inner))
         layout.invalidate()
         return layout.totalHeightForWidth(width) if layout.hasHeightForWidth() else layout.totalSizeHint().height()
 
     def _waiting(self) -> str:
         one = self.entry
-        longest = max(len(one.words), len(one.reply))
+        longest = max(len(one.user_text), len(one.reply))
         if longest > SHOWN:
             more = tr("{0} more characters are not shown: copy the text to read them.")
             return more.format(QLocale().toString(longest - SHOWN))
         return tr("thinking…") if one.message and not one.reply and one.outcome is None and not one.failure else ""
 
-    def _unwritten(self) -> str:
+    def _placeholder(self) -> str:
         message = self.entry.message
         if message is None:
             return tr("listening…")
@@ -312,12 +313,12 @@ class TurnView(QWidget):
 
 def spoken(entry: Entry) -> str:
     """A turn as a screen reader says it."""
-    parts = [tr("You"), entry.clock]
+    parts = [tr("You"), entry.time_of_day]
     if emotion := entry.corrected or entry.emotion:
-        parts.append(theme.words(emotion))
-    said = f"{', '.join(parts)}: {entry.words[:300]}"
+        parts.append(voice_sounds(emotion))
+    user = f"{', '.join(parts)}: {entry.user_text[:300]}"
     reply = f"{tr('Assistant')}: {entry.reply[:600]}" if entry.reply else ""
-    return " ".join(part for part in (said, reply, entry.note, entry.failure) if part)
+    return " ".join(part for part in (user, reply, entry.note, entry.failure) if part)
 
 
 class TurnActions(QFrame):
@@ -327,7 +328,7 @@ class TurnActions(QFrame):
         acted: "play", "copy", "edit", "again", "undo" or "delay", and the number of the turn.
     """
 
-    acted = Signal(str, int)
+    action_requested = Signal(str, int)
 
     def __init__(self, parent: QWidget) -> None:
         super().__init__(parent)
@@ -335,13 +336,13 @@ class TurnActions(QFrame):
         self._number = 0
         actions = ("play", "copy", "edit", "again", "undo", "delay")
         self.buttons = {action: IconButton("undo", "", partial(self._act, action), 18) for action in actions}
-        self.name()
+        self.retranslate()
         layout = row(*self.buttons.values(), spacing=0)
         layout.setContentsMargins(2, 2, 2, 2)
         self.setLayout(layout)
         self.hide()
 
-    def name(self) -> None:
+    def retranslate(self) -> None:
         """Say what they do, in the language in force."""
         for action, picture, name in (
             ("play", "play", tr("Play what you said")),
@@ -369,4 +370,4 @@ class TurnActions(QFrame):
         self.buttons["delay"].setVisible(delay(entry.marks) is not None)
 
     def _act(self, action: str) -> None:
-        self.acted.emit(action, self._number)
+        self.action_requested.emit(action, self._number)

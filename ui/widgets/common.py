@@ -22,6 +22,7 @@ from PySide6.QtWidgets import (
 
 from assistant.events import EMOTIONS, UNSURE
 from ui.core import icons, theme
+from ui.core.emotion_text import voice_sounds
 from ui.core.translations import tr
 from ui.core.untrusted_text import LONGEST, brief, one_line, paragraphs
 
@@ -122,7 +123,7 @@ def restyle(widget: QWidget, **properties: object) -> None:
     widget.style().polish(widget)
 
 
-class Picture(QLabel):
+class IconLabel(QLabel):
     """An icon that does nothing; `role` is a field of `theme.Colours`."""
 
     def __init__(self, icon: str, size: int = 16, role: str = "muted") -> None:
@@ -191,8 +192,8 @@ class Switch(QAbstractButton):
 
     def sizeHint(self) -> QSize:
         """The knob's track and the words beside it."""
-        words = self.fontMetrics().horizontalAdvance(self.text())
-        return QSize(46 + (8 + words if words else 0), max(26, self.fontMetrics().height() + 4))
+        caption = self.fontMetrics().horizontalAdvance(self.text())
+        return QSize(46 + (8 + caption if caption else 0), max(26, self.fontMetrics().height() + 4))
 
     def paintEvent(self, _event: QPaintEvent) -> None:
         """Track, knob, mark, words."""
@@ -232,16 +233,16 @@ class EmotionChip(QWidget):
         """One of `EMOTIONS`, or "unsure"; `note` follows the word ("72 %", "corrected")."""
         self.emotion = emotion if emotion in EMOTIONS else UNSURE  # a recording may say anything
         self._note = note
-        self.setAccessibleName(f"{theme.words(self.emotion)} {note}".strip())
+        self.setAccessibleName(f"{voice_sounds(self.emotion)} {note}".strip())
         self.updateGeometry()
         self.update()
 
     def sizeHint(self) -> QSize:
         """Glyph, word and note."""
         metrics = self.fontMetrics()
-        return QSize(36 + metrics.horizontalAdvance(self._words()), max(24, metrics.height() + 6))
+        return QSize(36 + metrics.horizontalAdvance(self._text()), max(24, metrics.height() + 6))
 
-    def _words(self) -> str:
+    def _text(self) -> str:
         return f"{tr(self.emotion)}  {self._note}" if self._note else tr(self.emotion)
 
     def paintEvent(self, _event: QPaintEvent) -> None:
@@ -260,7 +261,7 @@ class EmotionChip(QWidget):
         icons.paint(painter, self.emotion, QRectF(8, self.height() / 2 - 8, 16, 16), hue)
         painter.setPen(QColor(c.text))
         area = QRectF(28, 0, self.width() - 28, self.height())
-        painter.drawText(area, Qt.AlignmentFlag.AlignVCenter, self._words())
+        painter.drawText(area, Qt.AlignmentFlag.AlignVCenter, self._text())
 
 
 class Picker(QComboBox):
@@ -304,11 +305,11 @@ class EmptyState(QWidget):
 
     def __init__(self, icon: str, sentence: str, text: str = "", act: Callable[[], object] | None = None) -> None:
         super().__init__()
-        picture = Picture(icon, 48)
+        picture = IconLabel(icon, 48)
         picture.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        words = label(sentence, "muted")
-        words.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        layout = column(None, picture, words, spacing=2 * theme.GRID)
+        caption = label(sentence, "muted")
+        caption.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        layout = column(None, picture, caption, spacing=2 * theme.GRID)
         if text and act is not None:
             self.button = button(text, act, "primary")
             layout.addWidget(self.button, 0, Qt.AlignmentFlag.AlignHCenter)
@@ -316,7 +317,7 @@ class EmptyState(QWidget):
         self.setLayout(layout)
 
 
-class Notice(QFrame):
+class Banner(QFrame):
     """A message in place: what happened, a button with the remedy or an undo, and a cross. Never modal.
 
     Signals:
@@ -325,10 +326,10 @@ class Notice(QFrame):
 
     dismissed = Signal()
 
-    def __init__(self, text: str, action: str, act: Callable[[], object] | None, *, trouble: bool) -> None:
+    def __init__(self, text: str, action: str, act: Callable[[], object] | None, *, error: bool) -> None:
         super().__init__()
         self.setProperty("role", "raised")
-        picture = Picture("warning", 20, "danger") if trouble else Picture("info", 20)
+        picture = IconLabel("warning", 20, "danger") if error else IconLabel("info", 20)
         self.text = label(brief(text), selectable=True)
         self.setAccessibleName(self.text.text())
         layout = row(picture, spacing=12)

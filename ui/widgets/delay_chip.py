@@ -30,9 +30,9 @@ class Stage:
 
 def delay(marks: Mapping[str, float]) -> tuple[str, float] | None:
     """What came first, sound or text, in words, and the seconds until then; None where it was not measured."""
-    for mark, words in (("first_sound", tr("first sound")), ("first_text", tr("first words"))):
+    for mark, text in (("first_sound", tr("first sound")), ("first_text", tr("first words"))):
         if mark in marks and "ended" in marks:
-            return words, max(0.0, marks[mark] - marks["ended"])
+            return text, max(0.0, marks[mark] - marks["ended"])
     return None
 
 
@@ -87,8 +87,8 @@ class DelayChip(QAbstractButton):
         measured = delay(marks)
         self.setVisible(measured is not None)
         if measured is not None:
-            words, seconds = measured
-            self.setText(tr("{0} {1:.1f} s").format(words, seconds))
+            text, seconds = measured
+            self.setText(tr("{0} {1:.1f} s").format(text, seconds))
             self.setAccessibleName(tr("{0}; unfold what it went into").format(self.text()))
             self.setToolTip(tr("From the end of your message. Click to see what the time went into."))
             self.updateGeometry()
@@ -125,8 +125,8 @@ class Waterfall(QWidget):
         self._stages = stages(marks, figures)
         measured = delay(marks)
         self._until = measured[1] if measured else 0.0
-        said = (f"{stage.name} {_length(stage.seconds)}" for stage in self._stages)
-        self.setAccessibleName(tr("What the delay went into: {0}").format(tr(", ").join(said)))
+        description = (f"{stage.name} {_length(stage.seconds)}" for stage in self._stages)
+        self.setAccessibleName(tr("What the delay went into: {0}").format(tr(", ").join(description)))
         self.updateGeometry()
         self.update()
 
@@ -167,9 +167,9 @@ class Waterfall(QWidget):
             painter.setBrush(Qt.BrushStyle.NoBrush if stage.waiting else QColor(c.accent))
             painter.drawRoundedRect(bar, 2, 2)
         painter.setPen(QColor(c.muted))
-        words = tr("your turn ended")
-        at = min(max(0.0, zero - metrics.horizontalAdvance(words) / 2), self.width() - metrics.horizontalAdvance(words))
-        painter.drawText(QPointF(at, bottom + metrics.ascent() + 1), words)
+        text = tr("your turn ended")
+        at = min(max(0.0, zero - metrics.horizontalAdvance(text) / 2), self.width() - metrics.horizontalAdvance(text))
+        painter.drawText(QPointF(at, bottom + metrics.ascent() + 1), text)
 
 
 def _length(seconds: float) -> str:

@@ -31,7 +31,7 @@ def percent(share: float) -> str:
     return f"{share:.0%}".replace("%", "\N{NARROW NO-BREAK SPACE}%")
 
 
-def _veil() -> QColor:
+def _translucent() -> QColor:
     """A light shade on any surface."""
     shade = QColor(theme.colours().text)
     shade.setAlphaF(0.1)
@@ -44,10 +44,10 @@ def shares(reading: EmotionReading) -> str:
     return tr(", ").join(f"{tr(EMOTIONS[at])} {percent(float(reading.probabilities[at]))}" for at in order)
 
 
-class _Rows(QWidget):
+class _EmotionRows(QWidget):
     """One row an emotion: its glyph, its word if there is room for words, a field to draw in, and a figure."""
 
-    words = True
+    show_labels = True
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -82,8 +82,8 @@ class _Rows(QWidget):
     def _field(self) -> QRectF:
         """Where the charts are drawn, over all rows."""
         metrics = QFontMetrics(self._font(bold=True))
-        words = max(metrics.horizontalAdvance(tr(emotion)) for emotion in EMOTIONS) + 12 if self.words else 0
-        left = self._glyph + 8 + words
+        labels = max(metrics.horizontalAdvance(tr(emotion)) for emotion in EMOTIONS) + 12 if self.show_labels else 0
+        left = self._glyph + 8 + labels
         right = metrics.horizontalAdvance(percent(1.0)) + 10
         return QRectF(left, 0, max(24, self.width() - left - right), len(EMOTIONS) * self._row)
 
@@ -95,7 +95,7 @@ class _Rows(QWidget):
             icons.paint(painter, emotion, QRectF(0, top + (self._row - self._glyph) / 2, self._glyph, self._glyph), hue)
             painter.setFont(self._font(bold=emotion == strongest))
             painter.setPen(QColor(c.text if emotion == strongest or not strongest else c.muted))
-            if self.words:
+            if self.show_labels:
                 area = QRectF(self._glyph + 8, top, field.left() - self._glyph - 8, self._row)
                 painter.drawText(area, Qt.AlignmentFlag.AlignVCenter, tr(emotion))
             area = QRectF(field.right(), top, self.width() - field.right(), self._row)
@@ -103,7 +103,7 @@ class _Rows(QWidget):
             painter.drawText(area, right, figures[number] if figures else "–")
 
 
-class ReadingBars(_Rows):
+class ReadingBars(_EmotionRows):
     """The five probabilities of one reading."""
 
     def __init__(self) -> None:
@@ -113,8 +113,8 @@ class ReadingBars(_Rows):
     def show_reading(self, reading: EmotionReading | None) -> None:
         """None: the tracks stay empty."""
         self._reading = reading
-        said = shares(reading) if reading else tr("none yet")
-        self.setAccessibleName(f"{self._name}: {said}")
+        description = shares(reading) if reading else tr("none yet")
+        self.setAccessibleName(f"{self._name}: {description}")
         self.update()
 
     def paintEvent(self, _event: QPaintEvent) -> None:
@@ -129,7 +129,7 @@ class ReadingBars(_Rows):
             track = QRectF(field.left(), number * self._row + (self._row - high) / 2, field.width(), high)
             rounded = QPainterPath()
             rounded.addRoundedRect(track, high / 2, high / 2)
-            painter.fillPath(rounded, _veil())
+            painter.fillPath(rounded, _translucent())
             if reading is None:
                 continue
             cut = QPainterPath()
@@ -142,7 +142,7 @@ class ReadingBars(_Rows):
             painter.fillPath(bar, fill)
 
 
-class ReadingHistory(_Rows):
+class ReadingHistory(_EmotionRows):
     """A conversation's readings: one row an emotion, one column a turn. Click a turn, or go with the arrow keys.
 
     Signals:
@@ -150,7 +150,7 @@ class ReadingHistory(_Rows):
     """
 
     chosen = Signal(int)
-    words = False  # a hundred turns want the room
+    show_labels = False  # a hundred turns want the room
 
     def __init__(self) -> None:
         super().__init__(tr("This conversation"))
@@ -172,7 +172,7 @@ class ReadingHistory(_Rows):
         return QSize(hint.width(), hint.height() + self._axis)
 
     @property
-    def looked_at(self) -> TurnReading | None:
+    def highlighted(self) -> TurnReading | None:
         """The turn under the mouse, else the one that is shown."""
         number = self._shown if self._pointed is None else self._pointed
         return next((turn for turn in self._turns if turn.number == number), None)
@@ -186,13 +186,13 @@ class ReadingHistory(_Rows):
         return min(_WIDEST, self._field().width() / max(1, len(self._turns)))
 
     def _describe(self) -> None:
-        turn = self.looked_at
+        turn = self.highlighted
         if turn is None:
             self.setAccessibleName(tr("{0}: {1} readings").format(self._name, len(self._turns)))
             return
-        said = tr("{0}, turn {1}: {2}").format(self._name, turn.number, shares(turn.reading))
+        description = tr("{0}, turn {1}: {2}").format(self._name, turn.number, shares(turn.reading))
         corrected = tr(", corrected to {0}").format(tr(turn.corrected)) if turn.corrected else ""
-        self.setAccessibleName(said + corrected)
+        self.setAccessibleName(description + corrected)
 
     # ---- the user
 
@@ -237,12 +237,12 @@ class ReadingHistory(_Rows):
         c, field, step = theme.colours(), self._field(), self._step
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        turn = self.looked_at
+        turn = self.highlighted
         gap = 2 if step >= 8 else 1 if step >= 4 else 0
         for number, one in enumerate(self._turns):
             left = field.left() + number * step
             if turn is one:
-                painter.fillRect(QRectF(left - gap / 2, 0, max(2, step), field.height() + 3), _veil())
+                painter.fillRect(QRectF(left - gap / 2, 0, max(2, step), field.height() + 3), _translucent())
             self._paint_turn(painter, one, left, max(1.0, step - gap))
         for number in range(1, len(EMOTIONS) + 1):
             painter.fillRect(QRectF(field.left(), number * self._row - 1, field.width(), 1), QColor(c.hairline))
@@ -280,12 +280,12 @@ class ReadingHistory(_Rows):
         right_most, taken = field.left(), list[tuple[float, float]]()
         marked = [turn] if turn else []
         for one in (*marked, self._turns[0], self._turns[-1]):
-            words = str(one.number)
-            wide = metrics.horizontalAdvance(words)
+            text = str(one.number)
+            wide = metrics.horizontalAdvance(text)
             middle = field.left() + (self._turns.index(one) + 0.5) * self._step
             left = min(max(middle - wide / 2, right_most), self.width() - wide)
             if any(left < end + 6 and start < left + wide + 6 for start, end in taken):
                 continue
             taken.append((left, left + wide))
             painter.setPen(QColor(c.text if one is turn else c.muted))
-            painter.drawText(QRectF(left, field.bottom() + 2, wide + 1, self._axis - 2), words)
+            painter.drawText(QRectF(left, field.bottom() + 2, wide + 1, self._axis - 2), text)

@@ -29,7 +29,7 @@ def _store(app: App) -> QSettings:
     return QSettings(str(app.services.home / "window.ini"), QSettings.Format.IniFormat)
 
 
-class Correction(QWidget):
+class EmotionCorrection(QWidget):
     """Five emotions to choose from, and what was chosen.
 
     Signals:

@@ -109,8 +109,8 @@ class Radio(QRadioButton):
             painter.setPen(QPen(QColor(c.accent), 2))
             painter.drawEllipse(ring.adjusted(-3, -3, 3, 3))
         painter.setPen(QColor(c.text if self.isEnabled() else c.outline))
-        words = QRectF(_RING + 12, 0, self.width() - _RING - 12, self.height())
-        painter.drawText(words, Qt.AlignmentFlag.AlignVCenter, self.text())
+        area = QRectF(_RING + 12, 0, self.width() - _RING - 12, self.height())
+        painter.drawText(area, Qt.AlignmentFlag.AlignVCenter, self.text())
 
     def hitButton(self, pos: QPoint) -> bool:
         """All of it can be clicked."""
@@ -140,9 +140,9 @@ class Choices(QWidget):
             self.buttons[name] = radio
             layout.addWidget(radio)
             if meaning:
-                words = label(meaning, "small")
-                words.setContentsMargins(_RING + 12, 0, 0, 8)
-                layout.addWidget(words)
+                note = label(meaning, "small")
+                note.setContentsMargins(_RING + 12, 0, 0, 8)
+                layout.addWidget(note)
             radio.toggled.connect(partial(self._point, radio))
         self.setLayout(layout)
         self.setFocusProxy(self.buttons[value] if value in self.buttons else next(iter(self.buttons.values())))
@@ -204,7 +204,7 @@ class LevelMeter(QWidget):
             painter.drawRect(QRectF(at, 0, 2, 12))
 
 
-class Mark(QWidget):
+class StatusIcon(QWidget):
     """A small icon that follows the theme."""
 
     def __init__(self, icon: str, role: str = "muted", size: int = 20) -> None:
@@ -223,12 +223,12 @@ class Mark(QWidget):
         icons.paint(QPainter(self), self._icon, QRectF(self.rect()), colour)
 
 
-class Outcome(QWidget):
+class InlineMessage(QWidget):
     """A line in place that says how something went, with its remedy as a button; hidden while there is nothing."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._mark = Mark("info")
+        self._mark = StatusIcon("info")
         self.text = label(selectable=True)
         self._beside = row(self._mark, spacing=10)
         self._beside.setAlignment(self._mark, Qt.AlignmentFlag.AlignTop)
@@ -238,11 +238,11 @@ class Outcome(QWidget):
         self.hide()
 
     def report(
-        self, text: str, *, trouble: bool = False, action: str = "", act: Callable[[], object] | None = None
+        self, text: str, *, error: bool = False, action: str = "", act: Callable[[], object] | None = None
     ) -> None:
         """Show a text; "" hides it. `act` is the remedy."""
         self.text.setText(brief(text))
-        self._mark.show_icon("warning" if trouble else "info", "danger" if trouble else "muted")
+        self._mark.show_icon("warning" if error else "info", "danger" if error else "muted")
         if self.action is not None:
             self.action.deleteLater()
             self.action = None
@@ -252,7 +252,7 @@ class Outcome(QWidget):
         self.setVisible(bool(text))
 
 
-class Work(QWidget):
+class JobProgress(QWidget):
     """A child process at work: what it does, how far it is, and a way to stop it. Hidden when it has ended.
 
     Signals:
@@ -299,7 +299,7 @@ class Work(QWidget):
         if "what" in line and line.get("total"):
             self.bar.setRange(0, 1000)
             self.bar.setValue(round(1000 * line["done"] / line["total"]))
-            amount = f" · {size(line['done'])} / {size(line['total'])}" if line["total"] > 1000 else ""
+            amount = f" · {format_bytes(line['done'])} / {format_bytes(line['total'])}" if line["total"] > 1000 else ""
             self.text.setText(f"{line['what']}{amount}")
 
     def _stop(self) -> None:
@@ -307,18 +307,18 @@ class Work(QWidget):
             self._stopped = True
             self.job.stop()
 
-    def _end(self, code: int, said: str) -> None:
+    def _end(self, code: int, description: str) -> None:
         job, self.job = self.job, None
         last = job.results[-1] if job and job.results else {}
         self.hide()
         if self._stopped:
-            code, said = 130, tr("Stopped.")
+            code, description = 130, tr("Stopped.")
         elif last.get("error"):
-            said = str(last["error"])
-        self.ended.emit(code, said, last)
+            description = str(last["error"])
+        self.ended.emit(code, description, last)
 
 
-def size(count: float) -> str:
+def format_bytes(count: float) -> str:
     """Bytes for people: 980 kB, 271 MB, 15.2 GB."""
     for unit in ("B", "kB", "MB"):
         if count < 999.5:

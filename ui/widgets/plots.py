@@ -38,7 +38,7 @@ def ticks(low: float, high: float, count: int = _TICKS) -> list[float]:
     return [at * step for at in range(first, ceil(high / step - 1e-9) + 1)]
 
 
-class Beside(QWidget):
+class ResponsivePair(QWidget):
     """Two pictures beside each other where there is room, else below each other."""
 
     def __init__(self, one: QWidget, other: QWidget) -> None:
@@ -85,11 +85,11 @@ class Curves(QWidget):
     def show_series(self, series: Sequence[Series], of: float = 0.0) -> None:
         """Draw these; `of` is the last step that will come."""
         self._series, self._of = tuple(one for one in series if one.points), of
-        latest = ", ".join(f"{one.name} {self._words(one.points[-1][1])}" for one in self._series)
+        latest = ", ".join(f"{one.name} {self._text(one.points[-1][1])}" for one in self._series)
         self.setAccessibleDescription(latest)
         self.update()
 
-    def _words(self, value: float) -> str:
+    def _text(self, value: float) -> str:
         return f"{value:.0%}" if self._share else f"{value:.3g}"
 
     def paintEvent(self, _event: QPaintEvent) -> None:
@@ -155,10 +155,10 @@ class Curves(QWidget):
         """From the right: each curve's line, name and latest value."""
         x = float(self.width() - 4)
         for number, one in reversed(list(enumerate(self._series))):
-            words = f"{one.name}  {self._words(one.points[-1][1])}"
-            x -= painter.fontMetrics().horizontalAdvance(words)
+            text = f"{one.name}  {self._text(one.points[-1][1])}"
+            x -= painter.fontMetrics().horizontalAdvance(text)
             painter.setPen(QColor(theme.colours().text))
-            painter.drawText(QRectF(x, 0, self.width(), line + 4), Qt.AlignmentFlag.AlignVCenter, words)
+            painter.drawText(QRectF(x, 0, self.width(), line + 4), Qt.AlignmentFlag.AlignVCenter, text)
             x -= 30
             painter.setPen(self._pen(number, one))
             painter.drawLine(QPointF(x, line / 2 + 2), QPointF(x + 22, line / 2 + 2))
@@ -227,7 +227,7 @@ class Confusion(QWidget):
             painter.drawText(cell, Qt.AlignmentFlag.AlignCenter, str(count))
 
 
-class Balance(QWidget):
+class EmotionBalance(QWidget):
     """How many recordings there are of each emotion, as bars beside each other."""
 
     def __init__(self) -> None:
@@ -256,9 +256,9 @@ class Balance(QWidget):
         for at, name in enumerate(EMOTIONS):
             x, count = at * width, self._counts.get(name, 0)
             icons.paint(painter, name, QRectF(x, line / 2 - 8, 16, 16), c.emotion(name))
-            words = f"{tr(name)}  {count}" if width > 110 else str(count)
+            text = f"{tr(name)}  {count}" if width > 110 else str(count)
             painter.setPen(QColor(c.text if count else c.muted))
-            painter.drawText(QRectF(x + 24, 0, width - 28, line), Qt.AlignmentFlag.AlignVCenter, words)
+            painter.drawText(QRectF(x + 24, 0, width - 28, line), Qt.AlignmentFlag.AlignVCenter, text)
             painter.setPen(Qt.PenStyle.NoPen)
             painter.setBrush(QColor(c.hairline))
             painter.drawRoundedRect(QRectF(x, line + 6, width - 16, 6), 3, 3)

@@ -24,10 +24,10 @@ class ValueSlider(QWidget):
     settled = Signal(float)
 
     def __init__(
-        self, title: str, low: float, high: float, step: float, value: float, words: Callable[[float], str]
+        self, title: str, low: float, high: float, step: float, value: float, format_value: Callable[[float], str]
     ) -> None:
         super().__init__()
-        self._step, self._words = step, words
+        self._step, self._format = step, format_value
         self.slider = _Slider(Qt.Orientation.Horizontal)
         self.slider.setRange(round(low / step), round(high / step))
         self.slider.setPageStep(max(1, round((high - low) / step / 10)))
@@ -37,7 +37,9 @@ class ValueSlider(QWidget):
         self.slider.setMinimumHeight(24)
         self.shown = label(wrap=False)
         self.shown.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-        self.shown.setMinimumWidth(max(self.shown.fontMetrics().horizontalAdvance(words(v)) for v in (low, high)) + 12)
+        self.shown.setMinimumWidth(
+            max(self.shown.fontMetrics().horizontalAdvance(format_value(v)) for v in (low, high)) + 12
+        )
         self._rest = QTimer(self, singleShot=True, interval=_SETTLE_MS)
         self._rest.timeout.connect(lambda: self.settled.emit(self.value))
         self.setLayout(row(self.slider, self.shown))
@@ -53,10 +55,10 @@ class ValueSlider(QWidget):
         """Stand there without telling."""
         with QSignalBlocker(self.slider):
             self.slider.setValue(round(value / self._step))
-        self.shown.setText(self._words(self.value))
+        self.shown.setText(self._format(self.value))
 
     def _moved(self) -> None:
-        self.shown.setText(self._words(self.value))
+        self.shown.setText(self._format(self.value))
         self._rest.start()
 
 

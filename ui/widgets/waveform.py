@@ -24,7 +24,7 @@ _QUIET = 0.05  # a recording that is softer than this is not blown up to full he
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Piece:
+class Clip:
     """A recording at its place in a lane: `start` in seconds, mono samples, and how it sounded, if that was read."""
 
     start: float
@@ -39,7 +39,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class Segment:
     """Seconds of a lane that speak for one emotion most."""
 
     start: float
@@ -47,7 +47,7 @@ class Stretch:
     emotion: str
 
 
-def leanings(reading: EmotionReading, seconds: float = 0.0) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+def dominant_emotions(reading: EmotionReading, seconds: float = 0.0) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """What each frame speaks for: the emotion it adds most to, and how clearly, 0 to 1; both [frames].
 
     Clear (1) is a lead over the runner-up that one frame in ten reaches.
@@ -58,36 +58,36 @@ def leanings(reading: EmotionReading, seconds: float = 0.0) -> tuple[NDArray[np.
     count = len(reading.contributions)
     reach = round(seconds / reading.frame_seconds / 2)
     at = np.arange(count)
-    return _between(reading, np.maximum(0, at - reach), np.minimum(count, at + reach + 1))
+    return _dominant_between(reading, np.maximum(0, at - reach), np.minimum(count, at + reach + 1))
 
 
-def _between(
+def _dominant_between(
     reading: EmotionReading, first: NDArray[np.intp], last: NDArray[np.intp]
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """`leanings` of the mean of frames [first, last), row by row."""
     shares = reading.contributions.astype(np.float64) + reading.offset / len(reading.contributions)
     sums = np.vstack([np.zeros(len(EMOTIONS)), np.cumsum(shares, 0)])
     means = (sums[last] - sums[first]) / (last - first)[:, None]
-    clear = max(float(np.percentile(_lead(shares), 90)), 1e-12)
-    return means.argmax(1), np.minimum(1.0, _lead(means) / clear)
+    clear = max(float(np.percentile(_margin(shares), 90)), 1e-12)
+    return means.argmax(1), np.minimum(1.0, _margin(means) / clear)
 
 
-def _lead(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+def _margin(shares: NDArray[np.float64]) -> NDArray[np.float64]:
     ordered = np.sort(shares, 1)
     return np.asarray(ordered[:, -1] - ordered[:, -2])
 
 
-def stretches(piece: Piece) -> list[Stretch]:
+def segments(clip: Clip) -> list[Segment]:
     """The stretches of a piece, in order; none where nothing was read."""
-    if piece.reading is None or not len(piece.reading.contributions):
+    if clip.reading is None or not len(clip.reading.contributions):
         return []
-    strongest, _ = leanings(piece.reading, _SMOOTH_SECONDS)
+    strongest, _ = dominant_emotions(clip.reading, _SMOOTH_SECONDS)
     edges = [0, *(np.flatnonzero(np.diff(strongest)) + 1).tolist(), len(strongest)]
     found = []
     for first, last in pairwise(edges):
-        start, end = (piece.start + edge * piece.reading.frame_seconds for edge in (first, last))
-        if start < piece.end:
-            found.append(Stretch(start, min(end, piece.end), EMOTIONS[strongest[first]]))
+        start, end = (clip.start + edge * clip.reading.frame_seconds for edge in (first, last))
+        if start < clip.end:
+            found.append(Segment(start, min(end, clip.end), EMOTIONS[strongest[first]]))
     return found
 
 
@@ -98,14 +98,14 @@ class Waveform(QWidget):
         sought: the user wants to be at that moment, in seconds.
     """
 
-    sought = Signal(float)
+    seek_requested = Signal(float)
 
     def __init__(self, name: str = "") -> None:
         super().__init__()
         self._name = name or tr("Waveform")
-        self._pieces: Sequence[Piece] = ()
+        self._clips: Sequence[Clip] = ()
         self._loudness: list[NDArray[np.float32]] = []
-        self._stretches: list[Stretch] = []
+        self._segments: list[Segment] = []
         self._picture: QPixmap | None = None
         self._position: float | None = None
         self._pointed: float | None = None
@@ -122,18 +122,18 @@ class Waveform(QWidget):
         if samples is None:
             super().show()
         else:
-            self.show_lane([Piece(0.0, samples, rate, reading)])
+            self.show_lane([Clip(0.0, samples, rate, reading)])
 
-    def show_lane(self, pieces: Sequence[Piece], duration: float | None = None) -> None:
+    def show_lane(self, clips: Sequence[Clip], duration: float | None = None) -> None:
         """Show recordings at their places; the lane lasts to the end of the last one, or `duration` seconds."""
-        self._pieces = [piece for piece in pieces if len(piece.samples)]
-        self.duration = duration if duration is not None else max((piece.end for piece in self._pieces), default=0.0)
-        self._loudness = [_loudness(piece.samples) for piece in self._pieces]
-        self._stretches = [stretch for piece in self._pieces for stretch in stretches(piece)]
+        self._clips = [clip for clip in clips if len(clip.samples)]
+        self.duration = duration if duration is not None else max((clip.end for clip in self._clips), default=0.0)
+        self._loudness = [_loudness(clip.samples) for clip in self._clips]
+        self._segments = [segment for clip in self._clips for segment in segments(clip)]
         self._position = self._pointed = self._picture = None
         self.setAccessibleName(tr("{0}, {1:.1f} s").format(self._name, self.duration))
-        said = (tr("{0} from {1:.1f} s").format(tr(one.emotion), one.start) for one in self._stretches[:20])
-        self.setAccessibleDescription(tr(", ").join(said))
+        description = (tr("{0} from {1:.1f} s").format(tr(one.emotion), one.start) for one in self._segments[:20])
+        self.setAccessibleDescription(tr(", ").join(description))
         self.update()
 
     def clear(self) -> None:
@@ -167,7 +167,7 @@ class Waveform(QWidget):
         if not self.duration:
             return
         self._pointed = self._time(event.position().x())
-        QToolTip.showText(event.globalPosition().toPoint(), self._words(self._pointed), self)
+        QToolTip.showText(event.globalPosition().toPoint(), self._tooltip(self._pointed), self)
         self.update()
 
     def leaveEvent(self, event: QEvent) -> None:
@@ -197,16 +197,16 @@ class Waveform(QWidget):
 
     def _seek(self, seconds: float) -> None:
         self.set_position(min(max(seconds, 0.0), self.duration))
-        self.sought.emit(self._position)
+        self.seek_requested.emit(self._position)
 
     def _time(self, x: float) -> float:
         return min(max(x / max(1, self.width()), 0.0), 1.0) * self.duration
 
-    def _words(self, seconds: float) -> str:
-        for piece in self._pieces:
-            if piece.start <= seconds < piece.end and piece.reading is not None and len(piece.reading.contributions):
-                best, clear = leanings(piece.reading)
-                frame = min(int((seconds - piece.start) / piece.reading.frame_seconds), len(best) - 1)
+    def _tooltip(self, seconds: float) -> str:
+        for clip in self._clips:
+            if clip.start <= seconds < clip.end and clip.reading is not None and len(clip.reading.contributions):
+                best, clear = dominant_emotions(clip.reading)
+                frame = min(int((seconds - clip.start) / clip.reading.frame_seconds), len(best) - 1)
                 how = tr("clearly") if clear[frame] >= 0.5 else tr("a little")
                 return tr("{0:.2f} s: adds to {1}, {2}").format(seconds, tr(EMOTIONS[best[frame]]), how)
         return tr("{0:.2f} s").format(seconds)
@@ -249,31 +249,31 @@ class Waveform(QWidget):
         picture.fill(Qt.GlobalColor.transparent)
         painter = QPainter(picture)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        middle = (self.height() - (_BAND if self._stretches else 0)) / 2
+        middle = (self.height() - (_BAND if self._segments else 0)) / 2
         plain = QColor(c.outline)
         hues = [c.emotion(emotion) for emotion in EMOTIONS]
         for number, (height, emotion, share) in enumerate(self._bars()):
             half = max(0.5, height * (middle - 3))
             colour = plain if emotion is None else _mixed(plain, hues[emotion], share)
             painter.fillRect(QRectF(number * (_BAR + _GAP), middle - half, _BAR, 2 * half), colour)
-        for stretch in self._stretches:
-            self._paint_stretch(painter, stretch)
+        for segment in self._segments:
+            self._paint_segment(painter, segment)
         painter.end()
         return picture
 
-    def _paint_stretch(self, painter: QPainter, stretch: Stretch) -> None:
-        left, right = self._x(stretch.start) + 1, self._x(stretch.end) - 1
+    def _paint_segment(self, painter: QPainter, segment: Segment) -> None:
+        left, right = self._x(segment.start) + 1, self._x(segment.end) - 1
         if right - left < 2:
             return
-        hue = theme.colours().emotion(stretch.emotion)
+        hue = theme.colours().emotion(segment.emotion)
         top = self.height() - _BAND + 1.5
         painter.fillRect(QRectF(left, top, right - left, 2), hue)
         if right - left >= 14:
-            icons.paint(painter, stretch.emotion, QRectF((left + right) / 2 - 6, top + 3.5, 12, 12), hue)
+            icons.paint(painter, segment.emotion, QRectF((left + right) / 2 - 6, top + 3.5, 12, 12), hue)
 
     def _paint_line(self, painter: QPainter, seconds: float, colour: QColor, width: int) -> None:
         x = min(max(self._x(seconds), width / 2), self.width() - width / 2)
-        bottom = self.height() - (_BAND if self._stretches else 0)
+        bottom = self.height() - (_BAND if self._segments else 0)
         painter.fillRect(QRectF(x - width / 2, 0, width, bottom), colour)
         if width > 1:
             painter.setPen(Qt.PenStyle.NoPen)
@@ -290,15 +290,15 @@ class Waveform(QWidget):
         emotion = np.full(count, -1)
         share = np.zeros(count, np.float32)
         loudest = max([_QUIET, *(float(loud.max()) for loud in self._loudness)])
-        for piece, loud in zip(self._pieces, self._loudness, strict=True):
-            first = min(count - 1, int(piece.start / self.duration * count))
-            last = min(count, max(first + 1, int(np.ceil(piece.end / self.duration * count))))
-            times = np.linspace(0, piece.end - piece.start, last - first + 1)
-            lows, _ = _ranges(times * (len(loud) / (piece.end - piece.start)), len(loud))
+        for clip, loud in zip(self._clips, self._loudness, strict=True):
+            first = min(count - 1, int(clip.start / self.duration * count))
+            last = min(count, max(first + 1, int(np.ceil(clip.end / self.duration * count))))
+            times = np.linspace(0, clip.end - clip.start, last - first + 1)
+            lows, _ = _ranges(times * (len(loud) / (clip.end - clip.start)), len(loud))
             heights[first:last] = np.maximum(heights[first:last], np.maximum.reduceat(loud, lows) / loudest)
-            if piece.reading is not None and (frames := len(piece.reading.contributions)):
-                ranges = _ranges(times / piece.reading.frame_seconds, frames)
-                emotion[first:last], share[first:last] = _between(piece.reading, *ranges)
+            if clip.reading is not None and (frames := len(clip.reading.contributions)):
+                ranges = _ranges(times / clip.reading.frame_seconds, frames)
+                emotion[first:last], share[first:last] = _dominant_between(clip.reading, *ranges)
         return [
             (height, best if best >= 0 else None, part)
             for height, best, part in zip(heights.tolist(), emotion.tolist(), share.tolist(), strict=True)

@@ -13,7 +13,7 @@ from pytestqt.qtbot import QtBot
 
 from ui.core import desktop_entry
 from ui.core.app import App
-from ui.settings.looks import LooksSettings
+from ui.settings.appearance import AppearanceSettings
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_an_installed_program_is_preferred(share: Path) -> None:
 
 
 def test_the_switch(app: App, share: Path, qtbot: QtBot) -> None:
-    looks = LooksSettings(app)
+    looks = AppearanceSettings(app)
     window = QMainWindow()
     window.setCentralWidget(looks)
     qtbot.addWidget(window)
@@ -63,5 +63,5 @@ def test_the_switch(app: App, share: Path, qtbot: QtBot) -> None:
     (share / "applications").rmdir()
     (share / "applications").touch()
     looks.menu.click()
-    assert "cannot be changed" in looks.trouble.text.text()
+    assert "cannot be changed" in looks.error.text.text()
     assert not looks.menu.isChecked()

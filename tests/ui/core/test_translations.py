@@ -24,8 +24,10 @@ from tests.ui.tour import all_text, turn_events
 from ui.core import translations
 from ui.core.app import App
 from ui.core.translations import LANGUAGES, table, tr
-from ui.finetune.table import EmotionEditor
-from ui.sessions.search import Summary, day_in_words, search
+from ui.finetune.recording_table import EmotionDelegate
+from ui.sessions.formatting import format_day
+from ui.sessions.search import search
+from ui.sessions.summary import Summary
 from ui.settings.page import SECTIONS, SettingsPage
 from ui.talk.page import TalkPage
 
@@ -83,20 +85,20 @@ def test_every_page_changes_its_language_at_once_and_the_settings_stay_where_the
     app.settings_changed.connect(lambda settings: translations.install(settings.looks.language))
     window: Any = page.window()
     others = {name: window.show_page(name) for name in ("talk", "sessions")}
-    looks: Any = window.show_page("settings").show_section("looks")
+    looks: Any = window.show_page("settings").show_section("appearance")
     looks.language.buttons["zh"].click()
     qtbot.waitUntil(lambda: window.pages["settings"] is not page)
     anew = window.pages["settings"]
-    assert anew.place == "looks"
-    assert anew.show_section("looks").accessibleName() == "外观"
+    assert anew.view_state == "appearance"
+    assert anew.show_section("appearance").accessibleName() == "外观"
     assert anew._list.item(0).text() == "声音"
     assert window._tabs["talk"].text() == "对话"
     for name in SECTIONS:
         assert anew.show_section(name).isVisible()
     assert window.show_page("talk") is others["talk"]  # it holds the conversation, and follows by itself
-    others["sessions"].at_work = True
+    others["sessions"].busy = True
     assert window.show_page("sessions") is others["sessions"]
-    others["sessions"].at_work = False
+    others["sessions"].busy = False
     assert window.show_page("sessions") is not others["sessions"]
 
 
@@ -125,7 +127,7 @@ def test_an_emotion_is_chosen_in_chinese_and_kept_as_its_label(qtbot: QtBot) -> 
     translations.install("zh")
     model = QStandardItemModel(1, 1)
     model.setItem(0, 0, QStandardItem("happy"))
-    editor, parent = EmotionEditor(), QWidget()
+    editor, parent = EmotionDelegate(), QWidget()
     qtbot.addWidget(parent)
     box = editor.createEditor(parent, None, model.index(0, 0))
     assert isinstance(box, QComboBox)
@@ -143,10 +145,10 @@ def test_every_label_has_a_word() -> None:
 def test_dates_and_numbers_follow_the_language() -> None:
     translations.install("zh")
     assert QLocale().language() is QLocale.Language.Chinese
-    assert day_in_words(date(2025, 11, 21), date(2026, 11, 22)) == "2025年11月21日"
+    assert format_day(date(2025, 11, 21), date(2026, 11, 22)) == "2025年11月21日"
     translations.install("en")
     assert QLocale().language() is QLocale.Language.English
-    assert day_in_words(date(2025, 11, 21), date(2026, 11, 22)) == "21 November 2025"
+    assert format_day(date(2025, 11, 21), date(2026, 11, 22)) == "21 November 2025"
 
 
 def test_what_the_list_shows_of_a_session_finds_it_in_both_languages(tmp_path: Path) -> None:
@@ -158,7 +160,7 @@ def test_what_the_list_shows_of_a_session_finds_it_in_both_languages(tmp_path: P
         other = replace(session, started=started - timedelta(days=33), emotions=("neutral",))
         for language in LANGUAGES:
             translations.install(language)
-            words = [word for word in day_in_words(day, today).split() if not word.isdecimal() or len(word) == 4]
+            words = [word for word in format_day(day, today).split() if not word.isdecimal() or len(word) == 4]
             for query in (" ".join(words), tr("surprise")):
                 assert search(query, today)(session), query
                 assert not search(query, today)(other), query

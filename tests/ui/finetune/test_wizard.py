@@ -14,7 +14,7 @@ from pytestqt.qtbot import QtBot
 from assistant.finetune.run_watcher import MODEL, OPTIONS, SUMMARY, TuningRun
 from tests.ui.support.tuning_child import LINES, PLAN, Child, child, page, plan, run_of, shown, summary, tuning
 from ui.core.app import App
-from ui.finetune.plan import minutes
+from ui.finetune.plan_page import format_estimate
 from ui.finetune.wizard import FineTunePage
 
 __all__ = ["child", "page", "tuning"]  # fixtures
@@ -38,7 +38,7 @@ def test_the_plan_is_measured_and_said_in_words(page: FineTunePage, child: Child
     qtbot.waitUntil(lambda: page.plan.start.isEnabled(), timeout=10_000)
     assert child.emitted[-1][child.emitted[-1].index("--folds") + 1] == "7"
     page.plan.values.fields["folds"].setText("")
-    assert page.plan.values.words("head")[:2] == ["--folds", "5"]
+    assert page.plan.values.arguments("head")[:2] == ["--folds", "5"]
 
 
 def test_a_checkpoint_with_an_adapter_can_learn_more(
@@ -71,12 +71,12 @@ def test_a_refusal_names_the_remedy(
 ) -> None:
     child.write(**changes)
     plan(page, qtbot)
-    assert words in page.plan.outcome.text.text()
+    assert words in page.plan.message.text.text()
     assert not page.plan.start.isEnabled()
 
 
 def test_times_in_words() -> None:
-    assert [minutes(seconds) for seconds in (3, 42, 600, 9000)] == [
+    assert [format_estimate(seconds) for seconds in (3, 42, 600, 9000)] == [
         "About 5 seconds", "About 40 seconds", "About 10 minutes", "About 2.5 hours",
     ]  # fmt: skip
 
@@ -99,7 +99,7 @@ def test_paused_gone_on_and_finished(page: FineTunePage, child: Child, qtbot: Qt
     assert page.training.facts["memory"].text() == "— / 1.5 GB"
     page.training.pause.click()
     assert not page.training.pause.isEnabled()
-    qtbot.waitUntil(lambda: not page.training.at_work, timeout=10_000)
+    qtbot.waitUntil(lambda: not page.training.busy, timeout=10_000)
     assert page.training.phase.text().startswith("Paused")
     assert [call[0] for call in talk.calls if "model" in call[0]][-1] == "replace_model"  # the assistant is back
     (run_of(page).folder / "go").touch()
@@ -115,8 +115,8 @@ def test_a_run_left_unfinished_is_offered_again(page: FineTunePage, child: Child
     folder = run_of(page).folder
     assert page.training.job is not None
     page.training.job.stop()  # killed from outside
-    qtbot.waitUntil(lambda: not page.training.at_work, timeout=10_000)
-    assert "go on where it was" in page.training.outcome.text.text()
+    qtbot.waitUntil(lambda: not page.training.busy, timeout=10_000)
+    assert "go on where it was" in page.training.message.text.text()
     page.show_start()
     again = shown(tuning, qtbot)
     assert again.start._list.count() == 1
@@ -132,8 +132,8 @@ def test_a_failure_is_told_where_it_happened(page: FineTunePage, child: Child, q
     child.write(lines=LINES[:1], report="The disk is full: make room and start again.", code=3)
     plan(page, qtbot)
     page.plan.start.click()
-    qtbot.waitUntil(lambda: page.training.outcome.isVisible(), timeout=10_000)
-    assert page.training.outcome.text.text() == "The disk is full: make room and start again."
+    qtbot.waitUntil(lambda: page.training.message.isVisible(), timeout=10_000)
+    assert page.training.message.text.text() == "The disk is full: make room and start again."
     child.write(lines=LINES, report="")
     (run_of(page).folder / "go").touch()
     page.training.resume.click()
@@ -144,10 +144,10 @@ def test_a_disk_that_fills_up_pauses_the_run(
     page: FineTunePage, child: Child, qtbot: QtBot, tuning: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    tuning.emitted.connect(lambda message: said.append(message.text))
+    tuning.notified.connect(lambda message: said.append(message.text))
     begin(page, qtbot)
     monkeypatch.setattr(TuningRun, "free_bytes", lambda _run: 10_000)
-    qtbot.waitUntil(lambda: not page.training.at_work, timeout=10_000)
+    qtbot.waitUntil(lambda: not page.training.busy, timeout=10_000)
     assert "disk is almost full" in said[-1]
 
 
@@ -200,12 +200,12 @@ def test_export_and_discard(page: FineTunePage, tuning: App, qtbot: QtBot, tmp_p
     run = a_result(tuning)
     page.show_result(run)
     said: list[Any] = []
-    tuning.emitted.connect(said.append)
+    tuning.notified.connect(said.append)
     page.result.export_to(str(tmp_path))
-    qtbot.waitUntil(lambda: "Exported" in page.result.outcome.text.text())
+    qtbot.waitUntil(lambda: "Exported" in page.result.message.text.text())
     assert (tmp_path / run.folder.name / "config.json").is_file()
     page.result.export_to(str(tmp_path))
-    qtbot.waitUntil(lambda: "there already" in page.result.outcome.text.text())
+    qtbot.waitUntil(lambda: "there already" in page.result.message.text.text())
     page.result.discard.click()
     assert not run.folder.exists()
     assert page.page is page.start
@@ -222,12 +222,12 @@ def test_a_folder_from_another_machine_shows_its_figures(page: FineTunePage, tun
     assert not page.result.use.isVisible()
     assert "not in this folder" in page.result.use_note.text()
     page.result.play(Path("/r/0.wav"))  # nor are the recordings
-    assert "cannot be played" in page.result.outcome.text.text()
+    assert "cannot be played" in page.result.message.text.text()
 
 
 def test_a_folder_that_is_no_run(page: FineTunePage, tuning: App, tmp_path: Path) -> None:
     said: list[str] = []
-    tuning.emitted.connect(lambda message: said.append(message.text))
+    tuning.notified.connect(lambda message: said.append(message.text))
     page.open_run(tmp_path)
     assert "no tuning run" in said[-1]
 
@@ -250,5 +250,5 @@ def test_corrections_are_offered_once_there_are_some(
     page.start.refresh()
     assert page.start.corrected.text() == "My corrections (1)"
     page.start.corrected.click()
-    qtbot.waitUntil(lambda: not page.data.work.running)
+    qtbot.waitUntil(lambda: not page.recordings.progress.running)
     assert child.emitted[-1] == ["check", str(tuning.corrections), "--json"]

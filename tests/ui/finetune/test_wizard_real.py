@@ -39,7 +39,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def app(qapp: QApplication, services: Services, tmp_path: Path) -> Iterator[App]:
     theme.apply(qapp, "light")
     made = App(replace(services, home=tmp_path / "home"))
-    made.finish_first_start()
+    made.finish_first_run()
     made.start()
     yield made
     made.close()
@@ -63,8 +63,8 @@ def test_from_a_folder_to_a_checkpoint_in_use_and_back(app: App, qtbot: QtBot, r
     frame.resize(1000, 720)
     frame.show()
     page.choose(recordings)
-    qtbot.waitUntil(lambda: not page.data.work.running, timeout=LONG_MS)
-    data = page.data
+    qtbot.waitUntil(lambda: not page.recordings.progress.running, timeout=LONG_MS)
+    data = page.recordings
     found = {
         Path(one.audio).relative_to(recordings).as_posix(): [problem.kind for problem in one.problems({})]
         for one in data.rows
@@ -90,7 +90,7 @@ def test_from_a_folder_to_a_checkpoint_in_use_and_back(app: App, qtbot: QtBot, r
 
     qtbot.waitUntil(lambda: stage() == "listen", timeout=LONG_MS)
     training.pause.click()
-    qtbot.waitUntil(lambda: not training.at_work, timeout=LONG_MS)
+    qtbot.waitUntil(lambda: not training.busy, timeout=LONG_MS)
     assert training.run is not None
     folder = training.run.folder
     assert TuningRun.open(folder).stage.value == "stopped"
@@ -98,7 +98,7 @@ def test_from_a_folder_to_a_checkpoint_in_use_and_back(app: App, qtbot: QtBot, r
     qtbot.waitUntil(lambda: stage() == "judge", timeout=LONG_MS)
     assert training.job is not None
     os.kill(training.job.pid, signal.SIGKILL)
-    qtbot.waitUntil(lambda: not training.at_work, timeout=LONG_MS)
+    qtbot.waitUntil(lambda: not training.busy, timeout=LONG_MS)
     assert TuningRun.open(folder).stage.value == "failed"
     again = FineTunePage(app)  # as after the program was started anew
     frame.setWidget(again)

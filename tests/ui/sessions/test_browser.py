@@ -22,11 +22,11 @@ from assistant.sessions.journal import JsonLines, read_lines
 from assistant.sessions.reader import read_session
 from assistant.sessions.recorder import EVENTS, Recorder
 from tests.ui.support import fake_program
-from tests.ui.support.recorded import STORY, record, spoken
-from ui.core.app import App, Message, Services
+from tests.ui.support.sessions import STORY, record, spoken
+from ui.core.app import App, Notification, Services
 from ui.sessions.browser import SessionsPage
-from ui.sessions.timeline import wind
-from ui.sessions.transcript import TurnRow, readable, unheard
+from ui.sessions.timeline import load_session_audio
+from ui.sessions.transcript import TurnRow, displayable, unplayed_text
 from ui.widgets.word_diff import MarkedText, differing
 
 NOW = datetime.now().astimezone()
@@ -85,9 +85,9 @@ def settle(page: SessionsPage, qtbot: QtBot) -> None:
     qtbot.waitUntil(there)
 
 
-def emitted(app: App) -> list[Message]:
-    heard: list[Message] = []
-    app.emitted.connect(heard.append)
+def emitted(app: App) -> list[Notification]:
+    heard: list[Notification] = []
+    app.notified.connect(heard.append)
     return heard
 
 
@@ -208,7 +208,7 @@ def test_the_end_and_a_speaker_that_is_busy(app: App, show: Show, qtbot: QtBot) 
     for _ in range(30):
         playback.follow()
     assert not playback.playing
-    assert "conversation goes on" in page.player.said.text()
+    assert "conversation goes on" in page.player.status.text()
 
 
 def test_what_was_not_heard_and_what_is_lost_is_said_in_place(app: App, show: Show, qtbot: QtBot) -> None:
@@ -231,7 +231,7 @@ def test_what_was_not_heard_and_what_is_lost_is_said_in_place(app: App, show: Sh
 
 
 def test_a_tape_fits_what_is_played(app: App) -> None:
-    session_audio = wind(record(app.sessions, NOW))
+    session_audio = load_session_audio(record(app.sessions, NOW))
     assert [(part.turn, part.who) for part in session_audio.parts] == [
         (n, who) for n in range(6) for who in ("you", "assistant")
     ]
@@ -331,7 +331,7 @@ def test_exporting_to_a_chosen_place(
 ) -> None:
     record(app.sessions, NOW, STORY[:2])
     page, heard = show(), emitted(app)
-    page.player.export_asked.emit(form)
+    page.player.export_requested.emit(form)
     [dialog] = dialogs
     assert dialog.selectedFiles()[0].endswith(ending)
     target = tmp_path / f"mine{ending}"
@@ -340,7 +340,7 @@ def test_exporting_to_a_chosen_place(
     qtbot.waitUntil(lambda: bool(heard))
     assert heard[-1].text == f"Saved as {target}."
     page.save(form, tmp_path / "missing" / "x")
-    qtbot.waitUntil(lambda: heard[-1].trouble)
+    qtbot.waitUntil(lambda: heard[-1].error)
     assert "choose another folder" in heard[-1].text
 
 
@@ -348,15 +348,15 @@ def test_importing_an_archive(app: App, show: Show, qtbot: QtBot, dialogs: list[
     session = read_session(record(tmp_path / "elsewhere", NOW - timedelta(days=3)))
     archive = export(session, "archive", tmp_path)
     page, heard = show(), emitted(app)
-    page.list.import_asked.emit()
+    page.list.import_requested.emit()
     [dialog] = dialogs
     dialog.fileSelected.emit(str(archive))
     qtbot.waitUntil(lambda: len(folders(page)) == 1)
     settle(page, qtbot)
     assert page.list.shown[0].turns == 6
     (tmp_path / "bad.undertone").write_bytes(b"PK but not really")
-    page.bring(tmp_path / "bad.undertone")
-    qtbot.waitUntil(lambda: heard[-1].trouble)
+    page.import_from(tmp_path / "bad.undertone")
+    qtbot.waitUntil(lambda: heard[-1].error)
     assert "no archive of a session" in heard[-1].text
 
 
@@ -381,50 +381,50 @@ def test_asking_another_model(app: App, show: Show, qtbot: QtBot, tmp_path: Path
     folder = record(app.sessions, NOW)
     app.change("model", folders=("/models/other",))
     page = show()
-    page.player.reask.click()
-    reask = page.reask
-    assert page.right.currentWidget() is reask
-    assert {reask.model.itemData(n) for n in range(reask.model.count())} >= {"mini", "/models/other"}
-    reask.model.setCurrentIndex(reask.model.findData("/models/other"))
+    page.player.compare.click()
+    compare = page.comparison
+    assert page.right.currentWidget() is compare
+    assert {compare.model.itemData(n) for n in range(compare.model.count())} >= {"mini", "/models/other"}
+    compare.model.setCurrentIndex(compare.model.findData("/models/other"))
     reply = "Let us look at the letter together. It may be a colleague's new address."
     rows = [compared(1, "sad", STORY[0][2], 300.0), compared(2, "happy", reply, 200.0)]
     answers(tmp_path, [*rows, {"noise": 1}], 0)
-    reask.ask.click()
-    assert not reask.stop.isHidden()
-    qtbot.waitUntil(lambda: not reask.running)
+    compare.ask.click()
+    assert not compare.stop.isHidden()
+    qtbot.waitUntil(lambda: not compare.running)
     [asked] = (tmp_path / "answers.json.calls").read_text().splitlines()
     assert json.loads(asked) == ["replay", str(folder), "--model", "/models/other", "--device", "auto", "--json"]
-    assert reask.result.text() == (
+    assert compare.result.text() == (
         "1 of 2 readings and 1 of 2 replies differ · first word after 0.40 s before, 0.25 s now"
     )
-    old, new = reask.rows[1].findChildren(MarkedText)
+    old, new = compare.rows[1].findChildren(MarkedText)
     assert [old.text[slice(*mark)] for mark in old.marks] == ["sender"]
     assert [new.text[slice(*mark)] for mark in new.marks] == ["letter"]
     assert old.accessibleDescription() == "left out: sender"
-    reask._take(compared(3, "sad", "Something else.", None))  # nothing in common: marks would be everywhere
-    assert [part.marks for part in reask.rows[2].findChildren(MarkedText)] == [[], []]
-    QTest.keyClick(reask, Qt.Key.Key_Escape)
+    compare._take(compared(3, "sad", "Something else.", None))  # nothing in common: marks would be everywhere
+    assert [part.marks for part in compare.rows[2].findChildren(MarkedText)] == [[], []]
+    QTest.keyClick(compare, Qt.Key.Key_Escape)
     assert page.right.currentWidget() is page.player
 
 
 def test_cancelling_and_failing_are_said_in_place(app: App, show: Show, qtbot: QtBot, tmp_path: Path) -> None:
     record(app.sessions, NOW)
     page = show()
-    page.player.reask_asked.emit()
-    reask = page.reask
+    page.player.comparison_requested.emit()
+    compare = page.comparison
     answers(tmp_path, [compared(1, "sad", "Oh.", None)], None)
-    reask.begin()
-    qtbot.waitUntil(lambda: len(reask.rows) == 1)
-    assert (reask.progress.value(), reask.progress.maximum()) == (1, 6)
-    assert "1 of 6 turns answered" in reask.said.text()
-    reask.stop.click()
-    qtbot.waitUntil(lambda: not reask.running)
-    assert reask.said.text() == "Cancelled."
+    compare.begin()
+    qtbot.waitUntil(lambda: len(compare.rows) == 1)
+    assert (compare.progress.value(), compare.progress.maximum()) == (1, 6)
+    assert "1 of 6 turns answered" in compare.status.text()
+    compare.stop.click()
+    qtbot.waitUntil(lambda: not compare.running)
+    assert compare.status.text() == "Cancelled."
     answers(tmp_path, [], 3, "There is no model in /models/x: choose another folder.\n")
-    reask.begin()
-    qtbot.waitUntil(lambda: not reask.running)
-    assert reask.error.text() == "There is no model in /models/x: choose another folder."
-    assert not reask.ask.isHidden()
+    compare.begin()
+    qtbot.waitUntil(lambda: not compare.running)
+    assert compare.error.text() == "There is no model in /models/x: choose another folder."
+    assert not compare.ask.isHidden()
 
 
 @pytest.mark.parametrize(
@@ -499,7 +499,7 @@ def test_everything_with_the_keyboard_alone(app: App, show: Show, qtbot: QtBot) 
 def test_every_control_has_a_name(app: App, show: Show, qtbot: QtBot) -> None:
     record(app.sessions, NOW)
     page = show()
-    page.player.reask_asked.emit()
+    page.player.comparison_requested.emit()
     for part in page.findChildren(QWidget):
         if isinstance(part, QAbstractButton | QComboBox | QLineEdit) and not part.objectName().startswith("qt_"):
             inner = isinstance(part.parent(), QLineEdit | QComboBox)
@@ -548,20 +548,20 @@ def test_hostile_texts_do_no_harm(app: App, show: Show, qtbot: QtBot) -> None:
     page = show()
     for part in page.findChildren(QLabel):
         assert part.textFormat() == Qt.TextFormat.PlainText or part.pixmap() is not None
-    assert all(len(readable(text)) < 4200 for text in HOSTILE)
+    assert all(len(displayable(text)) < 4200 for text in HOSTILE)
     assert not page.grab().isNull()
     for text in HOSTILE:
-        assert not MarkedText(readable(text), differing(readable(text), "x")[0], struck=True).grab().isNull()
+        assert not MarkedText(displayable(text), differing(displayable(text), "x")[0], struck=True).grab().isNull()
 
 
 def test_what_was_not_heard(app: App) -> None:
-    session_audio = wind(
+    session_audio = load_session_audio(
         record(app.sessions, NOW, [("weasels", "sad", "one two three four", 0.5), ("x", None, "all", 1.0)])
     )
-    assert [unheard(one) for one in session_audio.session.turns] == ["three four", ""]
+    assert [unplayed_text(one) for one in session_audio.session.turns] == ["three four", ""]
     first = session_audio.session.turns[0]
     other = replace(first, turn=replace(first.turn, heard="something else"))
-    assert unheard(other) == "one two three four"
+    assert unplayed_text(other) == "one two three four"
 
 
 def test_an_unanswered_turn(app: App, qtbot: QtBot) -> None:
@@ -569,7 +569,7 @@ def test_an_unanswered_turn(app: App, qtbot: QtBot) -> None:
     recorder.ended(TurnEnded(Turn(1, spoken("weasels"), outcome=Outcome.FAILED)))
     recorder.close()
     assert recorder.folder is not None
-    session_audio = wind(recorder.folder)
+    session_audio = load_session_audio(recorder.folder)
     assert isinstance(session_audio.session.turns[0].turn.message, Spoken)
     row = TurnRow(session_audio, 0)
     qtbot.addWidget(row)

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from assistant.sessions.journal import JsonLines
 from assistant.sessions.reader import correct
 from assistant.sessions.recorder import EVENTS, Recorder
-from tests.ui.support.recorded import record
-from ui.sessions.search import Summary, clock, day_in_words, folded, mood_in_words, search, summarise, when_in_words
+from tests.ui.support.sessions import record
+from ui.sessions.formatting import format_day, format_duration, format_emotions, format_start
+from ui.sessions.search import search
+from ui.sessions.summary import Summary, folded, summarise
 
 TODAY = date(2026, 11, 21)  # a Saturday
 
@@ -126,7 +128,7 @@ def test_every_word_that_was_said_is_found_in_any_case(text: str) -> None:
 
 
 def test_times_in_words() -> None:
-    assert [day_in_words(TODAY - timedelta(days=n), TODAY) for n in (0, 1, 2, 6, 7, 365)] == [
+    assert [format_day(TODAY - timedelta(days=n), TODAY) for n in (0, 1, 2, 6, 7, 365)] == [
         "Today",
         "Yesterday",
         "Thursday",
@@ -134,7 +136,7 @@ def test_times_in_words() -> None:
         "14 November",
         "21 November 2025",
     ]
-    assert day_in_words(TODAY + timedelta(days=3), TODAY) == "24 November"
-    assert [clock(s) for s in (0, 7.9, 750, 3723)] == ["0:00", "0:07", "12:30", "1:02:03"]
-    assert when_in_words(made(day=None)) == "Date unknown"
-    assert mood_in_words(("sad", "sad", "happy")) == "1 happy, 2 sad"
+    assert format_day(TODAY + timedelta(days=3), TODAY) == "24 November"
+    assert [format_duration(s) for s in (0, 7.9, 750, 3723)] == ["0:00", "0:07", "12:30", "1:02:03"]
+    assert format_start(made(day=None)) == "Date unknown"
+    assert format_emotions(("sad", "sad", "happy")) == "1 happy, 2 sad"

@@ -14,9 +14,9 @@ from pytestqt.qtbot import QtBot
 from assistant.events import ModelStatus
 from assistant.settings import Settings
 from tests.ui.settings.test_page import answer, calls, page, section, services
-from ui.core.app import App, Message
+from ui.core.app import App, Notification
 from ui.settings.diagnostics import redacted, report
-from ui.widgets.model_words import facts, plan_words
+from ui.widgets.model_text import facts, plan_text
 
 __all__ = ["page", "section", "services"]  # fixtures
 
@@ -27,9 +27,12 @@ def estimate(quantize: str, needed: float, free: float, verdict: str) -> dict[st
     return {"device": "cpu", "quantize": quantize, "needed_bytes": needed, "free_bytes": free, "verdict": verdict}
 
 
-def plan(*ways: dict[str, Any]) -> dict[str, Any]:
-    best = next((one for one in ways if one["verdict"] != "does not fit"), None)
-    return {"estimates": ways, "recommended": best and {"device": best["device"], "quantize": best["quantize"]}}
+def plan(*loading_modes: dict[str, Any]) -> dict[str, Any]:
+    best = next((one for one in loading_modes if one["verdict"] != "does not fit"), None)
+    return {
+        "estimates": loading_modes,
+        "recommended": best and {"device": best["device"], "quantize": best["quantize"]},
+    }
 
 
 SMALL = plan(estimate("int8", GB, 6 * GB, "fits"), estimate("none", 7 * GB, 6 * GB, "does not fit"))
@@ -65,7 +68,7 @@ def test_presets_are_shown_fetched_and_used(
     mini, larger = cards["mini"], cards["mini-0.5b"]
     qtbot.waitUntil(lambda: larger.fetch.isVisible())
     assert mini.in_use
-    assert mini.way.itemText(2) == "On the CPU, in full precision: 7.0 GB, does not fit"
+    assert mini.mode.itemText(2) == "On the CPU, in full precision: 7.0 GB, does not fit"
     assert mini.plan.text() == "Fits: on the CPU, in 8 bits, it needs 1.0 GB of the 6.0 GB of memory that is free."
     assert larger.fetch.text() == "Download 531 MB"
     ready = about("mini-0.5b", kind="preset")
@@ -89,25 +92,25 @@ def test_what_does_not_fit_is_refused_with_remedies(
     qtbot.waitUntil(lambda: larger.use.isVisible())
     larger.use.click()
     assert app.settings.model.source == "mini"
-    assert larger.outcome.text.text() == "That way it does not fit into memory."
+    assert larger.message.text.text() == "That way it does not fit into memory."
     assert "even on the CPU, in 4 bits it needs 8.4 GB of memory, and 6.0 GB is free" in larger.plan.text()
-    larger.outcome.action.click()  # all the same
+    larger.message.action.click()  # all the same
     assert app.settings.model.source == "mini-0.5b"
     talk: Any = app.talk
     talk.happen(ModelStatus("failed", "mini-0.5b needs more memory: close other programs."))
-    qtbot.waitUntil(lambda: larger.outcome.text.text().startswith("mini-0.5b needs more"))
-    larger.outcome.action.click()
+    qtbot.waitUntil(lambda: larger.message.text.text().startswith("mini-0.5b needs more"))
+    larger.message.action.click()
     assert app.settings.model.source == "mini"
-    cards["mini"].way.picked.emit(("cpu", "none"))
+    cards["mini"].mode.picked.emit(("cpu", "none"))
     assert app.settings.model.quantize == "auto"
-    assert cards["mini"].outcome.text.text() == "That way it does not fit into memory."
+    assert cards["mini"].message.text.text() == "That way it does not fit into memory."
 
 
 def test_folders_come_and_go(
     app: App, section: Callable[[str], Any], folder: Path, tmp_path: Path, qtbot: QtBot
 ) -> None:
-    emitted: list[Message] = []
-    app.emitted.connect(emitted.append)
+    emitted: list[Notification] = []
+    app.notified.connect(emitted.append)
     answer(tmp_path, [(["list", str(folder)], [about(folder)], 0, "")])
     model = section("model")
     model.path.setText(str(tmp_path / "nowhere"))
@@ -144,14 +147,14 @@ def test_an_original_is_converted_stopped_and_gone_on_with(
     card.convert.click()
     assert card.form.path.text() == str(target)
     card.form.start.click()
-    qtbot.waitUntil(lambda: card.work.text.text() == "Converting · 1.0 GB / 2.0 GB")
+    qtbot.waitUntil(lambda: card.progress.text.text() == "Converting · 1.0 GB / 2.0 GB")
     assert not card.buttons.isEnabled()
-    card.work.stop.click()
-    qtbot.waitUntil(lambda: card.outcome.text.text() == "Stopped.")
+    card.progress.stop.click()
+    qtbot.waitUntil(lambda: card.message.text.text() == "Stopped.")
     (tmp_path / "mine-undertone.part").mkdir()
     target.mkdir()
     answer(tmp_path, [(["convert"], [{"folder": str(target), "error": None}], 0, "")])
-    card.outcome.action.click()
+    card.message.action.click()
     assert card.form.start.text() == "Go on"
     card.form.start.click()
     qtbot.waitUntil(lambda: str(target) in app.settings.model.folders)
@@ -168,12 +171,12 @@ def test_verifying_says_what_was_compared(
     card = section("model").cards[str(folder)]
     qtbot.waitUntil(lambda: card.verify.isVisible())
     card.verify.click()
-    qtbot.waitUntil(lambda: card.outcome.text.text() == "Whole: 78 tensors; hashes.")
-    card.outcome.action.click()
+    qtbot.waitUntil(lambda: card.message.text.text() == "Whole: 78 tensors; hashes.")
+    card.message.action.click()
     assert QGuiApplication.clipboard().text() == "ff  a"
     answer(tmp_path, [(["verify"], [{"error": "model.safetensors is damaged: get it again."}], 3, "")])
     card.verify.click()
-    qtbot.waitUntil(lambda: "is damaged" in card.outcome.text.text())
+    qtbot.waitUntil(lambda: "is damaged" in card.message.text.text())
 
 
 def test_nothing_is_downloaded_unless_it_is_typed_and_pressed(
@@ -196,17 +199,17 @@ def test_a_program_that_fails_is_told_with_another_try(
 ) -> None:
     answer(tmp_path, [(["list"], [], 1, "This is a bug in Undertone, sorry.")])
     model = section("model")
-    qtbot.waitUntil(lambda: "This is a bug" in model.trouble.text.text())
+    qtbot.waitUntil(lambda: "This is a bug" in model.error.text.text())
     answer(tmp_path, [(["list"], [MINI], 0, "")])
-    model.trouble.action.click()
+    model.error.action.click()
     qtbot.waitUntil(lambda: model.cards["mini"].plan.isVisible())
 
 
 def test_plans_and_facts_in_words() -> None:
     tight = plan(estimate("int8", 6 * GB, 5.9 * GB, "tight"))
-    assert plan_words(tight).startswith("May just fit: on the CPU, in 8 bits, it needs 6.0 GB, and 5.9 GB")
+    assert plan_text(tight).startswith("May just fit: on the CPU, in 8 bits, it needs 6.0 GB, and 5.9 GB")
     card = plan({"device": "cuda", "quantize": "nf4", "needed_bytes": GB, "free_bytes": 9 * GB, "verdict": "fits"})
-    assert "on the graphics card, in 4 bits" in plan_words(card)
+    assert "on the graphics card, in 4 bits" in plan_text(card)
     assert facts(about("x", stored="nf4", reads_emotion=False)) == "2.0 GB · no emotion head · stored in 4 bits"
 
 

@@ -25,7 +25,7 @@ from assistant.speech.synthesizer import Synthesizer, Voice
 from tests import ROOT
 from tests.support.fakes import ToneSynthesizer
 from ui.core import theme
-from ui.core.app import App, Message, Services
+from ui.core.app import App, Notification, Services
 from ui.main_window import PAGES, MainWindow
 from ui.settings.page import SECTIONS, SettingsPage
 from ui.settings.sound import SoundSettings
@@ -144,7 +144,7 @@ def test_a_missing_sound_system_is_told_in_place(app: App, qtbot: QtBot) -> None
 
     shown = SoundSettings(app, fail)
     _window = hold(shown, qtbot)
-    qtbot.waitUntil(lambda: "PortAudio" in shown.devices.trouble.text.text())
+    qtbot.waitUntil(lambda: "PortAudio" in shown.devices.error.text.text())
 
 
 def test_the_check_is_walked_through_and_judged(app: App, qtbot: QtBot) -> None:
@@ -213,7 +213,7 @@ def test_voices_are_listed_chosen_and_heard(app: App, section: Callable[[str], A
     assert voice.voice.itemText(1) == "English (Great Britain) · en-gb"
     voice.voice.picked.emit("de")
     assert app.settings.voice.name == "de"
-    voice.hear.click()
+    voice.preview.click()
     qtbot.waitUntil(lambda: bool(calls(app, "clips.play")))
     spoken: Any = app.synthesizer
     assert spoken.spoken[-1].startswith("Der Zug")
@@ -225,7 +225,7 @@ def test_voices_are_listed_chosen_and_heard(app: App, section: Callable[[str], A
     assert app.settings.voice.rate == 1.5
     voice.engine.buttons["none"].click()
     assert app.settings.voice.engine == "none"
-    assert not voice.hear.isEnabled()
+    assert not voice.preview.isEnabled()
 
 
 def test_the_neural_voice_is_offered_with_its_size(
@@ -237,8 +237,8 @@ def test_the_neural_voice_is_offered_with_its_size(
     qtbot.waitUntil(lambda: voice.offer.isVisible() and "MB" in voice.offer.text.text())
     assert voice.engine.value == "system"
     voice.offer.action.click()
-    qtbot.waitUntil(lambda: voice.work.text.text().startswith("Downloading ·"))
-    voice.work.stop.click()
+    qtbot.waitUntil(lambda: voice.progress.text.text().startswith("Downloading ·"))
+    voice.progress.stop.click()
     qtbot.waitUntil(lambda: voice.offer.text.text() == "Stopped.")
     answer(tmp_path, [(["fetch"], [], 3, "Check the network and start again.")])
     voice.offer.action.click()
@@ -259,8 +259,8 @@ def test_all_sessions_are_deleted_but_the_running_one_and_come_back(
     folders = [recorded(home, name) for name in ("2026-01-01_10-00-00", "2026-01-02_10-00-00", "2026-01-03_10-00-00")]
     talk: Any = app.talk
     talk.folder = folders[2]
-    emitted: list[Message] = []
-    app.emitted.connect(emitted.append)
+    emitted: list[Notification] = []
+    app.notified.connect(emitted.append)
     recording = section("recording")
     qtbot.waitUntil(lambda: recording.stored.text() == "Sessions: 3, 900 B")
     recording.delete.click()
@@ -289,7 +289,7 @@ def test_recording_and_consent(app: App, section: Callable[[str], Any], qtbot: Q
 
 
 def test_looks_take_effect_at_once(app: App, section: Callable[[str], Any], page: SettingsPage, qtbot: QtBot) -> None:
-    looks = section("looks")
+    looks = section("appearance")
     looks.theme.buttons["contrast"].click()
     assert theme.colours() is theme.CONTRAST
     looks.text_size.slider.setValue(looks.text_size.slider.maximum())

@@ -142,7 +142,7 @@ def tuning(qapp: QApplication, services: Services, tmp_path: Path, child: Child)
     home.mkdir()
     made = App(replace(services, home=home, python=(sys.executable, str(tmp_path / "training.py"))))
     made.start()
-    made.finish_first_start()
+    made.finish_first_run()
     yield made
     made.close()
 
@@ -167,13 +167,13 @@ def page(tuning: App, qtbot: QtBot) -> FineTunePage:
 
 def check(page: FineTunePage, qtbot: QtBot) -> None:
     page.choose("/r/folder")
-    qtbot.waitUntil(lambda: not page.data.work.running)
+    qtbot.waitUntil(lambda: not page.recordings.progress.running)
 
 
 def plan(page: FineTunePage, qtbot: QtBot) -> None:
     check(page, qtbot)
-    page.data.next.click()
-    qtbot.waitUntil(lambda: page.plan.plan is not None or page.plan.outcome.isVisible(), timeout=10_000)
+    page.recordings.next.click()
+    qtbot.waitUntil(lambda: page.plan.plan is not None or page.plan.message.isVisible(), timeout=10_000)
 
 
 def run_of(page: FineTunePage) -> TuningRun:

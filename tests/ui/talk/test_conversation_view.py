@@ -27,10 +27,10 @@ from assistant.events import (
     UtteranceEnded,
 )
 from tests.ui.support.hostile import SLOWEST, Clock, hostile, traps
-from tests.ui.support.told import reading, speech, turn
+from tests.ui.support.turns import reading, speech, turn
 from ui.core import theme
 from ui.talk.conversation_view import ConversationView
-from ui.talk.turn_view import SHOWN, Prose, TurnView
+from ui.talk.turn_view import SHOWN, SelectableText, TurnView
 from ui.widgets.common import EmotionChip
 
 
@@ -46,7 +46,7 @@ def view(qapp: QApplication, qtbot: QtBot) -> ConversationView:
 
 def notify(view: ConversationView, *events: Event) -> None:
     for event in events:
-        view.hear(event)
+        view.handle_event(event)
 
 
 def delete_dropped() -> None:
@@ -55,7 +55,7 @@ def delete_dropped() -> None:
 
 
 def texts(shown: TurnView) -> list[str]:
-    return [prose.toPlainText() for prose in shown.findChildren(Prose)]
+    return [prose.toPlainText() for prose in shown.findChildren(SelectableText)]
 
 
 def test_a_turn_grows_as_it_is_told(view: ConversationView) -> None:
@@ -80,7 +80,7 @@ def test_noise_leaves_no_turn(view: ConversationView) -> None:
     assert [entry.number for entry in view.entries] == [1]
 
 
-def colour_at(prose: Prose, words: str) -> str:
+def colour_at(prose: SelectableText, words: str) -> str:
     cursor: QTextCursor = prose.document().find(words)
     assert not cursor.isNull()
     brush = cursor.charFormat().foreground()
@@ -91,7 +91,7 @@ def test_what_was_heard_is_plain_and_the_rest_is_muted(view: ConversationView) -
     reply = "The town was built around a square. Its walls are gone."
     heard = "The town was built around"
     notify(view, *turn(1, "Tell me.", reply, heard=heard, outcome=Outcome.INTERRUPTED))
-    prose = view.views[0].findChildren(Prose)[1]
+    prose = view.views[0].findChildren(SelectableText)[1]
     assert prose.toPlainText() == f"{heard}| a square. Its walls are gone."
     assert colour_at(prose, "built around") == "plain"
     assert colour_at(prose, "walls") == QColor(theme.colours().muted).name()
@@ -107,9 +107,9 @@ def test_a_turn_that_failed_offers_to_ask_again(view: ConversationView, qtbot: Q
     notify(view, *turn(1, "How long is the walk?", "", failure="Memory ran out: close other programs."))
     shown = view.views[0]
     assert "Memory ran out" in shown.accessibleName()
-    with qtbot.waitSignal(view.acted) as acted:
+    with qtbot.waitSignal(view.action_requested) as action_requested:
         shown.remedy.click()
-    assert acted.args == ["again", 1]
+    assert action_requested.args == ["again", 1]
     notify(view, *turn(2, "And now?", "Ten minutes."))
     assert not shown.remedy.isVisible()
 
@@ -187,9 +187,9 @@ def test_the_mouse_shows_the_actions_of_the_turn_under_it(view: ConversationView
     place = QPointF(30, 30)
     QApplication.sendEvent(view.views[1], QEnterEvent(place, place, place))
     assert view.action_bar.isVisible()
-    with qtbot.waitSignal(view.acted) as acted:
+    with qtbot.waitSignal(view.action_requested) as action_requested:
         view.action_bar.buttons["copy"].click()
-    assert acted.args == ["copy", 2]
+    assert action_requested.args == ["copy", 2]
 
 
 @pytest.mark.parametrize("name", theme.THEMES)
@@ -204,10 +204,10 @@ def test_every_theme_and_size_shows_all_of_it(
     theme.apply(qapp, name, size)
     qapp.processEvents()
     (first, second) = view.views
-    assert first.findChildren(Prose)[0].font().pixelSize() == theme.pixels("lead")
+    assert first.findChildren(SelectableText)[0].font().pixelSize() == theme.pixels("lead")
     assert second.y() == first.y() + first.height()
     for shown in view.views:
-        for prose in shown.findChildren(Prose):
+        for prose in shown.findChildren(SelectableText):
             if prose.isVisible():
                 assert prose.height() >= prose.document().size().height()
                 assert shown.rect().contains(prose.geometry())
@@ -223,7 +223,7 @@ def test_hostile_texts_stay_texts(view: ConversationView, tmp_path: Path) -> Non
         for number, text in enumerate(hostile(trap, 500), 1):
             voice = "sad" if number % 2 else ""
             for event in turn(number, text, text, emotion=voice, heard=text[:10], outcome=Outcome.STOPPED):
-                clock.time(text, partial(view.hear, event))
+                clock.time(text, partial(view.handle_event, event))
             assert len(texts(view.views[-1])[0]) <= SHOWN + 60  # breaks, too
             delete_dropped()
     assert clock.slowest[0] < SLOWEST, clock.slowest
@@ -234,7 +234,7 @@ def test_a_reply_of_a_megabyte_streams_smoothly(view: ConversationView, qapp: QA
     slowest = 0.0
     for _ in range(1000):
         began = time.thread_time()
-        view.hear(ReplyText(1, "aש" * 500))
+        view.handle_event(ReplyText(1, "aש" * 500))
         qapp.processEvents()
         slowest = max(slowest, time.thread_time() - began)
     assert slowest < 0.1

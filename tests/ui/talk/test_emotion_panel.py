@@ -26,7 +26,7 @@ from assistant.events import (
 from tests.ui.support.readings import RATE, reading, spoken
 from ui.core import theme
 from ui.core.app import App
-from ui.talk.emotion_headline import prosody
+from ui.talk.emotion_headline import prosody_explanation
 from ui.talk.emotion_panel import EmotionPanel
 
 MINI = Ready({"name": "mini", "reads_emotion": True, "prosody_estimate": True})
@@ -47,7 +47,7 @@ def panel(app: App, qtbot: QtBot) -> Iterator[EmotionPanel]:
 
 def notify(app: App, *events: object) -> None:
     for event in events:
-        app.happened.emit(event)
+        app.event_received.emit(event)
 
 
 def report(app: App, number: int, label: str = "sad", *, ended: bool = True) -> None:
@@ -102,8 +102,8 @@ def test_mini_is_called_a_prosody_estimate_and_explains_it(app: App, panel: Emot
     assert not panel._headline.estimate.isVisible()
     report(app, 1)
     assert panel._headline.estimate.isVisible()
-    assert panel._headline.estimate.accessibleDescription() == prosody()
-    assert "has not been measured" in prosody()
+    assert panel._headline.estimate.accessibleDescription() == prosody_explanation()
+    assert "has not been measured" in prosody_explanation()
     notify(app, Ready({"reads_emotion": True, "prosody_estimate": False}))
     assert not panel._headline.estimate.isVisible()
 
@@ -151,7 +151,7 @@ def test_the_history_leads_to_its_turns(app: App, panel: EmotionPanel, qtbot: Qt
     assert panel._history.accessibleName().startswith("This conversation, turn 2: happy ")
     field, step = panel._history._field(), panel._history._step
     qtbot.mouseMove(panel._history, QPoint(round(field.left() + 3.5 * step), 20))
-    pointed = panel._history.looked_at
+    pointed = panel._history.highlighted
     assert pointed is not None
     assert pointed.number == 4
     qtbot.mouseClick(panel._history, Qt.MouseButton.LeftButton, pos=QPoint(round(field.left() + 3.5 * step), 20))

@@ -23,7 +23,7 @@ from assistant.events import (
     TurnUndone,
     UtteranceEnded,
 )
-from tests.ui.support.told import calls, happen, open_page, speech, turn
+from tests.ui.support.turns import calls, happen, open_page, speech, turn
 from ui.core import theme
 from ui.core.app import App
 from ui.core.translations import install
@@ -54,14 +54,14 @@ def test_the_space_bar_is_held_to_talk(page: TalkPage, app: App, qtbot: QtBot) -
     calls(app)
     qtbot.keyPress(page, Qt.Key.Key_Space)
     assert page.bar.button.state is State.LISTENING
-    assert page.bar.button.words == "Listening"
+    assert page.bar.button.caption == "Listening"
     for _ in range(3):
         QApplication.sendEvent(page, key(Qt.Key.Key_Space, down=True, repeat=True))
         QApplication.sendEvent(page, key(Qt.Key.Key_Space, down=False, repeat=True))
     assert calls(app) == [("press",)]
     qtbot.keyRelease(page, Qt.Key.Key_Space)
     assert calls(app) == [("release",)]
-    assert page.bar.button.words == "Hold to talk · Space"
+    assert page.bar.button.caption == "Hold to talk · Space"
 
 
 def test_in_a_text_field_the_space_bar_writes(page: TalkPage, app: App, qtbot: QtBot) -> None:
@@ -90,9 +90,9 @@ def test_another_key_can_be_chosen(page: TalkPage, app: App, qtbot: QtBot) -> No
     qtbot.keyPress(page, Qt.Key.Key_F8, Qt.KeyboardModifier.ControlModifier)
     qtbot.keyRelease(page, Qt.Key.Key_F8)  # Ctrl went up first
     assert calls(app) == [("press",), ("release",)]
-    assert page.bar.button.words == "Hold to talk · Ctrl+F8"
+    assert page.bar.button.caption == "Hold to talk · Ctrl+F8"
     app.change("turns", shortcut="")
-    assert page.bar.button.words == "Hold to talk"
+    assert page.bar.button.caption == "Hold to talk"
 
 
 def test_the_mouse_holds_the_button_wherever_it_goes(page: TalkPage, app: App, qtbot: QtBot) -> None:
@@ -134,8 +134,8 @@ def test_another_page_lets_the_key_go(page: TalkPage, app: App, qtbot: QtBot) ->
 def test_a_muted_microphone_says_so(page: TalkPage, app: App, qtbot: QtBot) -> None:
     calls(app)
     page.bar.mute.click()
-    assert (calls(app), page.bar.button.words) == ([("set_muted", True)], "Muted")
-    with qtbot.waitSignal(app.emitted) as emitted:
+    assert (calls(app), page.bar.button.caption) == ([("set_muted", True)], "Muted")
+    with qtbot.waitSignal(app.notified) as emitted:
         qtbot.keyPress(page, Qt.Key.Key_Space)
     assert calls(app) == []
     emitted.args[0].act()
@@ -158,8 +158,8 @@ def test_each_state_has_a_word_and_a_picture(page: TalkPage, app: App) -> None:
         happen(app, StateChanged(state, speaking))
         picture = button.grab().toImage()
         picture.convertTo(picture.Format.Format_Grayscale8)
-        seen[button.words] = bytes(picture.constBits())
-        assert button.accessibleName() == button.words
+        seen[button.caption] = bytes(picture.constBits())
+        assert button.accessibleName() == button.caption
         assert page.bar.stop.isEnabled() is (state is not State.IDLE)
     assert list(seen) == ["Hold to talk · Space", "Listening", "Thinking", "Speaking"]
     assert len(set(seen.values())) == 4  # without colour, too
@@ -195,7 +195,7 @@ def test_switches_are_settings(page: TalkPage, app: App, qtbot: QtBot) -> None:
     page.bar.empathy.click()
     assert (app.settings.turns.hands_free, app.settings.turns.empathy) == (True, False)
     assert ("set_hands_free", True) in calls(app)
-    assert page.bar.button.words == "Just speak, or hold · Space"
+    assert page.bar.button.caption == "Just speak, or hold · Space"
     app.change("turns", hands_free=False)
     assert not page.bar.hands_free.isChecked()
 
@@ -302,7 +302,7 @@ def test_a_new_conversation_is_empty(page: TalkPage, app: App) -> None:
 
 def test_undo_keeps_the_words(page: TalkPage, app: App, qtbot: QtBot) -> None:
     happen(app, *turn(1, "A long question.", "An answer."))
-    with qtbot.waitSignal(app.emitted) as emitted:
+    with qtbot.waitSignal(app.notified) as emitted:
         page.undo()
     emitted.args[0].act()
     assert page.bar.line.text() == "A long question."
@@ -364,14 +364,14 @@ def test_the_page_follows_the_language(page: TalkPage, app: App, qtbot: QtBot) -
     happen(app, *turn(1, "First.", "One.", emotion="sad"))
     install("zh")
     try:
-        assert page.bar.button.words.startswith("按住说话 · ")
+        assert page.bar.button.caption.startswith("按住说话 · ")
         qtbot.waitUntil(lambda: page.bar.hands_free.text() == "免按键")
         assert page.tray.muted.text() == "麦克风静音"
         qtbot.waitUntil(lambda: page.view.views[0].accessibleName().startswith("您"))
         assert page.view.action_bar.buttons["copy"].accessibleName() == "复制两段文字"
     finally:
         install("en")
-    assert page.bar.button.words == "Hold to talk · Space"
+    assert page.bar.button.caption == "Hold to talk · Space"
 
 
 def test_a_correction_is_seen_in_the_conversation_and_taken_back(app: App, qtbot: QtBot) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pytestqt.qtbot import QtBot
 
-from tests.ui.support.told import FIGURES, MARKS
+from tests.ui.support.turns import FIGURES, MARKS
 from ui.widgets.delay_chip import DelayChip, Stage, Waterfall, delay, stages
 
 

@@ -13,7 +13,7 @@ from pytestqt.qtbot import QtBot
 from assistant.events import EMOTIONS
 from tests.ui.support.readings import FRAME_SECONDS, RATE, reading, sound
 from ui.core import theme
-from ui.widgets.waveform import Piece, Waveform, leanings, stretches
+from ui.widgets.waveform import Clip, Waveform, dominant_emotions, segments
 
 
 @pytest.fixture
@@ -28,45 +28,45 @@ def waveform(qapp: QApplication, qtbot: QtBot) -> Waveform:
 
 def test_leanings_follow_the_contributions_and_the_offset() -> None:
     read = reading("sad")
-    best, clear = leanings(read)
+    best, clear = dominant_emotions(read)
     half = len(best) // 2
     assert set(best[:half]) == {EMOTIONS.index("surprise")}
     assert set(best[half:]) == {EMOTIONS.index("sad")}
     assert clear.max() == 1.0
     assert 0 <= clear.min() < 1
     read.offset[EMOTIONS.index("happy")] += 100
-    assert set(leanings(read)[0]) == {EMOTIONS.index("happy")}
+    assert set(dominant_emotions(read)[0]) == {EMOTIONS.index("happy")}
 
 
 def test_stretches_cover_the_utterance_without_gaps() -> None:
-    piece = Piece(5.0, sound(2.0), RATE, reading("sad"))
-    found = stretches(piece)
+    clip = Clip(5.0, sound(2.0), RATE, reading("sad"))
+    found = segments(clip)
     assert [one.emotion for one in found] == ["surprise", "sad"]
     assert found[0].start == 5.0
     assert found[0].end == found[1].start
     assert abs(found[1].end - 7.0) < FRAME_SECONDS
-    assert stretches(Piece(0.0, sound(), RATE)) == []
+    assert segments(Clip(0.0, sound(), RATE)) == []
 
 
 def test_a_click_and_keys_seek(waveform: Waveform, qtbot: QtBot) -> None:
     waveform.show(sound(3.0), RATE, reading("sad", 3.0))
-    sought: list[float] = []
-    waveform.sought.connect(sought.append)
+    seek_requested: list[float] = []
+    waveform.seek_requested.connect(seek_requested.append)
     qtbot.mouseClick(waveform, Qt.MouseButton.LeftButton, pos=QPoint(100, 30))
-    assert sought == [pytest.approx(1.0)]
+    assert seek_requested == [pytest.approx(1.0)]
     for key in (Qt.Key.Key_Right, Qt.Key.Key_Left, Qt.Key.Key_End, Qt.Key.Key_Right, Qt.Key.Key_Home, Qt.Key.Key_Space):
         qtbot.keyClick(waveform, key)
-    assert sought[1:] == pytest.approx([1.25, 1.0, 3.0, 3.0, 0.0, 0.0])
+    assert seek_requested[1:] == pytest.approx([1.25, 1.0, 3.0, 3.0, 0.0, 0.0])
     waveform.clear()
     qtbot.mouseClick(waveform, Qt.MouseButton.LeftButton)
-    assert len(sought) == 7
+    assert len(seek_requested) == 7
 
 
 def test_it_says_what_it_shows(waveform: Waveform) -> None:
     waveform.show(sound(2.0), RATE, reading("sad"))
     assert waveform.accessibleName() == "Waveform, 2.0 s"
     assert waveform.accessibleDescription() == "surprise from 0.0 s, sad from 0.8 s"
-    assert waveform._words(1.5) == "1.50 s: adds to sad, clearly"
+    assert waveform._tooltip(1.5) == "1.50 s: adds to sad, clearly"
 
 
 def test_a_reading_and_the_playhead_are_seen(waveform: Waveform) -> None:
@@ -91,8 +91,8 @@ def test_every_sample_counts_for_the_height(waveform: Waveform) -> None:
 
 
 def test_a_lane_of_an_hour_paints_quickly(waveform: Waveform) -> None:
-    pieces = [Piece(at, sound(2.0, at % 7), RATE, reading("happy", seed=at)) for at in range(0, 3600, 20)]
-    waveform.show_lane(pieces, 3600.0)
+    clips = [Clip(at, sound(2.0, at % 7), RATE, reading("happy", seed=at)) for at in range(0, 3600, 20)]
+    waveform.show_lane(clips, 3600.0)
     begun = time.perf_counter()
     waveform.grab()
     assert time.perf_counter() - begun < 0.2

@@ -11,7 +11,7 @@ from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QLineEdit, QWidget
 from assistant.events import State, StateChanged
 from ui.core import theme
 from ui.core.app import App
-from ui.talk.button import LevelStrip, TalkButton, TalkKey, show_mute
+from ui.talk.talk_button import LevelStrip, TalkButton, TalkKey, show_mute
 from ui.widgets.common import IconButton, Switch, row
 
 _NARROW = 780  # pixels, at the normal size of text
@@ -24,8 +24,8 @@ class TalkBar(QWidget):
         new_wanted, compact_wanted: the user pressed that button.
     """
 
-    new_wanted = Signal()
-    compact_wanted = Signal()
+    new_requested = Signal()
+    compact_requested = Signal()
 
     def __init__(self, app: App, key: TalkKey) -> None:
         super().__init__()
@@ -38,8 +38,8 @@ class TalkBar(QWidget):
         self.stop = IconButton("stop", "", self.stop_all, 22)
         self.stop.setEnabled(False)
         self.mute = IconButton("microphone", "", lambda: key.mute(on=not key.muted), 22)
-        self.new = IconButton("plus", "", self.new_wanted.emit, 22)
-        self.compact = IconButton("compact", "", self.compact_wanted.emit, 22)
+        self.new = IconButton("plus", "", self.new_requested.emit, 22)
+        self.compact = IconButton("compact", "", self.compact_requested.emit, 22)
         self.send_button = IconButton("send", "", self.send, 22)
         self.send_button.setEnabled(False)
         self.line = QLineEdit()
@@ -66,12 +66,12 @@ class TalkBar(QWidget):
         key.muted_changed.connect(self._show_mute)
         app.settings_changed.connect(self._show_settings)
         self._show_settings()
-        self.name()
+        self.retranslate()
 
-    def hear(self, event: object) -> None:
+    def handle_event(self, event: object) -> None:
         """Show what an event of the conversation tells."""
-        self.button.hear(event)
-        self.strip.hear(event)
+        self.button.handle_event(event)
+        self.strip.handle_event(event)
         if isinstance(event, StateChanged):
             self.stop.setEnabled(self.button.state is not State.IDLE)
 
@@ -116,7 +116,7 @@ class TalkBar(QWidget):
         super().resizeEvent(event)
         self._arrange(narrow=event.size().width() < _NARROW * theme.pixels("body") / theme.SIZES["body"])
 
-    def name(self) -> None:
+    def retranslate(self) -> None:
         """Say what everything is, in the language in force."""
         for switch, text, tip in (
             (self.hands_free, self.tr("Hands-free"), self.tr("Listen without a key")),

@@ -13,14 +13,14 @@ from ui.core.app import App
 from ui.core.translations import tr
 from ui.settings.model_card import choose_folder
 from ui.widgets.common import button, column, label, row
-from ui.widgets.forms import Outcome, Work
-from ui.widgets.model_words import facts, plan_words
+from ui.widgets.forms import InlineMessage, JobProgress
+from ui.widgets.model_text import facts, plan_text
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-class ReleasedModel(QWidget):
+class CheckpointSource(QWidget):
     """Fields for a folder and for the hub, and what is known of what they name.
 
     Signals:
@@ -50,9 +50,9 @@ class ReleasedModel(QWidget):
         self.revision.setPlaceholderText(tr("commit, 40 hexadecimal digits"))
         self.revision.setAccessibleName(tr("Commit"))
         download = button(tr("Download"), self._download, icon="download")
-        self.work = Work()
-        self.work.ended.connect(self._ended)
-        self.outcome = Outcome()
+        self.progress = JobProgress()
+        self.progress.ended.connect(self._ended)
+        self.message = InlineMessage()
         hub = row(self.repository, self.revision, download)
         hub.setStretch(0, 2)
         hub.setStretch(1, 3)
@@ -62,8 +62,8 @@ class ReleasedModel(QWidget):
         layout.addWidget(label(tr("Or from the model hub: weights and settings of one commit, never code"), "small"))
         layout.addLayout(hub)
         layout.addSpacing(6)
-        layout.addWidget(self.work)
-        layout.addWidget(self.outcome)
+        layout.addWidget(self.progress)
+        layout.addWidget(self.message)
         self.setLayout(layout)
 
     def inspect(self, folder: str) -> None:
@@ -72,10 +72,10 @@ class ReleasedModel(QWidget):
         path = Path(folder.strip()).expanduser().absolute()
         self.path.setText(str(path))
         if not path.is_dir():
-            self.outcome.report(tr("There is no folder {path}.").format(path=path), trouble=True)
-        elif not self.work.running:
-            self.outcome.report("")
-            self.work.follow(self._app.run_module("model.manager", "list", str(path)), tr("Looking at it…"))
+            self.message.report(tr("There is no folder {path}.").format(path=path), error=True)
+        elif not self.progress.running:
+            self.message.report("")
+            self.progress.follow(self._app.run_module("model.manager", "list", str(path)), tr("Looking at it…"))
 
     def _inspect(self) -> None:
         if self.path.text().strip():
@@ -84,34 +84,34 @@ class ReleasedModel(QWidget):
     def _download(self) -> None:
         repository, revision = self.repository.text().strip(), self.revision.text().strip()
         if not _REPOSITORY.fullmatch(repository) or not _COMMIT.fullmatch(revision):
-            words = tr("Give the repository as owner/name, and the commit: the 40 digits that its page shows.")
-            self.outcome.report(words, trouble=True)
-        elif not self.work.running:
+            text = tr("Give the repository as owner/name, and the commit: the 40 digits that its page shows.")
+            self.message.report(text, error=True)
+        elif not self.progress.running:
             self._take("")
-            self.outcome.report("")
+            self.message.report("")
             job = self._app.run_module("model.manager", "hub", repository, revision)
-            self.work.follow(job, tr("Downloading {name}…").format(name=repository))
+            self.progress.follow(job, tr("Downloading {name}…").format(name=repository))
 
     def _convert(self, source: str) -> None:
         target = self._app.services.home / "models" / f"{Path(source).name}-converted"
         job = self._app.run_module("model.manager", "convert", source, str(target))
-        self.outcome.report("")
-        self.work.follow(job, tr("Converting…"))
+        self.message.report("")
+        self.progress.follow(job, tr("Converting…"))
 
-    def _ended(self, code: int, said: str, last: dict[str, Any]) -> None:
+    def _ended(self, code: int, message: str, last: dict[str, Any]) -> None:
         if "state" in last and last["error"] is None:
             self._show(last)
         elif code == 0 and "folder" in last:
             self.inspect(str(last["folder"]))  # downloaded, or converted
         else:
-            self.outcome.report(said or tr("It cannot be looked at: the program ended."), trouble=code != 130)
+            self.message.report(message or tr("It cannot be looked at: the program ended."), error=code != 130)
             self.changed.emit()
 
     def _show(self, about: dict[str, Any]) -> None:
         source, plan = str(about["source"]), about["plan"]
         if about["kind"] == "original":
             amount = facts(about)
-            self.outcome.report(
+            self.message.report(
                 tr("{facts}. Converting keeps the original and writes as much again.").format(facts=amount),
                 action=tr("Convert"),
                 act=lambda: self._convert(source),
@@ -119,7 +119,7 @@ class ReleasedModel(QWidget):
             self.changed.emit()
             return
         fits = plan is not None and plan["recommended"] is not None
-        self.outcome.report("\n".join([facts(about), *([plan_words(plan)] if plan else [])]), trouble=not fits)
+        self.message.report("\n".join([facts(about), *([plan_text(plan)] if plan else [])]), error=not fits)
         self._take(source if fits else "")
 
     def _take(self, folder: str) -> None:

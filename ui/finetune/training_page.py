@@ -15,14 +15,14 @@ from ui.core.app import App
 from ui.core.jobs import Job
 from ui.core.translations import tr
 from ui.widgets.common import button, column, label, row
-from ui.widgets.forms import Outcome, size
-from ui.widgets.plots import Beside, Curves, Series
+from ui.widgets.forms import InlineMessage, format_bytes
+from ui.widgets.plots import Curves, ResponsivePair, Series
 
 _LOOK_MS = 250
 _LEAST_ROOM = 300_000_000  # bytes of disk beyond what the run is expected to take
 
 
-class RunPage(QWidget):
+class TrainingPage(QWidget):
     """One run, at work or waiting. The assistant's model is away while it works.
 
     Signals:
@@ -45,7 +45,7 @@ class RunPage(QWidget):
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setFixedHeight(8)
-        self.outcome = Outcome()
+        self.message = InlineMessage()
         self.facts: dict[str, QLabel] = {}
         self.loss = Curves(tr("Loss"))
         self.right = Curves(tr("Read rightly"), share=True)
@@ -62,8 +62,8 @@ class RunPage(QWidget):
         self._watch = QTimer(self)
         self._watch.setInterval(_LOOK_MS)
         self._watch.timeout.connect(self._inspect)
-        curves = Beside(self.loss, self.right)
-        layout = column(self.title, self.phase, self.bar, self.outcome, spacing=12)
+        curves = ResponsivePair(self.loss, self.right)
+        layout = column(self.title, self.phase, self.bar, self.message, spacing=12)
         layout.addLayout(self._grid())
         layout.addWidget(curves, 1)
         layout.addLayout(row(self.fold, None))
@@ -102,21 +102,21 @@ class RunPage(QWidget):
         self._draw()
         self._watch.start()
 
-    def begin(self, run: TuningRun, words: list[str] | None = None) -> None:
+    def begin(self, run: TuningRun, arguments: list[str] | None = None) -> None:
         """Let a run begin, or go on with the options it began with."""
         self.show_run(run)
-        if words is None:
+        if arguments is None:
             try:
-                words = command_of(run)
+                arguments = command_of(run)
             except ValueError as error:
-                self.outcome.report(str(error), trouble=True)
+                self.message.report(str(error), error=True)
                 return
         if self._app.talk is not None:
             self._app.talk.release_model()
         run.why = ""
         self._pausing = False
         self._began = time.monotonic()
-        self.job = self._app.run_module("training", "tune", *words, "--json")
+        self.job = self._app.run_module("training", "tune", *arguments, "--json")
         self.job.ended.connect(self._ended)
         self._draw()
 
@@ -126,7 +126,7 @@ class RunPage(QWidget):
             self.begin(self.run)
 
     @property
-    def at_work(self) -> bool:
+    def busy(self) -> bool:
         """Whether a child of this window trains."""
         return self.job is not None
 
@@ -136,15 +136,15 @@ class RunPage(QWidget):
         try:
             self.run.ask_to_stop()
         except OSError as error:
-            self.outcome.report(tr("It cannot be paused ({why}).").format(why=error.strerror), trouble=True)
+            self.message.report(tr("It cannot be paused ({why}).").format(why=error.strerror), error=True)
             return
         self._pausing = True
         self._draw()
 
-    def _ended(self, code: int, said: str) -> None:
+    def _ended(self, code: int, message: str) -> None:
         run, self.job = self.run, None
         assert run is not None
-        run.note_end(code, _last_words(said))
+        run.note_end(code, _last_sentence(message))
         run.refresh()
         self._app.load_model()
         self._inspect()
@@ -160,24 +160,24 @@ class RunPage(QWidget):
             return
         new = run.refresh()
         self._note(new)
-        self._mind_the_disk(run)
+        self._check_disk(run)
         self._draw()
         if self.job is None and run.stage is Stage.FINISHED:
             self._watch.stop()
             self.finished.emit(run)
 
-    def _mind_the_disk(self, run: TuningRun) -> None:
+    def _check_disk(self, run: TuningRun) -> None:
         needed = min(float(self._plan.get("disk_bytes", 0)), 2e9) + _LEAST_ROOM
-        if self.at_work and not self._pausing and run.free_bytes() < needed:
+        if self.busy and not self._pausing and run.free_bytes() < needed:
             self._pause()
-            self._app.notify(tr("The disk is almost full: the training pauses. Make room, then go on."), trouble=True)
+            self._app.notify(tr("The disk is almost full: the training pauses. Make room, then go on."), error=True)
 
     def _note(self, reports: list[dict[str, Any]]) -> None:
         for line in reports:
             stage = str(line.get("stage", ""))
             if stage != self._seen:
                 self._seen = stage
-                self.log.appendPlainText(f"{_clock(line.get('seconds'))}  {_words(stage)}")
+                self.log.appendPlainText(f"{_clock(line.get('seconds'))}  {_stage_name(stage)}")
             if line.get("loss") is not None:
                 figures = {k: line[k] for k in ("step", "loss", "validation", "validation_accuracy") if line.get(k)}
                 self.log.appendPlainText(f"{_clock(line.get('seconds'))}  {json.dumps(figures)}")
@@ -187,7 +187,7 @@ class RunPage(QWidget):
         if run is None:
             return
         last = run.progress[-1] if run.progress else {}
-        working = self.at_work or run.at_work
+        working = self.busy or run.at_work
         self.pause.setVisible(working)
         self.pause.setEnabled(working and not self._pausing)
         self.resume.setVisible(not working)
@@ -199,23 +199,23 @@ class RunPage(QWidget):
             self.phase.setText(tr("It pauses at the next safe place…"))
         elif working:
             counted = f" · {last.get('step')} / {last.get('of')}" if last.get("of", 1) > 1 else ""
-            self.phase.setText(_words(stage) + counted)
+            self.phase.setText(_stage_name(stage) + counted)
         self.bar.setRange(0, 0 if working and not last.get("of") else 1000)
         self.bar.setValue(round(1000 * self._share(run)))
         if not working:
-            self._say_why(run)
+            self._show_reason(run)
         else:
-            self.outcome.report("")
+            self.message.report("")
         self._show_facts(run, last, working=working)
         self._curves(run)
 
-    def _say_why(self, run: TuningRun) -> None:
+    def _show_reason(self, run: TuningRun) -> None:
         if run.stage is Stage.FAILED:
             self.phase.setText(tr("It ended before it was done. What was learnt so far is kept."))
-            self.outcome.report(run.why, trouble=True)
+            self.message.report(run.why, error=True)
         else:
             self.phase.setText(tr("Paused. It goes on where it was, today or another day."))
-            self.outcome.report("")
+            self.message.report("")
 
     def _share(self, run: TuningRun) -> float:
         """How much of the whole is done: by the plan's times, else by the phase's own count."""
@@ -249,10 +249,10 @@ class RunPage(QWidget):
         self.facts["pace"].setText(f"{pace:.1f} {unit}" if pace and working else "—")
         memory = last.get("memory_bytes")
         expected = self._plan.get("peak_bytes")
-        words = size(memory) if memory and working else "—"
-        self.facts["memory"].setText(f"{words} / {size(expected)}" if expected else words)
+        used = format_bytes(memory) if memory and working else "—"
+        self.facts["memory"].setText(f"{used} / {format_bytes(expected)}" if expected else used)
         try:
-            self.facts["disk"].setText(size(run.free_bytes()))
+            self.facts["disk"].setText(format_bytes(run.free_bytes()))
         except OSError:
             self.facts["disk"].setText("—")
 
@@ -278,7 +278,7 @@ class RunPage(QWidget):
 _PHASES = {"choose": "fit"}
 
 
-def _words(stage: str) -> str:
+def _stage_name(stage: str) -> str:
     known = {
         "prepare": tr("Loading the model"),
         "listen": tr("Listening to the recordings"),
@@ -293,9 +293,9 @@ def _words(stage: str) -> str:
     return known.get(stage, stage)
 
 
-def _last_words(said: str) -> str:
+def _last_sentence(message: str) -> str:
     """What a program said last, if it is a sentence for people and no traceback."""
-    return said if said.endswith(".") else ""
+    return message if message.endswith(".") else ""
 
 
 def _duration(seconds: float) -> str:

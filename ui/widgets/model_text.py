@@ -10,7 +10,7 @@ from typing import Any
 
 from ui.core.translations import tr
 from ui.core.untrusted_text import brief, one_line
-from ui.widgets.forms import size
+from ui.widgets.forms import format_bytes
 
 AUTOMATIC = ("auto", "auto")
 
@@ -22,12 +22,12 @@ def presets() -> tuple[str, ...]:
     return tuple(tomllib.loads((files("resources") / "presets.toml").read_text("utf-8")))
 
 
-def title(source: str) -> str:
+def checkpoint_name(source: str) -> str:
     """A checkpoint's name: the preset's, or the folder's last part."""
     return one_line(Path(source).name or source)
 
 
-def what_for(source: str) -> str:
+def checkpoint_purpose(source: str) -> str:
     """For whom a preset is."""
     known = {
         "mini": tr("Small and quick, for any computer. English."),
@@ -41,8 +41,8 @@ def facts(about: About) -> str:
     """Where it is, how large, what it can do; one line."""
     if about["state"] == "absent":
         amount = about["download_bytes"]
-        return tr("not on this machine yet · a download of {size}").format(size=size(amount)) if amount else ""
-    parts = [size(about["bytes"])]
+        return tr("not on this machine yet · a download of {size}").format(size=format_bytes(amount)) if amount else ""
+    parts = [format_bytes(about["bytes"])]
     if about["kind"] == "original":
         parts.append(tr("the original's format: convert it to use it"))
     elif about["kind"] != "other":
@@ -52,7 +52,7 @@ def facts(about: About) -> str:
     return " · ".join(parts)
 
 
-def way(device: str, quantize: str) -> str:
+def loading_mode(device: str, quantize: str) -> str:
     """A way to load a checkpoint."""
     bits = {
         "none": tr("in full precision"),
@@ -63,7 +63,7 @@ def way(device: str, quantize: str) -> str:
     return f"{tr('on the graphics card') if device == 'cuda' else tr('on the CPU')}, {bits}"
 
 
-def plan_words(plan: Mapping[str, Any]) -> str:
+def plan_text(plan: Mapping[str, Any]) -> str:
     """Whether it fits into memory, how, and what helps where it does not."""
     best = plan["recommended"]
     if best is None:
@@ -80,17 +80,17 @@ def plan_words(plan: Mapping[str, Any]) -> str:
     ).format(**_amounts(chosen))
 
 
-def ways(plan: Mapping[str, Any]) -> list[tuple[tuple[str, str], str]]:
+def loading_modes(plan: Mapping[str, Any]) -> list[tuple[tuple[str, str], str]]:
     """All ways to load it, automatic first, each with what it needs."""
     best = plan["recommended"]
-    automatic = tr("Automatic ({way})").format(way=way(**best)) if best else tr("Automatic")
+    automatic = tr("Automatic ({way})").format(way=loading_mode(**best)) if best else tr("Automatic")
     verdicts = {"fits": tr("fits"), "tight": tr("may just fit"), "does not fit": tr("does not fit")}
     return [
         (AUTOMATIC, automatic),
         *(
-            ((one["device"], one["quantize"]), f"{_first_upper(text)}: {size(one['needed_bytes'])}, {verdict}")
+            ((one["device"], one["quantize"]), f"{_first_upper(text)}: {format_bytes(one['needed_bytes'])}, {verdict}")
             for one in plan["estimates"]
-            for text, verdict in [(way(one["device"], one["quantize"]), verdicts[one["verdict"]])]
+            for text, verdict in [(loading_mode(one["device"], one["quantize"]), verdicts[one["verdict"]])]
         ),
     ]
 
@@ -108,9 +108,9 @@ def fits(plan: Mapping[str, Any], device: str, quantize: str) -> bool:
 
 def _amounts(estimate: Mapping[str, Any]) -> dict[str, str]:
     return {
-        "way": way(estimate["device"], estimate["quantize"]),
-        "needed": size(max(0, estimate["needed_bytes"])),
-        "free": size(estimate["free_bytes"]),
+        "way": loading_mode(estimate["device"], estimate["quantize"]),
+        "needed": format_bytes(max(0, estimate["needed_bytes"])),
+        "free": format_bytes(estimate["free_bytes"]),
     }
 
 

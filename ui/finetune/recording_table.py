@@ -27,7 +27,7 @@ from assistant.events import EMOTIONS
 from assistant.finetune.tuning_data import Recording
 from ui.core import icons, theme
 from ui.core.translations import tr
-from ui.core.untrusted_text import one_line, tip
+from ui.core.untrusted_text import one_line, tooltip
 
 Index = QModelIndex | QPersistentModelIndex
 USE, PLAY, FILE, EMOTION, TEXT, LENGTH, PROBLEM = range(7)
@@ -100,11 +100,11 @@ class RecordingTable(QAbstractTableModel):
         one, at = self.rows[index.row()], index.column()
         problems = one.problems(self.mapping)
         if role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.EditRole):
-            return self._words(one, at, editing=role == Qt.ItemDataRole.EditRole)
+            return self._text(one, at, editing=role == Qt.ItemDataRole.EditRole)
         if role == Qt.ItemDataRole.CheckStateRole and at == USE:
             return Qt.CheckState.Checked if one.usable(self.mapping) else Qt.CheckState.Unchecked
         if role == Qt.ItemDataRole.ToolTipRole:
-            return tip("\n".join(problem.message for problem in problems) if at == PROBLEM else self._words(one, at))
+            return tooltip("\n".join(problem.message for problem in problems) if at == PROBLEM else self._text(one, at))
         if role == Qt.ItemDataRole.DecorationRole:
             if at == PLAY:
                 return icons.icon("play", "accent")
@@ -118,7 +118,7 @@ class RecordingTable(QAbstractTableModel):
             return tr("Play {name}").format(name=Path(one.audio).name)
         return None
 
-    def _words(self, one: Recording, at: int, *, editing: bool = False) -> str:
+    def _text(self, one: Recording, at: int, *, editing: bool = False) -> str:
         if at == FILE:
             return one_line(Path(one.audio).name)
         if at == EMOTION:
@@ -150,7 +150,7 @@ class RecordingTable(QAbstractTableModel):
         return True
 
 
-class OfKind(QSortFilterProxyModel):
+class ProblemFilter(QSortFilterProxyModel):
     """The recordings with one kind of problem, or all."""
 
     kind = ""
@@ -167,7 +167,7 @@ class OfKind(QSortFilterProxyModel):
         return not self.kind or any(one.kind == self.kind for one in table.rows[at].problems(table.mapping))
 
 
-class UseBox(QStyledItemDelegate):
+class CheckboxDelegate(QStyledItemDelegate):
     """A box with a tick that is seen in every theme; a click or the space bar changes it."""
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
@@ -194,7 +194,7 @@ class UseBox(QStyledItemDelegate):
         return bool(model.setData(index, value, Qt.ItemDataRole.CheckStateRole))
 
 
-class EmotionEditor(QStyledItemDelegate):
+class EmotionDelegate(QStyledItemDelegate):
     """The five emotions to choose from."""
 
     def createEditor(self, parent: QWidget, _option: Any, _index: Index) -> QWidget:

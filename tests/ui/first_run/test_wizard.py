@@ -19,8 +19,8 @@ from tests.support.fakes import ToneSynthesizer
 from tests.ui.conftest import ScriptedTalk
 from ui.core import theme
 from ui.core.app import App, Services
-from ui.first_run.pages import FirstStart
 from ui.first_run.steps import SoundStep
+from ui.first_run.wizard import FirstRunWizard
 from ui.widgets.emotion_correction import was_asked
 
 HEADSET = Devices((Device("Built-in", 1, 48_000, True), Device("Headset", 1, 48_000, False)), ())
@@ -78,37 +78,37 @@ def scene(qapp: QApplication, tmp_path: Path) -> Iterator[Scene]:
 
 
 @pytest.fixture
-def begin(scene: Scene, qtbot: QtBot) -> Iterator[Callable[[], FirstStart]]:
+def begin(scene: Scene, qtbot: QtBot) -> Iterator[Callable[[], FirstRunWizard]]:
     window = QWidget()
     qtbot.addWidget(window)
     window.resize(900, 600)
 
-    def make() -> FirstStart:
-        made = FirstStart(scene.app, lambda: HEADSET)
+    def make() -> FirstRunWizard:
+        made = FirstRunWizard(scene.app, lambda: HEADSET)
         made.setParent(window)
         made.resize(900, 600)
         window.show()
-        qtbot.waitUntil(lambda: made.model.here is not None)
+        qtbot.waitUntil(lambda: made.model.mini_available is not None)
         return made
 
     yield make
     window.close()
 
 
-Begin = Callable[[], FirstStart]
+Begin = Callable[[], FirstRunWizard]
 
 
 def press(qtbot: QtBot, part: Any) -> None:
     qtbot.mouseClick(part, Qt.MouseButton.LeftButton)
 
 
-def choose(first: FirstStart, what: str) -> None:
+def choose(first: FirstRunWizard, what: str) -> None:
     first.model.choices.buttons[what].click()
 
 
 def test_mini_that_is_here_begins_to_load_at_the_first_step(scene: Scene, begin: Begin, qtbot: QtBot) -> None:
     first = begin()
-    assert "already" in first.model.mini.text()
+    assert "already" in first.model.availability.text()
     assert not scene.calls("replace_model")
     press(qtbot, first.next)
     assert [choice.source for (choice,) in scene.calls("replace_model")] == ["mini"]
@@ -122,7 +122,7 @@ def test_the_larger_one_can_be_had_at_once(scene: Scene, begin: Begin, qtbot: Qt
     scene.says((["list", "mini"], [READY, larger], 0), (["fetch", "mini-0.5b", "--json"], [{"folders": ["a", "b"]}], 0))
     first = begin()
     choose(first, "mini-0.5b")
-    qtbot.waitUntil(lambda: "709 MB" in first.model.mini.text())
+    qtbot.waitUntil(lambda: "709 MB" in first.model.availability.text())
     press(qtbot, first.next)
     qtbot.waitUntil(lambda: [choice.source for (choice,) in scene.calls("replace_model")] == ["mini-0.5b"])
     assert scene.app.settings.model.source == "mini-0.5b"
@@ -133,26 +133,26 @@ def test_mini_is_fetched_while_the_steps_go_on(scene: Scene, begin: Begin, qtbot
     steps = [{"what": "Downloading whisper-base", "done": 50, "total": 100}, {"folders": ["a", "b"]}]
     scene.says((["list", "mini"], [ABSENT], 0), (["fetch", "mini", "--json"], steps, 0))
     first, emitted = begin(), []
-    scene.app.happened.connect(emitted.append)
-    assert "226 MB" in first.model.mini.text()
+    scene.app.event_received.connect(emitted.append)
+    assert "226 MB" in first.model.availability.text()
     press(qtbot, first.next)
     assert first.step == 1
     qtbot.waitUntil(lambda: bool(scene.calls("replace_model")))
     assert ModelStatus("loading", "Downloading whisper-base: 50%") in emitted
-    assert not first.model.work.isVisible()
+    assert not first.model.progress.isVisible()
 
 
 def test_a_fetch_that_fails_can_be_tried_again(scene: Scene, begin: Begin, qtbot: QtBot) -> None:
     scene.says((["list", "mini"], [ABSENT], 0), (["fetch"], ["whisper-base could not be fetched."], 3))
     first = begin()
     press(qtbot, first.next)
-    qtbot.waitUntil(first.model.outcome.isVisible)
-    assert first.model.outcome.text.text() == "whisper-base could not be fetched."
+    qtbot.waitUntil(first.model.message.isVisible)
+    assert first.model.message.text.text() == "whisper-base could not be fetched."
     assert not scene.calls("replace_model")
     scene.says((["fetch"], [{"folders": []}], 0))
-    press(qtbot, first.model.outcome.action)
+    press(qtbot, first.model.message.action)
     qtbot.waitUntil(lambda: bool(scene.calls("replace_model")))
-    assert not first.model.outcome.isVisible()
+    assert not first.model.message.isVisible()
 
 
 def test_later_loads_nothing(scene: Scene, begin: Begin, qtbot: QtBot) -> None:
@@ -165,23 +165,23 @@ def test_later_loads_nothing(scene: Scene, begin: Begin, qtbot: QtBot) -> None:
 
 def test_the_released_one_must_be_there_and_fit(scene: Scene, begin: Begin, qtbot: QtBot, tmp_path: Path) -> None:
     first = begin()
-    released = first.model.released
+    checkpoint_source = first.model.checkpoint_source
     choose(first, "released")
-    assert released.isVisible()
+    assert checkpoint_source.isVisible()
     press(qtbot, first.next)
     assert first.step == 0
     assert "fits into memory" in first.missing.text.text()
-    released.inspect(str(tmp_path / "nowhere"))
-    assert "There is no folder" in released.outcome.text.text()
+    checkpoint_source.inspect(str(tmp_path / "nowhere"))
+    assert "There is no folder" in checkpoint_source.message.text.text()
     large = PLAN | {"recommended": None}
     scene.says((["list"], [folder_line(tmp_path, plan=large)], 0))
-    released.inspect(str(tmp_path))
-    qtbot.waitUntil(lambda: "Does not fit" in released.outcome.text.text())
+    checkpoint_source.inspect(str(tmp_path))
+    qtbot.waitUntil(lambda: "Does not fit" in checkpoint_source.message.text.text())
     press(qtbot, first.next)
     assert first.step == 0
     scene.says((["list"], [folder_line(tmp_path)], 0))
-    released.inspect(str(tmp_path))
-    qtbot.waitUntil(lambda: "Fits: on the CPU, in 8 bits" in released.outcome.text.text())
+    checkpoint_source.inspect(str(tmp_path))
+    qtbot.waitUntil(lambda: "Fits: on the CPU, in 8 bits" in checkpoint_source.message.text.text())
     press(qtbot, first.next)
     assert (first.step, scene.app.settings.model.source) == (1, str(tmp_path))
     assert scene.app.settings.model.folders == (str(tmp_path),)
@@ -198,30 +198,30 @@ def test_an_original_is_converted_first(scene: Scene, begin: Begin, qtbot: QtBot
         (["list", str(original)], [folder_line(original, "original", plan=None)], 0),
         (["list", str(target)], [folder_line(target)], 0),
     )
-    released = first.model.released
-    released.path.setText(str(original))
-    qtbot.keyClick(released.path, Qt.Key.Key_Return)
+    checkpoint_source = first.model.checkpoint_source
+    checkpoint_source.path.setText(str(original))
+    qtbot.keyClick(checkpoint_source.path, Qt.Key.Key_Return)
     assert first.step == 0  # Enter in a line looks at it and does not go on
-    qtbot.waitUntil(lambda: released.outcome.action is not None)
-    assert released.folder == ""
-    press(qtbot, released.outcome.action)
-    qtbot.waitUntil(lambda: released.folder == str(target))
+    qtbot.waitUntil(lambda: checkpoint_source.message.action is not None)
+    assert checkpoint_source.folder == ""
+    press(qtbot, checkpoint_source.message.action)
+    qtbot.waitUntil(lambda: checkpoint_source.folder == str(target))
 
 
 def test_the_hub_wants_a_commit(scene: Scene, begin: Begin, qtbot: QtBot, tmp_path: Path) -> None:
     first = begin()
-    released = first.model.released
-    released.repository.setText("owner/name")
-    released.revision.setText("main")
-    released._download()
-    assert "40 digits" in released.outcome.text.text()
+    checkpoint_source = first.model.checkpoint_source
+    checkpoint_source.repository.setText("owner/name")
+    checkpoint_source.revision.setText("main")
+    checkpoint_source._download()
+    assert "40 digits" in checkpoint_source.message.text.text()
     scene.says(
         (["hub", "owner/name", "a" * 40], [{"folder": str(tmp_path), "error": None}], 0),
         (["list", str(tmp_path)], [folder_line(tmp_path)], 0),
     )
-    released.revision.setText("a" * 40)
-    released._download()
-    qtbot.waitUntil(lambda: released.folder == str(tmp_path))
+    checkpoint_source.revision.setText("a" * 40)
+    checkpoint_source._download()
+    qtbot.waitUntil(lambda: checkpoint_source.folder == str(tmp_path))
 
 
 def test_devices_are_listed_chosen_and_heard(scene: Scene, begin: Begin, qtbot: QtBot) -> None:
@@ -231,7 +231,7 @@ def test_devices_are_listed_chosen_and_heard(scene: Scene, begin: Begin, qtbot: 
     qtbot.waitUntil(lambda: sound.devices.microphone.count() == 3)
     sound.devices.microphone.picked.emit("Headset")
     assert scene.app.settings.sound.microphone == "Headset"
-    scene.app.happened.emit(InputLevel(-20.0))
+    scene.app.event_received.emit(InputLevel(-20.0))
     assert sound.devices.meter.decibels == -20.0
     press(qtbot, sound.check.begin)
     assert scene.calls("audio_check")
@@ -252,8 +252,8 @@ def test_sound_that_is_missing_is_said_in_place(
     step = SoundStep(scene.app, find)
     step.setParent(window)
     window.show()
-    qtbot.waitUntil(step.devices.trouble.isVisible)
-    assert said in step.devices.trouble.text.text()
+    qtbot.waitUntil(step.devices.error.isVisible)
+    assert said in step.devices.error.text.text()
 
 
 def test_what_is_kept_is_chosen(scene: Scene, begin: Begin, qtbot: QtBot) -> None:
@@ -308,7 +308,7 @@ def test_skipping_downloads_nothing(
         press(qtbot, first.skip)
     assert scene.app.settings.model.source == source
     assert scene.app.settings.started
-    assert not first.model.work.running
+    assert not first.model.progress.running
 
 
 @pytest.mark.parametrize("name", theme.THEMES)

@@ -16,15 +16,15 @@ from ui.core.app import App
 from ui.core.jobs import Job
 from ui.core.translations import tr
 from ui.widgets.common import Picker, button, column, label, line, row
-from ui.widgets.forms import Choices, Outcome, Work, size
-from ui.widgets.model_words import presets
+from ui.widgets.forms import Choices, InlineMessage, JobProgress, format_bytes
+from ui.widgets.model_text import presets
 
 _SETTLE_MS = 500
 _OF_THE_HEAD = ("folds", "judged")
 _OF_STAGES = ("batch-size", "rows-at-once", "learning-rate", "validation")
 
 
-def minutes(seconds: float) -> str:
+def format_estimate(seconds: float) -> str:
     """A time in words: About 40 seconds, About 14 minutes, About 3.5 hours."""
     if seconds < 90:
         return tr("About {n} seconds").format(n=max(5, round(seconds / 5) * 5))
@@ -40,7 +40,7 @@ class PlanPage(QWidget):
         began: the run's folder, made and with its manifest, and the words of the command line behind it.
     """
 
-    began = Signal(object, object)
+    started = Signal(object, object)
 
     def __init__(self, app: App, back: Callable[[], object]) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class PlanPage(QWidget):
         self._settle.timeout.connect(self._measure)
         self.source = Picker()
         self.source.picked.connect(lambda _: self._changed())
-        self.what = Choices(_ways(), "head", tr("What to learn"))
+        self.what = Choices(_targets(), "head", tr("What to learn"))
         self.what.chosen.connect(lambda _: self._changed())
         self.no_adapter = label("", "small")
         self.why = label(
@@ -67,14 +67,14 @@ class PlanPage(QWidget):
             ),
             "small",
         )
-        self.values = _Values()
+        self.values = _TrainingOptions()
         self.values.changed.connect(self._changed)
         self.values.hide()
         self.fold = button(tr("More values"), self._fold, "quiet", "down")
-        self.work = Work()
+        self.progress = JobProgress()
         self.forecast = label("", "lead")
         self.details = label("", "muted")
-        self.outcome = Outcome()
+        self.message = InlineMessage()
         self.start = button(tr("Begin"), self._begin, "primary")
         self.start.setEnabled(False)
         inner = QWidget()
@@ -94,13 +94,13 @@ class PlanPage(QWidget):
         scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         scroll.setWidget(inner)
         scroll.setWidgetResizable(True)
-        below = column(line(), self.work, self.forecast, self.details, self.outcome, spacing=8)
+        below = column(line(), self.progress, self.forecast, self.details, self.message, spacing=8)
         below.addLayout(row(button(tr("Back"), back), None, self.start))
         below.setContentsMargins(24, 0, 24, 20)
         outer = column(scroll, spacing=0)
         outer.addLayout(below)
         self.setLayout(outer)
-        self.work.ended.connect(self._measured)
+        self.progress.ended.connect(self._measured)
 
     def begin(self, rows: list[Recording], mapping: dict[str, str], folder: Path) -> None:
         """Plan a run on these recordings in a folder that is to be made."""
@@ -111,7 +111,7 @@ class PlanPage(QWidget):
     def options(self, folder: Path) -> list[str]:
         """The words of the command line."""
         chosen = ["--manifest", str(folder / MANIFEST), "--model", str(self.source.currentData())]
-        return [str(folder), *chosen, "--what", self.what.value, *self.values.words(self.what.value)]
+        return [str(folder), *chosen, "--what", self.what.value, *self.values.arguments(self.what.value)]
 
     # ---- choices
 
@@ -151,32 +151,32 @@ class PlanPage(QWidget):
         if self._probe is not None:
             self._probe.close()
         try:
-            words = self.what.value != "head"
-            count = write_manifest(self.folder / MANIFEST, self._rows, self._mapping, words=words)
+            transcripts = self.what.value != "head"
+            count = write_manifest(self.folder / MANIFEST, self._rows, self._mapping, words=transcripts)
         except OSError as error:
-            self.outcome.report(
-                tr("{path} cannot be written ({why}).").format(path=self.folder, why=error.strerror), trouble=True
+            self.message.report(
+                tr("{path} cannot be written ({why}).").format(path=self.folder, why=error.strerror), error=True
             )
             return
-        self.outcome.report("")
+        self.message.report("")
         self.forecast.setText("")
         self.details.setText("")
         self._probe = self._app.run_module("training", "tune", *self.options(self.folder), "--plan", "--json")
-        self.work.follow(self._probe, tr("Trying it out on a few of {n} recordings…").format(n=count))
+        self.progress.follow(self._probe, tr("Trying it out on a few of {n} recordings…").format(n=count))
 
-    def _measured(self, code: int, said: str, last: dict[str, Any]) -> None:
+    def _measured(self, code: int, message: str, last: dict[str, Any]) -> None:
         self._probe = None
         if code or "seconds" not in last:
-            self.outcome.report(
-                said or tr("It could not be tried out."), trouble=True, action=tr("Try again"), act=self._measure
+            self.message.report(
+                message or tr("It could not be tried out."), error=True, action=tr("Try again"), act=self._measure
             )
             return
         self.plan = last
         device = tr("the graphics card") if last["device"] == "cuda" else tr("this CPU")
-        memory, free = size(last["peak_bytes"]), size(last["free_bytes"])
-        words = tr("{time} and {memory} of memory, on {device}.")
-        self.forecast.setText(words.format(time=minutes(last["seconds"]), memory=memory, device=device))
-        disk, room = size(last["disk_bytes"]), size(last["free_disk_bytes"])
+        memory, free = format_bytes(last["peak_bytes"]), format_bytes(last["free_bytes"])
+        estimate = tr("{time} and {memory} of memory, on {device}.")
+        self.forecast.setText(estimate.format(time=format_estimate(last["seconds"]), memory=memory, device=device))
+        disk, room = format_bytes(last["disk_bytes"]), format_bytes(last["free_disk_bytes"])
         self.details.setText(
             tr("{free} of memory are free; {disk} of {room} free disk. Measured just now.").format(
                 free=free, disk=disk, room=room
@@ -186,8 +186,8 @@ class PlanPage(QWidget):
             self.start.setEnabled(True)
         else:
             remedies = tr(", or ").join(last["remedies"])
-            self.outcome.report(
-                tr("It does not fit on this machine: {remedies}.").format(remedies=remedies), trouble=True
+            self.message.report(
+                tr("It does not fit on this machine: {remedies}.").format(remedies=remedies), error=True
             )
 
     def _begin(self) -> None:
@@ -196,11 +196,11 @@ class PlanPage(QWidget):
         try:
             write_plan(self.folder / PLAN, self.plan)
         except OSError as error:
-            self.outcome.report(
-                tr("{path} cannot be written ({why}).").format(path=self.folder, why=error.strerror), trouble=True
+            self.message.report(
+                tr("{path} cannot be written ({why}).").format(path=self.folder, why=error.strerror), error=True
             )
             return
-        self.began.emit(TuningRun.open(self.folder), self.options(self.folder))
+        self.started.emit(TuningRun.open(self.folder), self.options(self.folder))
 
 
 def _named(source: str) -> str:
@@ -215,7 +215,7 @@ def _is_tuned(folder: Path) -> bool:
     return (folder / "reading.json").is_file()
 
 
-def _ways() -> list[tuple[str, str, str]]:
+def _targets() -> list[tuple[str, str, str]]:
     return [
         (
             "head",
@@ -232,7 +232,7 @@ def _ways() -> list[tuple[str, str, str]]:
     ]
 
 
-class _Values(QWidget):
+class _TrainingOptions(QWidget):
     """The values that most people leave alone; `changed` when one is changed. What is no number counts as untouched."""
 
     changed = Signal()
@@ -276,7 +276,7 @@ class _Values(QWidget):
         """Whether a value plays a part in what is learnt."""
         return name not in (_OF_STAGES if what == "head" else _OF_THE_HEAD)
 
-    def words(self, what: str) -> list[str]:
+    def arguments(self, what: str) -> list[str]:
         """The words of the command line for what plays a part."""
         found = []
         for name, field in self.fields.items():

@@ -15,12 +15,12 @@ from ui.core.app import App
 from ui.core.translations import tr
 from ui.first_run.steps import ModelStep, RecordingStep, SoundStep, Step
 from ui.widgets.common import button, column, label, line, row
-from ui.widgets.forms import WIDTH, Outcome
+from ui.widgets.forms import WIDTH, InlineMessage
 
 _NARROW = 460  # pixels, at the normal size of text
 
 
-class FirstStart(QWidget):
+class FirstRunWizard(QWidget):
     """Three steps with back and next; Enter goes on.
 
     Args:
@@ -40,15 +40,15 @@ class FirstStart(QWidget):
         self._stack = QStackedWidget()
         for step in self.steps:
             self._stack.addWidget(_scrolling(step))
-        self.model.released.changed.connect(self._show_what_came)
-        self.place = label("", "small", wrap=False)
-        self.missing = Outcome()
+        self.model.checkpoint_source.changed.connect(self._scroll_to_source)
+        self.step_label = label("", "small", wrap=False)
+        self.missing = InlineMessage()
         self.back = button(tr("Back"), lambda: self._go(self.step - 1))
         self.next = button(tr("Next"), self.advance, "primary")
         self.skip = button(tr("Skip these steps"), self._skip, "quiet")
-        below = column(self.missing, self.model.outcome, self.model.work, spacing=8)
+        below = column(self.missing, self.model.message, self.model.progress, spacing=8)
         self._buttons = row(self.skip, None)
-        self._buttons.addLayout(row(None, self.place, 8, self.back, self.next))
+        self._buttons.addLayout(row(None, self.step_label, 8, self.back, self.next))
         below.addLayout(self._buttons)
         self._foot = QWidget()
         self._foot.setLayout(below)
@@ -70,7 +70,7 @@ class FirstStart(QWidget):
     def advance(self) -> None:
         """The next step, or the end."""
         missing = self.steps[self.step].ready()
-        self.missing.report(missing, trouble=True)
+        self.missing.report(missing, error=True)
         if missing:
             return
         self.steps[self.step].leave()
@@ -109,33 +109,33 @@ class FirstStart(QWidget):
         narrow = self.width() < _NARROW * theme.pixels("body") / theme.SIZES["body"]
         down, across = QBoxLayout.Direction.BottomToTop, QBoxLayout.Direction.LeftToRight
         self._buttons.setDirection(down if narrow else across)
-        self.place.setVisible(not narrow)
+        self.step_label.setVisible(not narrow)
         for part in (*self.steps, self._foot):
             part.setMaximumWidth(round(WIDTH * theme.pixels("body") / theme.SIZES["body"]))
 
     def _go(self, step: int) -> None:
         self._stack.setCurrentIndex(step)
         self.missing.report("")
-        self.place.setText(tr("Step {number} of {all}").format(number=step + 1, all=len(self.steps)))
-        self.place.setAccessibleName(f"{self.place.text()}: {self.steps[step].question}")
+        self.step_label.setText(tr("Step {number} of {all}").format(number=step + 1, all=len(self.steps)))
+        self.step_label.setAccessibleName(f"{self.step_label.text()}: {self.steps[step].question}")
         self.back.setEnabled(step > 0)
         self.next.setText(tr("Start talking") if step == len(self.steps) - 1 else tr("Next"))
         self.steps[step].first.setFocus()
 
-    def _show_what_came(self) -> None:
+    def _scroll_to_source(self) -> None:
         """What is known of the released model stands at the end of a long step."""
-        area, part = self._stack.widget(0), self.model.released
+        area, part = self._stack.widget(0), self.model.checkpoint_source
         if isinstance(area, QScrollArea):
             QTimer.singleShot(0, part, lambda: area.ensureWidgetVisible(part, 0, 24))
 
     def _skip(self) -> None:
         """Nothing is downloaded that nobody asked for."""
         if self.step == 0:
-            self.model.use("mini" if self.model.here else "")
+            self.model.use("mini" if self.model.mini_available else "")
         self._finish()
 
     def _finish(self) -> None:
-        self._app.finish_first_start()
+        self._app.finish_first_run()
         self.finished.emit()
 
 

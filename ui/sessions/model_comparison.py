@@ -13,47 +13,50 @@ from PySide6.QtWidgets import QBoxLayout, QFileDialog, QProgressBar, QWidget
 from ui.core.app import App
 from ui.core.jobs import Job
 from ui.core.translations import tr
-from ui.core.untrusted_text import brief, one_line, tip
-from ui.sessions.search import Summary, clock, when_in_words
-from ui.sessions.transcript import ReadingArea, readable
+from ui.core.untrusted_text import brief, one_line, tooltip
+from ui.sessions.formatting import format_duration, format_start
+from ui.sessions.summary import Summary
+from ui.sessions.transcript import ReadingArea, displayable
 from ui.widgets.common import EmotionChip, IconButton, Picker, button, column, label, line, row
-from ui.widgets.model_words import presets
+from ui.widgets.model_text import presets
 from ui.widgets.word_diff import MarkedText, Span, differing, marked
 
-_BESIDE = 560  # pixels from which the two answers stand beside each other
-_ANOTHER = 0.7  # share of a reply that differs, from which it is another one
+_SIDE_BY_SIDE_WIDTH = 560  # pixels from which the two answers stand beside each other
+_MOSTLY_DIFFERENT = 0.7  # share of a reply that differs, from which it is another one
 STOPPED = -1
 
 
-class Comparison(QWidget):
+class TurnComparison(QWidget):
     """One turn: before and now."""
 
-    def __init__(self, values: dict[str, Any], *, beside: bool) -> None:
+    def __init__(self, values: dict[str, Any], *, side_by_side: bool) -> None:
         super().__init__()
         before, after = values["before"], values["after"]
-        old, new = (readable(str(answer.get("reply") or "")) for answer in (before, after))
+        old, new = (displayable(str(answer.get("reply") or "")) for answer in (before, after))
         gone, added = differing(old, new)
-        other = bool(gone and added) and marked(old, gone) > _ANOTHER and marked(new, added) > _ANOTHER
+        other = (
+            bool(gone and added) and marked(old, gone) > _MOSTLY_DIFFERENT and marked(new, added) > _MOSTLY_DIFFERENT
+        )
         if other:  # marks all over would only be hard to read
             gone, added = [], []
-        words = readable(str(values.get("words") or "")) or self.tr("(nobody wrote down the words)")
+        text = displayable(str(values.get("words") or "")) or self.tr("(nobody wrote down the words)")
         self.sides = QBoxLayout(QBoxLayout.Direction.LeftToRight)
         self.sides.setSpacing(24)
         self.sides.addLayout(self._side(self.tr("Before"), before, old, gone, struck=True), 1)
         self.sides.addLayout(self._side(self.tr("Now"), after, new, added, struck=False), 1)
-        layout = column(label(f"{values['turn']}  {words}", "heading"), spacing=8)
+        layout = column(label(f"{values['turn']}  {text}", "heading"), spacing=8)
         layout.addLayout(self.sides)
         if other:
             layout.addWidget(label(self.tr("The replies are wholly different; no words are marked."), "small"))
         layout.addWidget(line())
         layout.setContentsMargins(0, 12, 8, 0)
         self.setLayout(layout)
-        self.set_beside(beside=beside)
+        self.set_side_by_side(side_by_side=side_by_side)
 
-    def set_beside(self, *, beside: bool) -> None:
+    def set_side_by_side(self, *, side_by_side: bool) -> None:
         """Beside each other, or one below the other."""
         across, down = QBoxLayout.Direction.LeftToRight, QBoxLayout.Direction.TopToBottom
-        self.sides.setDirection(across if beside else down)
+        self.sides.setDirection(across if side_by_side else down)
 
     def _side(self, name: str, answer: dict[str, Any], text: str, marks: list[Span], *, struck: bool) -> QBoxLayout:
         reading, first = answer.get("reading"), answer.get("first_token_ms")
@@ -68,14 +71,14 @@ class Comparison(QWidget):
         return side
 
 
-class ReAsk(QWidget):
+class ModelComparison(QWidget):
     """Chooses a model, asks it in a child process, compares.
 
     Signals:
         back_asked: the session is wanted again.
     """
 
-    back_asked = Signal()
+    back_requested = Signal()
 
     def __init__(self, app: App) -> None:
         super().__init__()
@@ -86,13 +89,13 @@ class ReAsk(QWidget):
         self._since = QElapsedTimer()
         self._tick = QTimer(self, interval=1000)
         self._tick.timeout.connect(self._count)
-        self.rows: list[Comparison] = []
+        self.rows: list[TurnComparison] = []
         self._values: list[dict[str, Any]] = []
         self._make()
         app.settings_changed.connect(self._follow)
 
     def _make(self) -> None:
-        back = IconButton("left", self.tr("Back to the session (Esc)"), self.back_asked.emit)
+        back = IconButton("left", self.tr("Back to the session (Esc)"), self.back_requested.emit)
         self.title = label("", "title")
         head = row(back, self.title)
         head.setStretch(1, 1)
@@ -107,7 +110,7 @@ class ReAsk(QWidget):
         self.progress.setTextVisible(False)
         self.progress.setFixedHeight(6)
         self.progress.setAccessibleName(self.tr("Progress"))
-        self.said = label("", "muted")
+        self.status = label("", "muted")
         self.error = label("", "error", selectable=True)
         self.result = label("", "lead")
         self._inner = QWidget()
@@ -120,7 +123,7 @@ class ReAsk(QWidget):
         layout.setContentsMargins(16, 14, 16, 0)
         layout.addLayout(head)
         layout.addLayout(choice)
-        for part in (self.progress, self.said, self.error, self.result):
+        for part in (self.progress, self.status, self.error, self.result):
             layout.addWidget(part)
         layout.addWidget(area, 1)
         self.setLayout(layout)
@@ -138,10 +141,10 @@ class ReAsk(QWidget):
             return
         self.cancel()
         self._summary = summary
-        when = when_in_words(summary)
+        when = format_start(summary)
         self.title.setText(self.tr("{}: another model").format(when))
         self._clear()
-        self.said.setText(
+        self.status.setText(
             self.tr("The same {} messages, each after the conversation as it was. Nothing recorded is changed.").format(
                 summary.turns
             )
@@ -172,13 +175,13 @@ class ReAsk(QWidget):
         """Beside each other where there is room."""
         super().resizeEvent(event)
         for turn in self.rows:
-            turn.set_beside(beside=self._beside)
+            turn.set_side_by_side(side_by_side=self._side_by_side)
 
     # ---- inside
 
     @property
-    def _beside(self) -> bool:
-        return self.width() >= _BESIDE
+    def _side_by_side(self) -> bool:
+        return self.width() >= _SIDE_BY_SIDE_WIDTH
 
     def _follow(self, *_: object) -> None:
         self._offer()
@@ -190,7 +193,7 @@ class ReAsk(QWidget):
         self.model.clear()
         for source in sources:
             self.model.addItem(one_line(Path(source).name), source)
-            self.model.setItemData(self.model.count() - 1, tip(source), Qt.ItemDataRole.ToolTipRole)
+            self.model.setItemData(self.model.count() - 1, tooltip(source), Qt.ItemDataRole.ToolTipRole)
         self.model.setCurrentIndex(max(0, self.model.findData(chosen)))
 
     def _choose_folder(self) -> None:
@@ -209,14 +212,14 @@ class ReAsk(QWidget):
             made.deleteLater()
         self.rows = []
         self._values = []
-        for part in (self.error, self.result, self.said):
+        for part in (self.error, self.result, self.status):
             part.setText("")
 
     def _take(self, values: dict[str, Any]) -> None:
         if not {"turn", "before", "after"} <= values.keys():
             return
         self._values.append(values)
-        made = Comparison(values, beside=self._beside)
+        made = TurnComparison(values, side_by_side=self._side_by_side)
         self.rows.append(made)
         self._column.insertWidget(self._column.count() - 1, made)
         turns = self._summary.turns if self._summary else 0
@@ -225,9 +228,9 @@ class ReAsk(QWidget):
         self._count()
 
     def _count(self) -> None:
-        seconds = clock(self._since.elapsed() / 1000)
+        seconds = format_duration(self._since.elapsed() / 1000)
         turns = self._summary.turns if self._summary else 0
-        self.said.setText(
+        self.status.setText(
             self.tr("{} is loaded and asked: {} of {} turns answered, {}").format(
                 self.model.currentText(), len(self.rows), turns, seconds
             )
@@ -236,13 +239,13 @@ class ReAsk(QWidget):
     def _end(self, code: int, why: str) -> None:
         self._job = None
         self._tick.stop()
-        self.said.setText("")
+        self.status.setText("")
         if code == STOPPED:
-            self.said.setText(self.tr("Cancelled."))
+            self.status.setText(self.tr("Cancelled."))
         elif code:
             self.error.setText(brief(why) or self.tr("The model's process ended unexpectedly: ask again."))
         else:
-            self.result.setText(in_short(self._values))
+            self.result.setText(comparison_summary(self._values))
         self._show_state()
 
     def _show_state(self) -> None:
@@ -250,25 +253,25 @@ class ReAsk(QWidget):
         self.stop.setVisible(self.running)
         self.ask.setVisible(not self.running)
         self.model.setEnabled(not self.running)
-        for part in (self.said, self.error, self.result):
+        for part in (self.status, self.error, self.result):
             part.setVisible(bool(part.text()))
-        self.said.setVisible(bool(self.said.text()) or self.running)
+        self.status.setVisible(bool(self.status.text()) or self.running)
         self.ask.setMinimumSize(QSize(88, 0))
 
 
-def in_short(values: list[dict[str, Any]]) -> str:
+def comparison_summary(values: list[dict[str, Any]]) -> str:
     """What the comparison comes to: how many readings and replies differ, and the usual delay before and now."""
 
     def differ(what: str) -> int:
         return sum(one["before"].get(what) != one["after"].get(what) for one in values)
 
-    words = tr("{} of {} readings and {} of {} replies differ")
-    parts = [words.format(differ("reading"), len(values), differ("reply"), len(values))]
+    text = tr("{} of {} readings and {} of {} replies differ")
+    parts = [text.format(differ("reading"), len(values), differ("reply"), len(values))]
     delays = [
         [one[side]["first_token_ms"] / 1000 for one in values if one[side].get("first_token_ms") is not None]
         for side in ("before", "after")
     ]
     if all(delays):
-        words = tr("first word after {:.2f} s before, {:.2f} s now")
-        parts.append(words.format(*map(median, delays)))
+        text = tr("first word after {:.2f} s before, {:.2f} s now")
+        parts.append(text.format(*map(median, delays)))
     return " · ".join(parts)

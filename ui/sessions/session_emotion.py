@@ -6,7 +6,7 @@ from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QWidget
 
 from assistant.events import SAMPLE_RATE, Spoken, Typed
-from ui.core import theme
+from ui.core.emotion_text import voice_sounds
 from ui.core.translations import tr
 from ui.sessions.timeline import SessionAudio
 from ui.sessions.transcript import ReadingArea
@@ -15,7 +15,7 @@ from ui.widgets.emotion_charts import ReadingBars, ReadingHistory, TurnReading
 from ui.widgets.waveform import Waveform
 
 
-class MoodPanel(ReadingArea):
+class SessionEmotionPanel(ReadingArea):
     """The reading of the current turn, its waveform, and the readings of the whole session.
 
     Signals:
@@ -23,24 +23,24 @@ class MoodPanel(ReadingArea):
         turn_asked: index of a turn that the user wants to hear.
     """
 
-    sought = Signal(float)
-    turn_asked = Signal(int)
+    seek_requested = Signal(float)
+    turn_requested = Signal(int)
 
     def __init__(self) -> None:
         super().__init__("")
         self._session_audio: SessionAudio | None = None
         self._turn = -1
         self.setAccessibleName(self.tr("Emotion"))
-        self._words = label("", "lead")
+        self._text = label("", "lead")
         self._note = label("", "small")
         self._bars = ReadingBars()
         self._wave = Waveform(self.tr("This utterance"))
-        self._wave.sought.connect(self._seek)
+        self._wave.seek_requested.connect(self._seek)
         self._history = ReadingHistory()
         self._history.chosen.connect(self._choose)
         inner = QWidget()
         layout = column(
-            self._words, self._note, self._bars, 4, self._wave, 12, label(self.tr("This session"), "heading")
+            self._text, self._note, self._bars, 4, self._wave, 12, label(self.tr("This session"), "heading")
         )
         layout.addWidget(self._history)
         layout.addStretch(1)
@@ -48,7 +48,7 @@ class MoodPanel(ReadingArea):
         inner.setLayout(layout)
         self.setWidget(inner)
 
-    def show_tape(self, session_audio: SessionAudio | None) -> None:
+    def show_session_audio(self, session_audio: SessionAudio | None) -> None:
         """Show a session."""
         self._session_audio, self._turn = session_audio, -1
         self._show_turn()
@@ -74,14 +74,14 @@ class MoodPanel(ReadingArea):
         turn = recorded.turn if recorded else None
         reading = turn.reading if turn else None
         if recorded is not None and recorded.corrected is not None:
-            self._words.setText(theme.words(recorded.corrected))
+            self._text.setText(voice_sounds(recorded.corrected))
             self._note.setText(self.tr("corrected by you; read as {}").format(tr(reading.label) if reading else "?"))
         elif reading is not None:
-            self._words.setText(f"{theme.words(reading.label)}  {reading.confidence:.0%}")
+            self._text.setText(f"{voice_sounds(reading.label)}  {reading.confidence:.0%}")
             self._note.setText("")
         else:
             typed = turn is not None and isinstance(turn.message, Typed)
-            self._words.setText(self.tr("Typed: no voice to read") if typed else self.tr("No reading"))
+            self._text.setText(self.tr("Typed: no voice to read") if typed else self.tr("No reading"))
             self._note.setText("")
         self._note.setVisible(bool(self._note.text()))
         self._bars.show_reading(reading)
@@ -99,8 +99,8 @@ class MoodPanel(ReadingArea):
     def _seek(self, seconds: float) -> None:
         part = self._session_audio.part(self._turn, "you") if self._session_audio else None
         if part is not None:
-            self.sought.emit(part.start + seconds)
+            self.seek_requested.emit(part.start + seconds)
 
     def _choose(self, number: int) -> None:
         turns = self._session_audio.session.turns if self._session_audio else ()
-        self.turn_asked.emit(next(index for index, one in enumerate(turns) if one.turn.number == number))
+        self.turn_requested.emit(next(index for index, one in enumerate(turns) if one.turn.number == number))

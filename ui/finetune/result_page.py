@@ -17,10 +17,10 @@ from assistant.finetune.tuning_data import read_sound
 from ui.core.app import App
 from ui.core.background import Background
 from ui.core.translations import tr
-from ui.core.untrusted_text import tip
+from ui.core.untrusted_text import tooltip
 from ui.widgets.common import EmotionChip, IconButton, button, column, label, line, restyle, row
-from ui.widgets.forms import Mark, Outcome
-from ui.widgets.plots import Beside, Confusion
+from ui.widgets.forms import InlineMessage, StatusIcon
+from ui.widgets.plots import Confusion, ResponsivePair
 
 _SHOWN = 4  # best and worst recordings, each
 
@@ -32,7 +32,7 @@ class ResultPage(QWidget):
         left: the page is done with (the run was discarded, or the user goes back).
     """
 
-    left = Signal()
+    closed = Signal()
 
     def __init__(self, app: App) -> None:
         super().__init__()
@@ -40,10 +40,10 @@ class ResultPage(QWidget):
         self._files = Background()
         self.run: TuningRun | None = None
         self.title = label("", "title")
-        self.mark = Mark("info", "muted", 28)
+        self.mark = StatusIcon("info", "muted", 28)
         self.verdict = label("", "lead")
         self.use_note = label("", "muted")
-        self.outcome = Outcome()
+        self.message = InlineMessage()
         self.before, self.after = Confusion(tr("Before")), Confusion(tr("After"))
         self._sections = QVBoxLayout()
         self._sections.setContentsMargins(0, 0, 0, 0)
@@ -52,7 +52,7 @@ class ResultPage(QWidget):
         self.back = button(tr("Go back to what was"), self._roll_back, "", "undo")
         self.export = button(tr("Export…"), self._ask_where, "", "export")
         self.discard = button(tr("Discard"), self._discard, "quiet")
-        self.done = button(tr("All runs"), self.left.emit)
+        self.done = button(tr("All runs"), self.closed.emit)
         inner = QWidget()
         top = row(self.mark, spacing=12)
         top.addWidget(self.verdict, 1)
@@ -60,7 +60,7 @@ class ResultPage(QWidget):
         layout = column(self.title, spacing=12)
         layout.addLayout(top)
         layout.addWidget(self.use_note)
-        layout.addWidget(self.outcome)
+        layout.addWidget(self.message)
         layout.addWidget(line())
         layout.addLayout(self._sections)
         layout.addStretch(1)
@@ -89,7 +89,7 @@ class ResultPage(QWidget):
         )
         self.mark.show_icon(icon, role)
         self.verdict.setText(str(summary.get("why", "")))
-        self.outcome.report("")
+        self.message.report("")
         self._fill(summary)
         self._show_use()
 
@@ -119,7 +119,7 @@ class ResultPage(QWidget):
         try:
             self._app.change("model", **adopt(self.run, self._app.settings))
         except (ValueError, OSError) as error:
-            self.outcome.report(str(error), trouble=True)
+            self.message.report(str(error), error=True)
             return
         self._app.notify(tr("The tuned checkpoint is being loaded."), tr("Go back"), self._roll_back)
 
@@ -128,7 +128,7 @@ class ResultPage(QWidget):
         try:
             self._app.change("model", **roll_back(self.run, self._app.settings))
         except (ValueError, OSError) as error:
-            self.outcome.report(str(error), trouble=True)
+            self.message.report(str(error), error=True)
 
     def _ask_where(self) -> None:
         dialog = QFileDialog(self, tr("A folder to export into"))
@@ -155,8 +155,8 @@ class ResultPage(QWidget):
 
         self._files.run(
             copy,
-            lambda path: self.outcome.report(tr("Exported to {path}.").format(path=path)),
-            lambda words: self.outcome.report(words, trouble=True),
+            lambda path: self.message.report(tr("Exported to {path}.").format(path=path)),
+            lambda text: self.message.report(text, error=True),
         )
 
     def _discard(self) -> None:
@@ -164,10 +164,10 @@ class ResultPage(QWidget):
         try:
             kept = discard(self.run)
         except OSError as error:
-            self.outcome.report(tr("It cannot be discarded ({why}).").format(why=error.strerror), trouble=True)
+            self.message.report(tr("It cannot be discarded ({why}).").format(why=error.strerror), error=True)
             return
         self._app.notify(tr("Discarded {name}.").format(name=self.run.name), tr("Undo"), partial(restore, kept))
-        self.left.emit()
+        self.closed.emit()
 
     # ---- what is shown
 
@@ -181,16 +181,16 @@ class ResultPage(QWidget):
             self.before, self.after = Confusion(tr("Before")), Confusion(tr("After"))
             self.before.show_table(read["before"]["confusion"])
             self.after.show_table(read["after"]["confusion"])
-            pair = Beside(self.before, self.after)
+            pair = ResponsivePair(self.before, self.after)
             self._add(label(tr("How recordings were read that it had not learnt from"), "heading"), pair)
-            self._add(label(_reading_words(summary), "small"))
-        self._add(label(tr("Replies to neutral speech"), "heading"), label(_loss_words(summary)))
+            self._add(label(_accuracy_text(summary), "small"))
+        self._add(label(tr("Replies to neutral speech"), "heading"), label(_loss_text(summary)))
         rows = summary.get("recordings", [])
         if answered := [one for one in rows if "reply_after" in one]:
             self._add(label(tr("The same recordings, answered before and after"), "heading"))
             for one in answered:
                 self._add(self._replies(one))
-        sure = sorted((one for one in rows if one.get("after") and one.get("emotion")), key=_rightness)
+        sure = sorted((one for one in rows if one.get("after") and one.get("emotion")), key=_correct_share)
         if sure:
             self._add(label(tr("Read best, and read worst"), "heading"))
             worst = sure[:_SHOWN]
@@ -212,8 +212,8 @@ class ResultPage(QWidget):
         head = row(self._play(one), EmotionChip(one["emotion"], tr("spoken")), label(f"“{heard}”"))
         head.setStretch(2, 1)
         grid.addLayout(head, 0, 0, 1, 2)
-        for at, (name, words) in enumerate((("before", tr("Before")), ("after", tr("After")))):
-            grid.addWidget(label(f"{words} · {self._as_read(one, name)}", "small"), 1, at)
+        for at, (name, text) in enumerate((("before", tr("Before")), ("after", tr("After")))):
+            grid.addWidget(label(f"{text} · {self._as_read(one, name)}", "small"), 1, at)
             reply = label(one[f"reply_{name}"] or "—", selectable=True)
             reply.setAlignment(Qt.AlignmentFlag.AlignTop)
             grid.addWidget(reply, 2, at)
@@ -225,7 +225,7 @@ class ResultPage(QWidget):
         made = QWidget()
         name = label(Path(one["audio"]).name, wrap=False)
         name.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)  # it may be cut off
-        name.setToolTip(tip(one["audio"]))
+        name.setToolTip(tooltip(one["audio"]))
         read = f"{self._as_read(one, 'before')}  →  {self._as_read(one, 'after')}"
         layout = row(self._play(one), EmotionChip(one["emotion"], tr("spoken")), name, spacing=10)
         layout.setStretch(2, 1)
@@ -241,8 +241,8 @@ class ResultPage(QWidget):
         best = max(range(len(shares)), key=lambda at: float(shares[at]))
         summary = (self.run.summary if self.run else None) or {}
         threshold = summary.get("thresholds", [0.0, 0.0])[side == "after"]
-        words = f"{EMOTIONS[best]} {shares[best]:.0%}"
-        return words if shares[best] >= threshold else tr("unsure ({words})").format(words=words)
+        text = f"{EMOTIONS[best]} {shares[best]:.0%}"
+        return text if shares[best] >= threshold else tr("unsure ({words})").format(text=text)
 
     def _play(self, one: dict[str, Any]) -> IconButton:
         name = Path(one["audio"]).name
@@ -253,23 +253,23 @@ class ResultPage(QWidget):
         try:
             samples, rate = read_sound(audio)
         except AssistantError as error:
-            self.outcome.report(str(error), trouble=True)
+            self.message.report(str(error), error=True)
             return
         if self._app.talk is not None:
             self._app.talk.clips.play(samples, rate)
 
 
-def _rightness(one: dict[str, Any]) -> float:
+def _correct_share(one: dict[str, Any]) -> float:
     return float(one["after"][EMOTIONS.index(one["emotion"])])
 
 
-def _reading_words(summary: dict[str, Any]) -> str:
+def _accuracy_text(summary: dict[str, Any]) -> str:
     read = summary["reading"]
     sides = []
-    for name, words in (("before", tr("before")), ("after", tr("after"))):
+    for name, text in (("before", tr("before")), ("after", tr("after"))):
         one = read[name]
         low, high = one["interval_95"]
-        sides.append(f"{words} {one['accuracy']:.0%} ({low:.0%}–{high:.0%})")
+        sides.append(f"{text} {one['accuracy']:.0%} ({low:.0%}–{high:.0%})")
     low, high = read["difference"]["interval_95"]
     basis = {"speaker": tr("speaker"), "sentence": tr("sentence")}.get(
         str(summary.get("held_out_by")), tr("recording", "noun")
@@ -287,7 +287,7 @@ def _reading_words(summary: dict[str, Any]) -> str:
     )
 
 
-def _loss_words(summary: dict[str, Any]) -> str:
+def _loss_text(summary: dict[str, Any]) -> str:
     loss = summary.get("continuation")
     if not loss:
         if summary.get("what") == "head" and not summary.get("replies_depend_on_reading", True):

@@ -44,7 +44,7 @@ class TalkKey(QObject):
         return bool(self._holders)
 
     @property
-    def words(self) -> str:
+    def key_name(self) -> str:
         """The key's name as the desktop writes it."""
         return QKeySequence(self._app.settings.turns.shortcut).toString(QKeySequence.SequenceFormat.NativeText)
 
@@ -121,15 +121,15 @@ class TalkButton(QAbstractButton):
         self.pressed.connect(key.press)
         self.released.connect(key.release)
         key.held_changed.connect(self._follow)
-        key.muted_changed.connect(self._name)
-        app.settings_changed.connect(self._name)
-        self._name()
+        key.muted_changed.connect(self._retranslate)
+        app.settings_changed.connect(self._retranslate)
+        self._retranslate()
 
-    def hear(self, event: object) -> None:
+    def handle_event(self, event: object) -> None:
         """Show what an event of the conversation tells."""
         if isinstance(event, StateChanged):
             self._state, self._speaking = event.state, event.user_speaking
-            self._name()
+            self._retranslate()
         elif isinstance(event, InputLevel):
             self._level = max(level(event.decibels), self._level * _FALL)
             self.update()
@@ -142,7 +142,7 @@ class TalkButton(QAbstractButton):
         return self._state
 
     @property
-    def words(self) -> str:
+    def caption(self) -> str:
         """The state in words, or what to do."""
         state, turns = self.state, self._app.settings.turns
         if state is State.LISTENING:
@@ -154,12 +154,12 @@ class TalkButton(QAbstractButton):
         if self._key.muted:
             return self.tr("Muted")
         hold = self.tr("Hold to talk") if not turns.hands_free else self.tr("Just speak, or hold")
-        return f"{hold} · {self._key.words}" if self._key.words else hold
+        return f"{hold} · {self._key.key_name}" if self._key.key_name else hold
 
     def sizeHint(self) -> QSize:
         """Disc, ring and the words below; as wide as the longest of them, so that nothing moves."""
         metrics = self.fontMetrics()
-        longest = f"{self.tr('Just speak, or hold')} · {self._key.words}"
+        longest = f"{self.tr('Just speak, or hold')} · {self._key.key_name}"
         width = max(self._across + 28, metrics.horizontalAdvance(longest) + 12)
         return QSize(width, self._across + 24 + metrics.height())
 
@@ -181,15 +181,15 @@ class TalkButton(QAbstractButton):
         if event.type() == QEvent.Type.FontChange:
             self.updateGeometry()
         elif event.type() == QEvent.Type.LanguageChange:
-            self._name()
+            self._retranslate()
 
     def _follow(self, held: bool) -> None:
         if not held:
             self.setDown(False)
-        self._name()
+        self._retranslate()
 
-    def _name(self, *_: object) -> None:
-        self.setAccessibleName(self.words)
+    def _retranslate(self, *_: object) -> None:
+        self.setAccessibleName(self.caption)
         self.setAccessibleDescription(self.tr("Hold to talk, let go to be answered."))
         thinking = self.state is State.THINKING
         if thinking != self._turning.isActive():
@@ -227,11 +227,11 @@ class TalkButton(QAbstractButton):
             painter.setPen(QPen(QColor(c.on_accent if listening else c.accent), 2))
             painter.drawEllipse(disc.adjusted(4, 4, -4, -4))
         painter.setPen(QColor(c.text))
-        words = QRectF(0, disc.bottom() + 10, self.width(), self.fontMetrics().height())
-        text = self.words
+        area = QRectF(0, disc.bottom() + 10, self.width(), self.fontMetrics().height())
+        text = self.caption
         if self.fontMetrics().horizontalAdvance(text) > self.width():
             text = text.partition(" · ")[0]
-        painter.drawText(words, Qt.AlignmentFlag.AlignCenter, text)
+        painter.drawText(area, Qt.AlignmentFlag.AlignCenter, text)
 
     def _paint_idle(self, painter: QPainter, disc: QRectF, ring: QRectF) -> None:
         c, muted = theme.colours(), self._key.muted
@@ -298,7 +298,7 @@ class LevelStrip(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         key.muted_changed.connect(self._forget)
 
-    def hear(self, event: object) -> None:
+    def handle_event(self, event: object) -> None:
         """Take in a level."""
         if isinstance(event, InputLevel):
             self._levels.append(level(event.decibels))

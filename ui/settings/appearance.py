@@ -11,11 +11,11 @@ from ui.core import desktop_entry
 from ui.core.app import App
 from ui.core.translations import LANGUAGES, tr
 from ui.widgets.common import Switch, label
-from ui.widgets.forms import Choices, Outcome, Section
+from ui.widgets.forms import Choices, InlineMessage, Section
 from ui.widgets.value_slider import ValueSlider
 
 
-class LooksSettings(Section):
+class AppearanceSettings(Section):
     """Theme, size of the text, language, tray."""
 
     def __init__(self, app: App) -> None:
@@ -48,11 +48,11 @@ class LooksSettings(Section):
         here = QSystemTrayIcon.isSystemTrayAvailable()
         note = tr("From there: the window, the small one on top, hands-free, mute.")
         self.add(self.tray, label(note if here else tr("This desktop has no tray."), "small"))
-        self.trouble = Outcome()
+        self.error = InlineMessage()
         self.menu = Switch(tr("Show it in the applications menu"), self._show_in_menu)
         if desktop_entry.possible():
             self.menu.setChecked(desktop_entry.installed())
-            self.add(self.menu, self.trouble)
+            self.add(self.menu, self.error)
         app.settings_changed.connect(self._follow)
         self._follow(app.settings)
 
@@ -64,9 +64,9 @@ class LooksSettings(Section):
                 desktop_entry.remove()
         except OSError as error:
             self.menu.setChecked(desktop_entry.installed())
-            self.trouble.report(tr("The menu cannot be changed ({why}).").format(why=error.strerror), trouble=True)
+            self.error.report(tr("The menu cannot be changed ({why}).").format(why=error.strerror), error=True)
         else:
-            self.trouble.report("")
+            self.error.report("")
 
     def _follow(self, settings: Settings) -> None:
         looks = settings.looks

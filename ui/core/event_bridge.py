@@ -16,10 +16,10 @@ from assistant.events import Event, InputLevel, ReplyText
 _BATCH_MS = 33
 
 
-class Bridge(QObject):
+class EventBridge(QObject):
     """Call it from any thread with an event; `happened` is emitted on the thread it was made on, in order."""
 
-    happened = Signal(object)
+    event_received = Signal(object)
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -49,9 +49,9 @@ class Bridge(QObject):
             else:
                 batch.append(event)
         for event in batch:
-            self.happened.emit(event)
+            self.event_received.emit(event)
         if level is not None:
-            self.happened.emit(level)
+            self.event_received.emit(level)
 
     def stop(self) -> None:
         """Give out what is left, then nothing more."""

@@ -7,7 +7,7 @@ from PySide6.QtWidgets import QSystemTrayIcon
 from pytestqt.qtbot import QtBot
 
 from assistant.events import ReplyFinished, ReplyText, State, StateChanged
-from tests.ui.support.told import calls, happen, open_page, turn
+from tests.ui.support.turns import calls, happen, open_page, turn
 from ui.core.app import App
 
 
@@ -29,14 +29,14 @@ def test_the_small_window_takes_the_place_of_the_large_one(app: App, qtbot: QtBo
     assert small.text.toPlainText().endswith("the end")
     bar = small.text.verticalScrollBar()
     assert bar.value() == bar.maximum() > 0  # its end is in sight
-    assert small.button.words == "Speaking"
+    assert small.button.caption == "Speaking"
     before = small.size()
     happen(app, ReplyFinished(2, "long " * 4000))
     assert small.size() == before
     small.mute.click()
     assert page.key.muted
     assert page.bar.mute.accessibleName().startswith("Unmute")
-    small.whole.click()
+    small.restore.click()
     assert page.window().isVisible()
     assert not small.isVisible()
 

@@ -18,9 +18,9 @@ from assistant.finetune.tuning_data import Problem, Recording
 from tests.ui.support.tuning_child import Child, check, child, page, tuning
 from ui.core import theme
 from ui.core.app import App
-from ui.finetune.table import EMOTION, PLAY, PROBLEM, TEXT, USE
+from ui.finetune.recording_table import EMOTION, PLAY, PROBLEM, TEXT, USE
 from ui.finetune.wizard import FineTunePage
-from ui.widgets.plots import Balance, Confusion, Curves, Series, ticks
+from ui.widgets.plots import Confusion, Curves, EmotionBalance, Series, ticks
 
 __all__ = ["child", "page", "tuning"]  # fixtures
 
@@ -32,7 +32,7 @@ def test_recordings_are_shown_mended_and_left_out(page: FineTunePage, child: Chi
     dead = Recording("/r/y.wav", "words", "sad", heard=(Problem("unreadable", "no sound"),))
     child.write(rows=[*child.script["rows"], bad.as_dict(), dead.as_dict()])
     check(page, qtbot)
-    data, table = page.data, page.data.table
+    data, table = page.recordings, page.recordings.table
     assert data.facts.text().startswith("20 of 22 can be used")
     assert data.next.isEnabled()
     kinds = [data.kinds.itemData(at) for at in range(data.kinds.count())]
@@ -55,7 +55,7 @@ def test_recordings_are_shown_mended_and_left_out(page: FineTunePage, child: Chi
 
 def test_the_box_is_ticked_by_mouse_and_by_key(page: FineTunePage, qtbot: QtBot) -> None:
     check(page, qtbot)
-    box = page.data.view.itemDelegateForColumn(USE)
+    box = page.recordings.view.itemDelegateForColumn(USE)
     option = QStyleOptionViewItem()
     click = QMouseEvent(
         QEvent.Type.MouseButtonRelease, QPointF(), QPointF(), Qt.MouseButton.LeftButton, Qt.MouseButton.LeftButton,
@@ -64,36 +64,36 @@ def test_the_box_is_ticked_by_mouse_and_by_key(page: FineTunePage, qtbot: QtBot)
     space = QKeyEvent(QEvent.Type.KeyPress, Qt.Key.Key_Space, Qt.KeyboardModifier.NoModifier, " ")
     for event, out in ((click, True), (space, False)):
         assert box is not None
-        box.editorEvent(event, page.data.shown, option, page.data.shown.index(0, USE))
-        assert page.data.rows[0].excluded == out
+        box.editorEvent(event, page.recordings.shown, option, page.recordings.shown.index(0, USE))
+        assert page.recordings.rows[0].excluded == out
 
 
 def test_too_little_is_refused_in_words(page: FineTunePage, child: Child, qtbot: QtBot) -> None:
     child.write(rows=child.script["rows"][:1])
     check(page, qtbot)
-    assert not page.data.next.isEnabled()
-    assert "two emotions" in page.data.remark.text()
+    assert not page.recordings.next.isEnabled()
+    assert "two emotions" in page.recordings.remark.text()
 
 
 def test_a_recording_is_heard(page: FineTunePage, child: Child, qtbot: QtBot, tuning: App, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(800), 8000)
     child.write(rows=[Recording(str(tmp_path / "a.wav"), emotion="sad").as_dict(), Recording("/gone.wav").as_dict()])
     check(page, qtbot)
-    page.data.view.clicked.emit(page.data.shown.index(0, PLAY))
+    page.recordings.view.clicked.emit(page.recordings.shown.index(0, PLAY))
     talk: Any = tuning.talk
     assert talk.calls[-1][0] == "clips.play"
     assert (len(talk.calls[-1][1]), talk.calls[-1][2]) == (800, 8000)
-    page.data.play(1)
-    assert "cannot be played" in page.data.outcome.text.text()
+    page.recordings.play(1)
+    assert "cannot be played" in page.recordings.message.text.text()
 
 
 def test_missing_transcripts_are_written_by_the_recogniser(page: FineTunePage, child: Child, qtbot: QtBot) -> None:
     child.write(rows=[Recording(f"/r/{at}.wav", "", EMOTIONS[at % 5], seconds=1.0).as_dict() for at in range(10)])
     check(page, qtbot)
-    assert page.data.outcome.action is not None
-    page.data.outcome.action.click()
-    qtbot.waitUntil(lambda: not page.data.work.running)
-    assert [one.text for one in page.data.rows] == ["heard words"] * 10
+    assert page.recordings.message.action is not None
+    page.recordings.message.action.click()
+    qtbot.waitUntil(lambda: not page.recordings.progress.running)
+    assert [one.text for one in page.recordings.rows] == ["heard words"] * 10
     assert child.emitted[-1][:3] == ["transcribe", "--json", "/r/0.wav"]
 
 
@@ -112,7 +112,7 @@ def test_round_numbers_on_an_axis() -> None:
 @pytest.mark.parametrize("name", theme.THEMES)
 def test_pictures_change_with_what_they_show(qapp: QApplication, qtbot: QtBot, name: str) -> None:
     theme.apply(qapp, name)
-    curves, confusion, balance = Curves("Loss"), Confusion("Before"), Balance()
+    curves, confusion, balance = Curves("Loss"), Confusion("Before"), EmotionBalance()
     for widget in (curves, confusion, balance):
         qtbot.addWidget(widget)
         widget.resize(400, 260)

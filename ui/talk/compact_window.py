@@ -9,8 +9,8 @@ from PySide6.QtWidgets import QApplication, QLayout, QMenu, QSizePolicy, QSystem
 from assistant.events import ReplyFinished, ReplyText, UtteranceEnded
 from ui.core import icons, theme
 from ui.core.app import App
-from ui.talk.button import TalkButton, TalkKey, show_mute
-from ui.talk.turn_view import Prose
+from ui.talk.talk_button import TalkButton, TalkKey, show_mute
+from ui.talk.turn_view import SelectableText
 from ui.widgets.common import IconButton, column, row
 
 _LINES = 4  # of a reply
@@ -33,13 +33,13 @@ class CompactWindow(QWidget):
         self.setWindowTitle("Undertone")
         self.setWindowIcon(icons.application_icon())
         self.button = TalkButton(app, key, 52)
-        self.text = Prose("")
+        self.text = SelectableText("")
         self.text.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Ignored)  # the window does not grow
         self.text.setFixedHeight(_LINES * self.text.line)
         self.stop = IconButton("stop", "", self._stop)
         self.mute = IconButton("microphone", "", lambda: key.mute(on=not key.muted))
-        self.whole = IconButton("talk", "", self.close)
-        tools = row(self.stop, self.mute, None, self.whole, spacing=2)
+        self.restore = IconButton("talk", "", self.close)
+        tools = row(self.stop, self.mute, None, self.restore, spacing=2)
         right = column(spacing=4)
         right.addWidget(self.text)
         right.addLayout(tools)
@@ -50,8 +50,8 @@ class CompactWindow(QWidget):
         self.setLayout(layout)
         self.setMinimumSize(layout.minimumSize())
         key.muted_changed.connect(self._show_mute)
-        app.happened.connect(self._hear)
-        self.name()
+        app.event_received.connect(self._on_event)
+        self.retranslate()
         self.resize(round(480 * theme.pixels("body") / theme.SIZES["body"]), self.minimumHeight())
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
@@ -73,11 +73,11 @@ class CompactWindow(QWidget):
         self.hide()
         self.closed.emit()
 
-    def name(self) -> None:
+    def retranslate(self) -> None:
         """Say what everything is, in the language in force."""
         self.text.setAccessibleName(self.tr("Reply"))
         self.stop.show_icon("stop", self.tr("Stop (Esc)"))
-        self.whole.show_icon("talk", self.tr("Whole window"))
+        self.restore.show_icon("talk", self.tr("Whole window"))
         self._show_mute()
         self._draw()
 
@@ -95,8 +95,8 @@ class CompactWindow(QWidget):
             self.text.restyle()
             self.text.setFixedHeight(_LINES * self.text.line)
 
-    def _hear(self, event: object) -> None:
-        self.button.hear(event)
+    def _on_event(self, event: object) -> None:
+        self.button.handle_event(event)
         if isinstance(event, UtteranceEnded):
             self._show("")
         elif isinstance(event, ReplyText):
@@ -136,9 +136,9 @@ class Tray(QSystemTrayIcon):
         whole_wanted, compact_wanted, quit_wanted: the user chose that from its menu.
     """
 
-    whole_wanted = Signal()
-    compact_wanted = Signal()
-    quit_wanted = Signal()
+    restore_requested = Signal()
+    compact_requested = Signal()
+    quit_requested = Signal()
 
     def __init__(self, app: App, key: TalkKey, parent: QWidget) -> None:
         super().__init__(icons.application_icon(), parent)
@@ -152,19 +152,19 @@ class Tray(QSystemTrayIcon):
         self._quit = self.menu.addAction("")
         self.hands_free.setCheckable(True)
         self.muted.setCheckable(True)
-        self._whole.triggered.connect(self.whole_wanted)
-        self._compact.triggered.connect(self.compact_wanted)
+        self._whole.triggered.connect(self.restore_requested)
+        self._compact.triggered.connect(self.compact_requested)
         self.hands_free.triggered.connect(lambda on: app.change("turns", hands_free=on))
         self.muted.triggered.connect(lambda on: key.mute(on=on))
-        self._quit.triggered.connect(self.quit_wanted)
+        self._quit.triggered.connect(self.quit_requested)
         self.setContextMenu(self.menu)
         self.activated.connect(self._open)
         app.settings_changed.connect(self._show_state)
         key.muted_changed.connect(self._show_state)
-        self.name()
+        self.retranslate()
         self._show_state()
 
-    def name(self) -> None:
+    def retranslate(self) -> None:
         """Say what the menu's items are, in the language in force."""
         self._whole.setText(self.tr("Open Undertone"))
         self._compact.setText(self.tr("Small window on top"))
@@ -174,7 +174,7 @@ class Tray(QSystemTrayIcon):
 
     def _open(self, reason: QSystemTrayIcon.ActivationReason) -> None:
         if reason is QSystemTrayIcon.ActivationReason.Trigger:
-            self.whole_wanted.emit()
+            self.restore_requested.emit()
 
     def _show_state(self, *_: object) -> None:
         self.hands_free.setChecked(self._app.settings.turns.hands_free)

@@ -23,7 +23,7 @@ from assistant.events import EMOTIONS
 from assistant.finetune.tuning_data import IGNORE, Recording, overview, read_sound
 from ui.core.app import App
 from ui.core.translations import tr
-from ui.finetune.table import (
+from ui.finetune.recording_table import (
     EMOTION,
     FILE,
     LENGTH,
@@ -31,38 +31,38 @@ from ui.finetune.table import (
     PROBLEM,
     TEXT,
     USE,
-    EmotionEditor,
-    OfKind,
+    CheckboxDelegate,
+    EmotionDelegate,
+    ProblemFilter,
     RecordingTable,
-    UseBox,
 )
 from ui.widgets.common import Picker, button, column, label, row
-from ui.widgets.forms import Outcome, Work
-from ui.widgets.plots import Balance
+from ui.widgets.forms import InlineMessage, JobProgress
+from ui.widgets.plots import EmotionBalance
 
 
-class DataPage(QWidget):
+class RecordingsPage(QWidget):
     """The check of the recordings.
 
     Signals:
         went_on: the recordings are as the user wants them.
     """
 
-    went_on = Signal()
+    confirmed = Signal()
 
     def __init__(self, app: App, back: Callable[[], object]) -> None:
         super().__init__()
         self._app = app
         self.name = ""
         self.table = RecordingTable()
-        self.table.changed.connect(self._weigh)
-        self.shown = OfKind()
+        self.table.changed.connect(self._update_overview)
+        self.shown = ProblemFilter()
         self.shown.setSourceModel(self.table)
         self.title = label("", "title")
         self.facts = label("", "muted")
-        self.balance = Balance()
-        self.work = Work()
-        self.outcome = Outcome()
+        self.balance = EmotionBalance()
+        self.progress = JobProgress()
+        self.message = InlineMessage()
         self.kinds = Picker()
         self.kinds.setMaximumWidth(260)
         self.kinds.setAccessibleName(tr("Which recordings are shown"))
@@ -70,20 +70,20 @@ class DataPage(QWidget):
         self._mappings = column(spacing=6)
         self.view = self._table_view()
         self.remark = label("", "small")
-        self.next = button(tr("Go on"), self.went_on.emit, "primary")
+        self.next = button(tr("Go on"), self.confirmed.emit, "primary")
         self.next.setEnabled(False)
         self._writing: list[int] = []
         below = row(button(tr("Back"), back))
         below.addWidget(self.remark, 1)
         below.addWidget(self.next)
-        layout = column(self.title, self.facts, self.balance, self.work, self.outcome, spacing=10)
+        layout = column(self.title, self.facts, self.balance, self.progress, self.message, spacing=10)
         layout.addLayout(self._mappings)
         layout.addLayout(row(label(tr("Show"), "muted", wrap=False), self.kinds, None))
         layout.addWidget(self.view, 1)
         layout.addLayout(below)
         layout.setContentsMargins(24, 20, 24, 20)
         self.setLayout(layout)
-        self.work.ended.connect(self._ended)
+        self.progress.ended.connect(self._ended)
 
     # ---- the check
 
@@ -93,11 +93,11 @@ class DataPage(QWidget):
         self.shown.show_kind("")
         self.name = source.stem if source.is_file() else source.name
         self.title.setText(tr("Recordings in {name}").format(name=source.name))
-        self.outcome.report("")
-        self._weigh()
+        self.message.report("")
+        self._update_overview()
         job = self._app.run_module("training", "check", str(source), "--json")
         job.printed.connect(self._found)
-        self.work.follow(job, tr("Listening to every recording…"))
+        self.progress.follow(job, tr("Listening to every recording…"))
 
     @property
     def rows(self) -> list[Recording]:
@@ -110,28 +110,28 @@ class DataPage(QWidget):
         elif "audio" in line and self._writing:
             self._written(line)
 
-    def _ended(self, code: int, said: str, _last: object) -> None:
+    def _ended(self, code: int, message: str, _last: object) -> None:
         self._writing = []
         if code:
-            self.outcome.report(said or tr("The check ended unexpectedly."), trouble=True)
-        self._propose()
-        self._weigh()
+            self.message.report(message or tr("The check ended unexpectedly."), error=True)
+        self._offer_fixes()
+        self._update_overview()
 
     # ---- what it comes to
 
-    def _weigh(self) -> None:
+    def _update_overview(self) -> None:
         found = overview(self.table.rows, self.table.mapping)
-        words = tr("{usable} of {all} can be used · {minutes} · {speakers}").format(
+        text = tr("{usable} of {all} can be used · {minutes} · {speakers}").format(
             usable=found.usable,
             all=found.recordings,
             minutes=tr("{n} minutes").format(n=f"{found.minutes:.1f}"),
             speakers=tr("one speaker") if found.speakers <= 1 else tr("{n} speakers").format(n=found.speakers),
         )
-        self.facts.setText(words if found.recordings else tr("Nothing found yet."))
+        self.facts.setText(text if found.recordings else tr("Nothing found yet."))
         self.balance.show_counts(dict(found.emotions))
-        ready = bool(found.recordings) and not found.refusal and not self.work.running
+        ready = bool(found.recordings) and not found.refusal and not self.progress.running
         self.next.setEnabled(ready)
-        self.remark.setText("" if self.work.running else found.refusal or " ".join(found.remarks))
+        self.remark.setText("" if self.progress.running else found.refusal or " ".join(found.remarks))
         self._show_kinds(Counter(dict(found.problems)))
         if self.shown.kind:
             self.shown.invalidate()
@@ -147,9 +147,9 @@ class DataPage(QWidget):
     def show_kind(self, kind: str) -> None:
         """Only recordings with that problem; "" for all."""
         self.shown.show_kind(kind)
-        self._weigh()
+        self._update_overview()
 
-    def _propose(self) -> None:
+    def _offer_fixes(self) -> None:
         """Offer meanings for unknown emotions, and transcripts where there are none."""
         _empty(self._mappings)
         unknown: dict[str, list[Recording]] = {}
@@ -162,8 +162,8 @@ class DataPage(QWidget):
         silent = [at for at, one in enumerate(self.rows) if not one.text.strip() and one.seconds is not None]
         if silent:
             some = tr("One recording has") if len(silent) == 1 else tr("{n} recordings have").format(n=len(silent))
-            words = tr("{some} no transcript. Only tuning of replies needs it.").format(some=some)
-            self.outcome.report(words, action=tr("Have it written down"), act=self.write_transcripts)
+            text = tr("{some} no transcript. Only tuning of replies needs it.").format(some=some)
+            self.message.report(text, action=tr("Have it written down"), act=self.write_transcripts)
 
     def _mapping(self, name: str, count: int, suggestion: str) -> QWidget:
         picker = Picker()
@@ -173,8 +173,8 @@ class DataPage(QWidget):
         picker.setMaximumWidth(180)
         picker.picked.connect(lambda value: self.table.map_emotion(name, value) if value else None)
         made = QWidget()
-        words = label(tr("“{name}” ({n}) means").format(name=name, n=count), wrap=False)
-        parts: list[QWidget | int | None] = [words, picker]
+        text = label(tr("“{name}” ({n}) means").format(name=name, n=count), wrap=False)
+        parts: list[QWidget | int | None] = [text, picker]
         if suggestion and name not in self.table.mapping:
 
             def take() -> None:
@@ -191,12 +191,12 @@ class DataPage(QWidget):
         """Let the recogniser write down what has no transcript yet."""
         self._writing = [at for at, one in enumerate(self.rows) if not one.text.strip() and one.seconds is not None]
         files = [self.rows[at].audio for at in self._writing]
-        if files and not self.work.running:
+        if files and not self.progress.running:
             job = self._app.run_module("training", "transcribe", "--json", *files)
             job.printed.connect(self._found)
-            self.outcome.report("")
-            self.work.follow(job, tr("Writing down {n} recordings…").format(n=len(files)))
-            self._weigh()
+            self.message.report("")
+            self.progress.follow(job, tr("Writing down {n} recordings…").format(n=len(files)))
+            self._update_overview()
 
     def _written(self, line: dict[str, Any]) -> None:
         for one in self.rows:
@@ -209,7 +209,7 @@ class DataPage(QWidget):
         try:
             samples, rate = read_sound(Path(self.rows[at].audio))
         except AssistantError as error:
-            self.outcome.report(str(error), trouble=True)
+            self.message.report(str(error), error=True)
             return
         if self._app.talk is not None:
             self._app.talk.clips.play(samples, rate)
@@ -217,8 +217,8 @@ class DataPage(QWidget):
     def _table_view(self) -> QTableView:
         view = QTableView()
         view.setModel(self.shown)
-        view.setItemDelegateForColumn(USE, UseBox(view))
-        view.setItemDelegateForColumn(EMOTION, EmotionEditor(view))
+        view.setItemDelegateForColumn(USE, CheckboxDelegate(view))
+        view.setItemDelegateForColumn(EMOTION, EmotionDelegate(view))
         view.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         view.setEditTriggers(
             QAbstractItemView.EditTrigger.SelectedClicked

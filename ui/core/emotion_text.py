@@ -1,0 +1,13 @@
+"""How an emotion is worded for the user."""
+
+from __future__ import annotations
+
+from assistant.events import UNSURE
+from ui.core.translations import tr
+
+
+def voice_sounds(label: str) -> str:
+    """The panel's wording: it reads the voice's expression, not the inner state."""
+    if label == UNSURE:
+        return tr("The voice leaves it open")
+    return tr("Voice sounds {0}").format(tr("surprised" if label == "surprise" else label))
