@@ -67,7 +67,7 @@ class MainWindow(QMainWindow):
         self.setMinimumSize(480, 420)
         self.resize(1100, 760)
         self._tabs: dict[str, QPushButton] = {}
-        self._status = label(self.tr("starting…") if app.settings.started else "", "small", wrap=False)
+        self._status = label(self.tr("Starting…") if app.settings.started else "", "small", wrap=False)
         self._stack = QStackedWidget()
         self._banner_area = QVBoxLayout()
         self._banner_area.setSpacing(8)
@@ -197,7 +197,7 @@ class MainWindow(QMainWindow):
         if self.app.about:
             self._status.setText(about_model(self.app.about))
         self._status.setAccessibleName(self.tr("Model"))
-        self._lock.setToolTip(self.tr("Everything stays on this machine."))
+        self._lock.setToolTip(self.tr("Everything stays on this computer."))
         self._settings.show_icon("settings", self.tr("Settings (Ctrl+,)"))
 
     def _shortcut(self, keys: str, page: str) -> None:

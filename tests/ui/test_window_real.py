@@ -249,14 +249,14 @@ def test_from_no_settings_to_talking(sound_stack: SoundStack, home: Path) -> Non
         yield "it is known that mini is here", lambda: first.model.mini_available
         assert not watch.of(ModelStatus)  # nothing is loaded before it is chosen
         click(window, "Next")
-        yield "the devices", lambda: "No microphone was found" not in texts(first) and first.step == 1
+        yield "the devices", lambda: "No microphone found" not in texts(first) and first.step == 1
         yield devices_work(window)
         said = saying(sound_stack, recording("go-forward"))
         meter = named(window, "Microphone level")
         yield "the level moved", lambda: meter.accessibleDescription() not in ("", "-60 dB")
         yield said
         click(window, "Next")
-        click(window, "Keep for some days")
+        click(window, "Keep for a limited time")
         click(window, "Start talking")
         yield "the Talk page", lambda: window.page == "talk"
         yield watch.has(Ready)
@@ -304,7 +304,7 @@ def test_the_small_window_and_back(sound_stack: SoundStack, home: Path) -> None:
     def script(window: MainWindow) -> Generator[Wait, None, None]:
         watch = Watch(window)
         yield watch.has(Ready)
-        click(window, "Small window")
+        click(window, "Compact window")
         small = window.pages["talk"].compact  # type: ignore[attr-defined]
         yield "the small window alone", lambda: small.isVisible() and not window.isVisible()
         QTest.keyPress(small, Qt.Key.Key_Space)
@@ -315,7 +315,7 @@ def test_the_small_window_and_back(sound_stack: SoundStack, home: Path) -> None:
         QTest.keyClick(small, Qt.Key.Key_Escape)
         yield watch.has(TurnEnded)
         assert watch.turns()[0].outcome is Outcome.STOPPED
-        click(small, "Whole window")
+        click(small, "Full window")
         yield "the whole window alone", lambda: window.isVisible() and not small.isVisible()
 
     assert play(script, seconds=90).code == 0

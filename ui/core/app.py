@@ -166,13 +166,13 @@ class App(QObject):
         try:
             moved = self.trash.put(paths)
         except OSError as error:
-            raise AssistantError(tr("That cannot be deleted ({why}).").format(why=error.strerror)) from error
+            raise AssistantError(tr("Could not delete ({why}).").format(why=error.strerror)) from error
 
         def undo() -> None:
             try:
                 self.trash.restore(moved)
             except OSError as error:
-                self.notify(tr("That cannot be brought back ({why}).").format(why=error.strerror), error=True)
+                self.notify(tr("Could not restore ({why}).").format(why=error.strerror), error=True)
             else:
                 back()
 

@@ -9,5 +9,5 @@ from ui.core.translations import tr
 def voice_sounds(label: str) -> str:
     """The panel's wording: it reads the voice's expression, not the inner state."""
     if label == UNSURE:
-        return tr("The voice leaves it open")
+        return tr("Emotion unclear")
     return tr("Voice sounds {0}").format(tr("surprised" if label == "surprise" else label))

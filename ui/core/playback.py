@@ -54,7 +54,7 @@ class Playback(QObject):
         if self._samples is None or not len(self._samples):
             return
         if self._app.talk is None:
-            self.refused.emit(self.tr("Nothing can be played: the conversation has not started."))
+            self.refused.emit(self.tr("Cannot play: the conversation has not started."))
             return
         if self.position >= self.duration - 0.05:
             self._move(0.0)
@@ -106,7 +106,7 @@ class Playback(QObject):
         elif self._waited >= _PATIENCE:
             self._frames.stop()
             self._notify(playing=False)
-            self.refused.emit(self.tr("It cannot be played while a conversation goes on: stop it, or wait a moment."))
+            self.refused.emit(self.tr("Cannot play during a conversation. Stop it first, or wait a moment."))
 
     def _move(self, seconds: float) -> None:
         self.position = seconds

@@ -36,11 +36,17 @@ class TableTranslator(QTranslator):
 
 _installed: list[QTranslator] = []
 _language = ""
+_texts: dict[str, str] = {}
 
 
 def tr(text: str, note: str = "") -> str:
-    """The text in the language of the window, for places that are no QObject."""
-    return QCoreApplication.translate("", text, note or None)
+    """Translate a text outside of a QObject. Safe on any thread: it takes no lock of Qt's.
+
+    Args:
+        text: the English text, the key of the tables.
+        note: tells two meanings of one English text apart.
+    """
+    return _texts.get(f"{text}|{note}" if note else text, text)
 
 
 def table(language: str) -> dict[str, str]:
@@ -64,7 +70,7 @@ def resolve_language(language: str) -> str:
 
 def install(language: str) -> None:
     """Put a language in force, with its dates and numbers; the windows get a LanguageChange where it is another one."""
-    global _language
+    global _language, _texts
     chosen = resolve_language(language)
     if chosen == _language:
         return
@@ -77,7 +83,8 @@ def install(language: str) -> None:
         own = QTranslator()
         if own.load(_QT[chosen], QLibraryInfo.path(QLibraryInfo.LibraryPath.TranslationsPath)):
             _installed.append(own)
-    if texts := table(chosen):
-        _installed.append(TableTranslator(texts))
+    _texts = table(chosen)
+    if _texts:
+        _installed.append(TableTranslator(_texts))
     for translator in _installed:
         QCoreApplication.installTranslator(translator)

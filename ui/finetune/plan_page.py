@@ -61,21 +61,21 @@ class PlanPage(QWidget):
         self.no_adapter = label("", "small")
         self.why = label(
             tr(
-                "Not offered: teaching new replies from emotion labels alone. A label says how you sound, not what a "
-                "good answer is; models tuned that way lose their answers. Replies are learnt from what the language "
-                "model itself would say to your words."
+                "Not offered: learning new replies from emotion labels alone. A label says how you sound, not what a "
+                "good reply is, and models trained that way reply worse. Instead, replies are learned from what the "
+                "language model would say to your words."
             ),
             "small",
         )
         self.values = _TrainingOptions()
         self.values.changed.connect(self._changed)
         self.values.hide()
-        self.fold = button(tr("More values"), self._fold, "quiet", "down")
+        self.fold = button(tr("Advanced"), self._fold, "quiet", "down")
         self.progress = JobProgress()
         self.forecast = label("", "lead")
         self.details = label("", "muted")
         self.message = InlineMessage()
-        self.start = button(tr("Begin"), self._begin, "primary")
+        self.start = button(tr("Start"), self._begin, "primary")
         self.start.setEnabled(False)
         inner = QWidget()
         inner.setMaximumWidth(720)
@@ -83,7 +83,7 @@ class PlanPage(QWidget):
         for part in (self.what, self.no_adapter, self.why):
             layout.addWidget(part)
         layout.addSpacing(8)
-        layout.addWidget(label(tr("Starting from"), "heading"))
+        layout.addWidget(label(tr("Start from"), "heading"))
         layout.addWidget(self.source)
         layout.addLayout(row(self.fold, None))
         layout.addWidget(self.values)
@@ -129,9 +129,7 @@ class PlanPage(QWidget):
         if preset and self.what.value != "head":
             self.what.choose("head")
         self.no_adapter.setText(
-            tr("This checkpoint, or its origin, comes with the program: it can learn how to read your voice.")
-            if preset
-            else ""
+            tr("This model comes with the program, so it can only learn how you sound.") if preset else ""
         )
         self.no_adapter.setVisible(preset)
         self.values.show_for(self.what.value)
@@ -141,7 +139,7 @@ class PlanPage(QWidget):
 
     def _fold(self) -> None:
         self.values.setVisible(self.values.isHidden())
-        self.fold.setText(tr("More values") if self.values.isHidden() else tr("Fewer values"))
+        self.fold.setText(tr("Advanced") if self.values.isHidden() else tr("Hide advanced"))
 
     # ---- the measured plan
 
@@ -155,20 +153,20 @@ class PlanPage(QWidget):
             count = write_manifest(self.folder / MANIFEST, self._rows, self._mapping, words=transcripts)
         except OSError as error:
             self.message.report(
-                tr("{path} cannot be written ({why}).").format(path=self.folder, why=error.strerror), error=True
+                tr("Could not write {path} ({why}).").format(path=self.folder, why=error.strerror), error=True
             )
             return
         self.message.report("")
         self.forecast.setText("")
         self.details.setText("")
         self._probe = self._app.run_module("training", "tune", *self.options(self.folder), "--plan", "--json")
-        self.progress.follow(self._probe, tr("Trying it out on a few of {n} recordings…").format(n=count))
+        self.progress.follow(self._probe, tr("Measuring on a few of {n} recordings…").format(n=count))
 
     def _measured(self, code: int, message: str, last: dict[str, Any]) -> None:
         self._probe = None
         if code or "seconds" not in last:
             self.message.report(
-                message or tr("It could not be tried out."), error=True, action=tr("Try again"), act=self._measure
+                message or tr("The measurement failed."), error=True, action=tr("Try again"), act=self._measure
             )
             return
         self.plan = last
@@ -178,7 +176,7 @@ class PlanPage(QWidget):
         self.forecast.setText(estimate.format(time=format_estimate(last["seconds"]), memory=memory, device=device))
         disk, room = format_bytes(last["disk_bytes"]), format_bytes(last["free_disk_bytes"])
         self.details.setText(
-            tr("{free} of memory are free; {disk} of {room} free disk. Measured just now.").format(
+            tr("{free} of memory is free. Needs {disk} of {room} free disk space. Measured just now.").format(
                 free=free, disk=disk, room=room
             )
         )
@@ -186,9 +184,7 @@ class PlanPage(QWidget):
             self.start.setEnabled(True)
         else:
             remedies = tr(", or ").join(last["remedies"])
-            self.message.report(
-                tr("It does not fit on this machine: {remedies}.").format(remedies=remedies), error=True
-            )
+            self.message.report(tr("Does not fit on this computer: {remedies}.").format(remedies=remedies), error=True)
 
     def _begin(self) -> None:
         assert self.folder is not None
@@ -197,7 +193,7 @@ class PlanPage(QWidget):
             write_plan(self.folder / PLAN, self.plan)
         except OSError as error:
             self.message.report(
-                tr("{path} cannot be written ({why}).").format(path=self.folder, why=error.strerror), error=True
+                tr("Could not write {path} ({why}).").format(path=self.folder, why=error.strerror), error=True
             )
             return
         self.started.emit(TuningRun.open(self.folder), self.options(self.folder))
@@ -207,7 +203,7 @@ def _named(source: str) -> str:
     path = Path(source)
     if source in presets():
         return source
-    return tr("{name}, tuned").format(name=path.parent.name) if path.name == "model" else path.name
+    return tr("{name}, fine-tuned").format(name=path.parent.name) if path.name == "model" else path.name
 
 
 def _is_tuned(folder: Path) -> bool:
@@ -220,14 +216,17 @@ def _targets() -> list[tuple[str, str, str]]:
         (
             "head",
             tr("How you sound"),
-            tr("The emotion head only: it reads your voice better; its answers stay as they are. Best for a start."),
+            tr("Improves how it reads your voice. Replies stay the same. Best place to start."),
         ),
         (
             "stage2",
-            tr("How you sound, and how it answers to that"),
-            tr("Adapter, emotion head and partial LoRA (stage 2). Needs transcripts and patience."),
+            tr("How you sound and how it replies"),
+            tr(
+                "Improves its replies, too. Needs transcripts and more time. Stage 2: adapter, emotion head, partial "
+                "LoRA."
+            ),
         ),
-        ("stage1", tr("What you say"), tr("The adapter (stage 1): for an accent or a microphone it mishears.")),
+        ("stage1", tr("What you say"), tr("For an accent or a microphone that it mishears. Stage 1: adapter.")),
         ("both", tr("Both, one after the other"), tr("Stage 1, then stage 2.")),
     ]
 
@@ -246,15 +245,15 @@ class _TrainingOptions(QWidget):
         self.fields: dict[str, QLineEdit] = {}
         self._usual: dict[str, str] = {}
         for name, title, check, usual in (
-            ("folds", tr("Parts, each judged by what learnt from the others"), QIntValidator(2, 20), "5"),
+            ("folds", tr("Cross-validation folds"), QIntValidator(2, 20), "5"),
             ("steps", tr("Steps"), QIntValidator(1, 100_000), "60"),
-            ("batch-size", tr("Recordings a step"), QIntValidator(1, 512), "8"),
-            ("rows-at-once", tr("Of them at once (fewer need less memory)"), QIntValidator(1, 64), "2"),
+            ("batch-size", tr("Batch size"), QIntValidator(1, 512), "8"),
+            ("rows-at-once", tr("Micro-batch size (smaller needs less memory)"), QIntValidator(1, 64), "2"),
             ("learning-rate", tr("Learning rate"), QDoubleValidator(1e-7, 1.0, 8), "0.0001"),
-            ("validation", tr("Share held out"), QDoubleValidator(0.05, 0.8, 3), "0.2"),
-            ("judged", tr("Neutral recordings whose replies are weighed"), QIntValidator(0, 200), "8"),
-            ("replies", tr("Recordings answered before and after"), QIntValidator(0, 50), "4"),
-            ("seed", tr("Seed of the division"), QIntValidator(0, 10**6), "0"),
+            ("validation", tr("Validation share"), QDoubleValidator(0.05, 0.8, 3), "0.2"),
+            ("judged", tr("Neutral recordings for the reply check"), QIntValidator(0, 200), "8"),
+            ("replies", tr("Recordings with replies before and after"), QIntValidator(0, 50), "4"),
+            ("seed", tr("Random seed"), QIntValidator(0, 10**6), "0"),
         ):
             field = QLineEdit(usual)
             check.setLocale(QLocale.c())

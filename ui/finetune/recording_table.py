@@ -31,7 +31,7 @@ from ui.core.untrusted_text import one_line, tooltip
 
 Index = QModelIndex | QPersistentModelIndex
 USE, PLAY, FILE, EMOTION, TEXT, LENGTH, PROBLEM = range(7)
-_TITLES = ("Use", "", "Sound file", "Emotion", "Transcript", "Length", "Problem")
+_TITLES = ("Use", "", "File", "Emotion", "Transcript", "Length", "Problem")
 
 
 class RecordingTable(QAbstractTableModel):

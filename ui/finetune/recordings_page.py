@@ -70,7 +70,7 @@ class RecordingsPage(QWidget):
         self._mappings = column(spacing=6)
         self.view = self._table_view()
         self.remark = label("", "small")
-        self.next = button(tr("Go on"), self.confirmed.emit, "primary")
+        self.next = button(tr("Continue"), self.confirmed.emit, "primary")
         self.next.setEnabled(False)
         self._writing: list[int] = []
         below = row(button(tr("Back"), back))
@@ -97,7 +97,7 @@ class RecordingsPage(QWidget):
         self._update_overview()
         job = self._app.run_module("training", "check", str(source), "--json")
         job.printed.connect(self._found)
-        self.progress.follow(job, tr("Listening to every recording…"))
+        self.progress.follow(job, tr("Checking the recordings…"))
 
     @property
     def rows(self) -> list[Recording]:
@@ -127,7 +127,7 @@ class RecordingsPage(QWidget):
             minutes=tr("{n} minutes").format(n=f"{found.minutes:.1f}"),
             speakers=tr("one speaker") if found.speakers <= 1 else tr("{n} speakers").format(n=found.speakers),
         )
-        self.facts.setText(text if found.recordings else tr("Nothing found yet."))
+        self.facts.setText(text if found.recordings else tr("No recordings yet."))
         self.balance.show_counts(dict(found.emotions))
         ready = bool(found.recordings) and not found.refusal and not self.progress.running
         self.next.setEnabled(ready)
@@ -162,14 +162,14 @@ class RecordingsPage(QWidget):
         silent = [at for at, one in enumerate(self.rows) if not one.text.strip() and one.seconds is not None]
         if silent:
             some = tr("One recording has") if len(silent) == 1 else tr("{n} recordings have").format(n=len(silent))
-            text = tr("{some} no transcript. Only tuning of replies needs it.").format(some=some)
-            self.message.report(text, action=tr("Have it written down"), act=self.write_transcripts)
+            text = tr("{some} no transcript. You need one only to fine-tune replies.").format(some=some)
+            self.message.report(text, action=tr("Transcribe"), act=self.write_transcripts)
 
     def _mapping(self, name: str, count: int, suggestion: str) -> QWidget:
         picker = Picker()
         options = [("", tr("choose…")), *((one, tr(one)) for one in EMOTIONS), (IGNORE, tr("leave out"))]
         picker.show_options(options, self.table.mapping.get(name, ""))
-        picker.setAccessibleName(tr("What {name} means").format(name=name))
+        picker.setAccessibleName(tr("Meaning of {name}").format(name=name))
         picker.setMaximumWidth(180)
         picker.picked.connect(lambda value: self.table.map_emotion(name, value) if value else None)
         made = QWidget()
@@ -181,7 +181,7 @@ class RecordingsPage(QWidget):
                 picker.setCurrentIndex(picker.findData(suggestion))
                 self.table.map_emotion(name, suggestion)
 
-            parts.append(button(tr("Take “{name}”").format(name=tr(suggestion)), take, "quiet"))
+            parts.append(button(tr("Use “{name}”").format(name=tr(suggestion)), take, "quiet"))
         made.setLayout(row(*parts, None))
         return made
 
@@ -195,7 +195,7 @@ class RecordingsPage(QWidget):
             job = self._app.run_module("training", "transcribe", "--json", *files)
             job.printed.connect(self._found)
             self.message.report("")
-            self.progress.follow(job, tr("Writing down {n} recordings…").format(n=len(files)))
+            self.progress.follow(job, tr("Transcribing {n} recordings…").format(n=len(files)))
             self._update_overview()
 
     def _written(self, line: dict[str, Any]) -> None:

@@ -49,9 +49,9 @@ class ResultPage(QWidget):
         self._sections.setContentsMargins(0, 0, 0, 0)
         self._sections.setSpacing(12)
         self.use = button(tr("Use it"), self._use, "primary")
-        self.back = button(tr("Go back to what was"), self._roll_back, "", "undo")
+        self.back = button(tr("Restore the previous model"), self._roll_back, "", "undo")
         self.export = button(tr("Export…"), self._ask_where, "", "export")
-        self.discard = button(tr("Discard"), self._discard, "quiet")
+        self.discard = button(tr("Delete"), self._discard, "quiet")
         self.done = button(tr("All runs"), self.closed.emit)
         inner = QWidget()
         top = row(self.mark, spacing=12)
@@ -83,7 +83,7 @@ class ResultPage(QWidget):
         """Show the result of a run, of this machine or another."""
         self.run = run
         summary = run.summary or {}
-        self.title.setText(tr("What {name} came to").format(name=run.name))
+        self.title.setText(tr("Result of {name}").format(name=run.name))
         icon, role = {"better": ("check", "accent"), "worse": ("warning", "danger")}.get(
             str(summary.get("verdict")), ("info", "muted")
         )
@@ -102,17 +102,17 @@ class ResultPage(QWidget):
         used, worse = in_use(run, self._app.settings), run.summary.get("verdict") == "worse"
         here = (run.checkpoint / "config.json").is_file()
         self.use.setVisible(not used and here)
-        self.use.setText(tr("Use it although it got worse") if worse else tr("Use it"))
+        self.use.setText(tr("Use it anyway") if worse else tr("Use it"))
         restyle(self.use, kind="" if worse else "primary")
         self.back.setVisible(used)
         self.discard.setEnabled(not used)
         self.export.setEnabled(here)
         if used:
-            self.use_note.setText(tr("It answers now. What was in use before is kept, and one click goes back to it."))
+            self.use_note.setText(tr("In use. The previous model is kept, and you can restore it with one click."))
         elif not here:
-            self.use_note.setText(tr("The checkpoint itself is not in this folder: only its figures can be looked at."))
+            self.use_note.setText(tr("The model itself is not in this folder. Only its results are shown."))
         else:
-            self.use_note.setText(tr("Nothing has changed yet: the assistant answers as before until you use it."))
+            self.use_note.setText(tr("Not in use yet. The assistant replies as before."))
 
     def _use(self) -> None:
         assert self.run is not None
@@ -121,7 +121,7 @@ class ResultPage(QWidget):
         except (ValueError, OSError) as error:
             self.message.report(str(error), error=True)
             return
-        self._app.notify(tr("The tuned checkpoint is being loaded."), tr("Go back"), self._roll_back)
+        self._app.notify(tr("Loading the fine-tuned model…"), tr("Undo"), self._roll_back)
 
     def _roll_back(self) -> None:
         assert self.run is not None
@@ -131,7 +131,7 @@ class ResultPage(QWidget):
             self.message.report(str(error), error=True)
 
     def _ask_where(self) -> None:
-        dialog = QFileDialog(self, tr("A folder to export into"))
+        dialog = QFileDialog(self, tr("Choose a folder to export to"))
         dialog.setFileMode(QFileDialog.FileMode.Directory)
         dialog.setOption(QFileDialog.Option.ShowDirsOnly)
         dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
@@ -148,9 +148,9 @@ class ResultPage(QWidget):
             try:
                 shutil.copytree(run.checkpoint, target)
             except FileExistsError as error:
-                raise AssistantError(tr("{path} is there already.").format(path=target)) from error
+                raise AssistantError(tr("{path} already exists.").format(path=target)) from error
             except (OSError, shutil.Error) as error:
-                raise AssistantError(tr("{path} cannot be written ({why}).").format(path=target, why=error)) from error
+                raise AssistantError(tr("Could not write {path} ({why}).").format(path=target, why=error)) from error
             return target
 
         self._files.run(
@@ -164,9 +164,9 @@ class ResultPage(QWidget):
         try:
             kept = discard(self.run)
         except OSError as error:
-            self.message.report(tr("It cannot be discarded ({why}).").format(why=error.strerror), error=True)
+            self.message.report(tr("Could not delete ({why}).").format(why=error.strerror), error=True)
             return
-        self._app.notify(tr("Discarded {name}.").format(name=self.run.name), tr("Undo"), partial(restore, kept))
+        self._app.notify(tr("Deleted {name}.").format(name=self.run.name), tr("Undo"), partial(restore, kept))
         self.closed.emit()
 
     # ---- what is shown
@@ -182,17 +182,17 @@ class ResultPage(QWidget):
             self.before.show_table(read["before"]["confusion"])
             self.after.show_table(read["after"]["confusion"])
             pair = ResponsivePair(self.before, self.after)
-            self._add(label(tr("How recordings were read that it had not learnt from"), "heading"), pair)
+            self._add(label(tr("Emotion accuracy on held-out recordings"), "heading"), pair)
             self._add(label(_accuracy_text(summary), "small"))
         self._add(label(tr("Replies to neutral speech"), "heading"), label(_loss_text(summary)))
         rows = summary.get("recordings", [])
         if answered := [one for one in rows if "reply_after" in one]:
-            self._add(label(tr("The same recordings, answered before and after"), "heading"))
+            self._add(label(tr("Replies to the same recordings, before and after"), "heading"))
             for one in answered:
                 self._add(self._replies(one))
         sure = sorted((one for one in rows if one.get("after") and one.get("emotion")), key=_correct_share)
         if sure:
-            self._add(label(tr("Read best, and read worst"), "heading"))
+            self._add(label(tr("Best and worst recordings"), "heading"))
             worst = sure[:_SHOWN]
             best = [one for one in sure[::-1][:_SHOWN] if one not in worst]
             for one in (*best, *worst):
@@ -242,7 +242,7 @@ class ResultPage(QWidget):
         summary = (self.run.summary if self.run else None) or {}
         threshold = summary.get("thresholds", [0.0, 0.0])[side == "after"]
         text = f"{EMOTIONS[best]} {shares[best]:.0%}"
-        return text if shares[best] >= threshold else tr("unsure ({words})").format(text=text)
+        return text if shares[best] >= threshold else tr("unsure ({text})").format(text=text)
 
     def _play(self, one: dict[str, Any]) -> IconButton:
         name = Path(one["audio"]).name
@@ -275,8 +275,8 @@ def _accuracy_text(summary: dict[str, Any]) -> str:
         str(summary.get("held_out_by")), tr("recording", "noun")
     )
     return tr(
-        "Read rightly: {sides}; difference {difference} (95 % interval {low} to {high}). {n} recordings, each judged "
-        "by what had not learnt from the same {basis}. Rows: as spoken. Columns: as read."
+        "Accuracy: {sides}. Difference {difference} (95 % interval {low} to {high}). {n} recordings, each "
+        "judged by a model that was not trained on the same {basis}. Rows: spoken. Columns: detected."
     ).format(
         sides=tr(", ").join(sides),
         difference=f"{read['difference']['accuracy']:+.0%}",
@@ -291,8 +291,8 @@ def _loss_text(summary: dict[str, Any]) -> str:
     loss = summary.get("continuation")
     if not loss:
         if summary.get("what") == "head" and not summary.get("replies_depend_on_reading", True):
-            return tr("This checkpoint's replies do not depend on the emotion head: they stay as they were.")
-        return tr("No neutral recording was held out, so this is not known.")
-    return tr("Continuation loss {before} before, {after} after ({change}; at most +5 % is taken for as good).").format(
+            return tr("This model's replies do not depend on the emotion head, so they are unchanged.")
+        return tr("Not measured: no neutral recording was held out.")
+    return tr("Continuation loss: {before} before, {after} after ({change}; up to +5 % counts as equal).").format(
         before=f"{loss['before']:.3f}", after=f"{loss['after']:.3f}", change=f"{loss['ratio'] - 1:+.1%}"
     )

@@ -48,7 +48,7 @@ class TrainingPage(QWidget):
         self.message = InlineMessage()
         self.facts: dict[str, QLabel] = {}
         self.loss = Curves(tr("Loss"))
-        self.right = Curves(tr("Read rightly"), share=True)
+        self.right = Curves(tr("Accuracy"), share=True)
         self.log = QPlainTextEdit()
         self.log.setReadOnly(True)
         self.log.setMaximumBlockCount(2000)
@@ -57,8 +57,8 @@ class TrainingPage(QWidget):
         self.log.hide()
         self.fold = button(tr("Show the log"), self._fold, "quiet")
         self.pause = button(tr("Pause"), self._pause, "", "pause")
-        self.resume = button(tr("Go on"), self.advance, "primary", "play")
-        self.leave = button(tr("Leave it for later"), leave, "quiet")
+        self.resume = button(tr("Continue"), self.advance, "primary", "play")
+        self.leave = button(tr("Close"), leave, "quiet")
         self._watch = QTimer(self)
         self._watch.setInterval(_LOOK_MS)
         self._watch.timeout.connect(self._inspect)
@@ -78,9 +78,9 @@ class TrainingPage(QWidget):
         grid.setVerticalSpacing(2)
         names = {
             "left": tr("Time left"),
-            "pace": tr("Pace", "training"),
+            "pace": tr("Speed"),
             "memory": tr("Memory"),
-            "disk": tr("Free on the disk"),
+            "disk": tr("Free disk space"),
         }
         for at, (name, title) in enumerate(names.items()):
             self.facts[name] = label("—", "lead", wrap=False)
@@ -136,7 +136,7 @@ class TrainingPage(QWidget):
         try:
             self.run.ask_to_stop()
         except OSError as error:
-            self.message.report(tr("It cannot be paused ({why}).").format(why=error.strerror), error=True)
+            self.message.report(tr("Could not pause ({why}).").format(why=error.strerror), error=True)
             return
         self._pausing = True
         self._draw()
@@ -170,7 +170,9 @@ class TrainingPage(QWidget):
         needed = min(float(self._plan.get("disk_bytes", 0)), 2e9) + _LEAST_ROOM
         if self.busy and not self._pausing and run.free_bytes() < needed:
             self._pause()
-            self._app.notify(tr("The disk is almost full: the training pauses. Make room, then go on."), error=True)
+            self._app.notify(
+                tr("The disk is almost full, so training is pausing. Free space, then continue."), error=True
+            )
 
     def _note(self, reports: list[dict[str, Any]]) -> None:
         for line in reports:
@@ -191,12 +193,12 @@ class TrainingPage(QWidget):
         self.pause.setVisible(working)
         self.pause.setEnabled(working and not self._pausing)
         self.resume.setVisible(not working)
-        self.leave.setText(tr("Pause and leave") if working else tr("Leave it for later"))
+        self.leave.setText(tr("Pause and close") if working else tr("Close"))
         stage = str(last.get("stage", ""))
         if working and not last:
             self.phase.setText(tr("Loading the model…"))
         elif working and self._pausing:
-            self.phase.setText(tr("It pauses at the next safe place…"))
+            self.phase.setText(tr("Pausing…"))
         elif working:
             counted = f" · {last.get('step')} / {last.get('of')}" if last.get("of", 1) > 1 else ""
             self.phase.setText(_stage_name(stage) + counted)
@@ -211,10 +213,10 @@ class TrainingPage(QWidget):
 
     def _show_reason(self, run: TuningRun) -> None:
         if run.stage is Stage.FAILED:
-            self.phase.setText(tr("It ended before it was done. What was learnt so far is kept."))
+            self.phase.setText(tr("Stopped early. Progress so far is kept."))
             self.message.report(run.why, error=True)
         else:
-            self.phase.setText(tr("Paused. It goes on where it was, today or another day."))
+            self.phase.setText(tr("Paused. You can continue any time."))
             self.message.report("")
 
     def _share(self, run: TuningRun) -> float:
@@ -266,9 +268,9 @@ class TrainingPage(QWidget):
             return tuple(sorted(by_step.items()))
 
         of = float(fits[-1]["of"]) if fits and run.progress[-1] is fits[-1] else 0.0
-        held = Series(tr("held out"), points("validation"), dashed=True)
-        self.loss.show_series([Series(tr("learning"), points("loss")), held], of)
-        self.right.show_series([Series(tr("held out"), points("validation_accuracy"), dashed=True)], of)
+        held = Series(tr("validation"), points("validation"), dashed=True)
+        self.loss.show_series([Series(tr("training"), points("loss")), held], of)
+        self.right.show_series([Series(tr("validation"), points("validation_accuracy"), dashed=True)], of)
 
     def _fold(self) -> None:
         self.log.setVisible(self.log.isHidden())
@@ -281,14 +283,14 @@ _PHASES = {"choose": "fit"}
 def _stage_name(stage: str) -> str:
     known = {
         "prepare": tr("Loading the model"),
-        "listen": tr("Listening to the recordings"),
-        "choose": tr("Choosing how far it may go"),
-        "fit": tr("Learning"),
+        "listen": tr("Processing the recordings"),
+        "choose": tr("Choosing the training settings"),
+        "fit": tr("Training"),
         "judge": tr("Comparing before and after"),
         "done": tr("Done"),
-        "label": tr("Writing what the language model would say"),
-        "stage 1": tr("Learning what is said"),
-        "stage 2": tr("Learning how it is said"),
+        "label": tr("Generating target replies"),
+        "stage 1": tr("Training stage 1"),
+        "stage 2": tr("Training stage 2"),
     }
     return known.get(stage, stage)
 

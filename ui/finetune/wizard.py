@@ -100,7 +100,7 @@ class FineTunePage(QWidget):
         if run.stage is Stage.FINISHED:
             self.show_result(run)
         elif run.stage is Stage.PLANNED:
-            self._app.notify(tr("This run was planned and never begun: choose its recordings again."))
+            self._app.notify(tr("This run was planned but never started. Choose its recordings again."))
         elif not self.training.busy or self.training.run is None or self.training.run.folder != folder:
             self.training.show_run(run)
             self._turn_to(self.training)
@@ -114,7 +114,7 @@ class FineTunePage(QWidget):
 
     def _plan(self) -> None:
         if self.training.busy:
-            self._app.notify(tr("A training is at work: let it end, or pause it, before another one begins."))
+            self._app.notify(tr("A run is in progress. Wait for it to end or pause it first."))
             return
         name = self.recordings.name.replace(" ", "-")[:40]
         folder = self._app.runs / f"{datetime.now():%Y-%m-%d-%H%M%S}-{name}"
@@ -136,7 +136,7 @@ class FineTunePage(QWidget):
         self._strip.setVisible(at >= 0)
         for number, step in enumerate(self._steps):
             restyle(step, role="heading" if number == at else "small")
-            step.setAccessibleDescription(tr("this step") if number == at else "")
+            step.setAccessibleDescription(tr("current step") if number == at else "")
 
 
 class _StartPage(QWidget):
@@ -147,25 +147,23 @@ class _StartPage(QWidget):
         self._app, self._wizard = app, wizard
         self.message = InlineMessage()
         intro = tr(
-            "A few dozen recordings of your own voice, in different moods, teach the assistant to read it better. "
-            "Everything happens on this machine, and one click takes it back."
+            "A few dozen recordings of your voice in different moods help the assistant read it better. "
+            "Everything stays on this computer, and you can undo it with one click."
         )
-        self.folder = button(tr("A folder of recordings…"), self._ask_folder, "primary", "folder")
-        self.manifest = button(tr("A manifest…"), self._ask_manifest)
+        self.folder = button(tr("Choose a folder…"), self._ask_folder, "primary", "folder")
+        self.manifest = button(tr("Choose a list file…"), self._ask_manifest)
         self.corrected = button(tr("My corrections"), lambda: wizard.choose(app.corrections))
-        self.other = button(tr("Open a run from elsewhere…"), self._ask_folder, "quiet")
-        self.hint = label(
-            tr("In a folder, sub-folders or file names tell the emotion: happy/01.wav, anna-sad-3.flac."), "small"
-        )
+        self.other = button(tr("Open another run…"), self._ask_folder, "quiet")
+        self.hint = label(tr("Subfolders or file names give the emotion: happy/01.wav, anna-sad-3.flac."), "small")
         self._list = QVBoxLayout()
         self._list.setContentsMargins(0, 0, 0, 0)
         self._list.setSpacing(8)
-        self._heading = label(tr("So far"), "heading")
+        self._heading = label(tr("Runs"), "heading")
         inner = QWidget()
         inner.setMaximumWidth(820)
         intro_label = label(intro, "muted")
         intro_label.setMaximumWidth(640)
-        layout = column(label(tr("Teach it your voice"), "display"), intro_label, spacing=12)
+        layout = column(label(tr("Fine-tune to your voice"), "display"), intro_label, spacing=12)
         layout.addSpacing(4)
         layout.addLayout(row(self.folder, self.manifest, self.corrected, None))
         layout.addWidget(self.hint)
@@ -196,7 +194,7 @@ class _StartPage(QWidget):
             count = 0
         self.corrected.setText(tr("My corrections ({n})").format(n=count))
         self.corrected.setEnabled(count > 0)
-        self.corrected.setToolTip("" if count else tr("Correct a reading while you talk, and it is kept for this."))
+        self.corrected.setToolTip("" if count else tr("Corrections that you make while talking appear here."))
         while (item := self._list.takeAt(0)) is not None:
             if (widget := item.widget()) is not None:
                 widget.hide()
@@ -216,7 +214,7 @@ class _StartPage(QWidget):
         layout.addLayout(facts, 1)
         layout.addWidget(button(act, partial(self._wizard.open_run, run.folder)))
         if run.stage is not Stage.RUNNING and not used:
-            name = tr("Discard {name}").format(name=run.name)
+            name = tr("Delete {name}").format(name=run.name)
             layout.addWidget(IconButton("delete", name, partial(self._discard, run)))
         layout.setContentsMargins(16, 12, 12, 12)
         box.setLayout(layout)
@@ -226,21 +224,21 @@ class _StartPage(QWidget):
         try:
             kept = discard(run)
         except OSError as error:
-            self.message.report(tr("It cannot be discarded ({why}).").format(why=error.strerror), error=True)
+            self.message.report(tr("Could not delete ({why}).").format(why=error.strerror), error=True)
             return
 
         def bring_back() -> None:
             restore(kept)
             self.refresh()
 
-        self._app.notify(tr("Discarded {name}.").format(name=run.name), tr("Undo"), bring_back)
+        self._app.notify(tr("Deleted {name}.").format(name=run.name), tr("Undo"), bring_back)
         self.refresh()
 
     def _ask_folder(self) -> None:
-        self._ask(QFileDialog.FileMode.Directory, tr("A folder of recordings, or of a run"))
+        self._ask(QFileDialog.FileMode.Directory, tr("Folder with recordings or a run"))
 
     def _ask_manifest(self) -> None:
-        self._ask(QFileDialog.FileMode.ExistingFile, tr("A manifest: JSON lines with audio, text and emotion"))
+        self._ask(QFileDialog.FileMode.ExistingFile, tr("List file: JSON lines with audio, text and emotion"))
 
     def _ask(self, mode: QFileDialog.FileMode, text: str) -> None:
         dialog = QFileDialog(self, text)
@@ -257,9 +255,9 @@ def _run_status(run: TuningRun, *, used: bool) -> tuple[str, str, str, str]:
         why = str((run.summary or {}).get("why", ""))
         verdict = (run.summary or {}).get("verdict")
         icon = {"better": ("check", "accent"), "worse": ("warning", "danger")}.get(str(verdict), ("info", "muted"))
-        return (*icon, f"{tr('Answers now.')} {why}" if used else why, tr("Look at it"))
+        return (*icon, f"{tr('In use.')} {why}" if used else why, tr("Open"))
     if stage is Stage.RUNNING:
-        return "record", "accent", tr("At work."), tr("Look at it")
+        return "record", "accent", tr("Running."), tr("Open")
     if stage is Stage.FAILED:
-        return "warning", "danger", run.why, tr("Go on…")
-    return "pause", "muted", tr("Not finished: it can go on where it was."), tr("Go on…")
+        return "warning", "danger", run.why, tr("Continue…")
+    return "pause", "muted", tr("Not finished. You can continue it."), tr("Continue…")

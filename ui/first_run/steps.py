@@ -66,32 +66,33 @@ class ModelStep(Step):
 
     def __init__(self, app: App) -> None:
         super().__init__(
-            tr("Which model shall answer?"),
-            tr("It listens, reads the emotion in your voice and answers, all on this machine."),
+            tr("Choose a model"),
+            tr("It listens, reads the emotion in your voice and replies, all on this computer."),
         )
         self.app = app
         self.choices = Choices(
             [
                 (
                     _MINI,
-                    tr("mini, now"),
-                    tr("Small and quick, in English, for any computer. Its answers are often wrong, and its emotion is "
-                       "a prosody estimate: a hint from pitch, loudness and tempo."),
+                    tr("mini (recommended)"),
+                    tr("Small and fast, English only, runs on any computer. Its answers are often wrong, and its "
+                       "emotion is only an estimate from pitch, loudness and tempo."),
                 ),
                 (
                     "mini-0.5b",
                     tr("mini with a larger language model"),
-                    tr("Better answers from the same ears. It is slower, and the download is larger."),
+                    tr("Better answers, but slower and a larger download."),
                 ),
                 (
                     "released",
-                    tr("The released BLSP-Emo"),
-                    tr("Much larger: it wants a graphics card of 12 GB. You need its folder or its place on the hub."),
+                    tr("BLSP-Emo (original)"),
+                    tr("Much larger: needs a graphics card with 12 GB. You need its folder or its name on the model "
+                       "hub."),
                 ),
-                ("later", tr("Later"), tr("Look around first, and choose one in the settings.")),
+                ("later", tr("Choose later"), tr("Explore first and choose a model in the settings.")),
             ],
             _MINI,
-            tr("Which model shall answer?"),
+            tr("Choose a model"),
         )  # fmt: skip
         self.choices.chosen.connect(self._choose)
         self.first = self.choices
@@ -112,7 +113,7 @@ class ModelStep(Step):
     def ready(self) -> str:
         """The released one must be found first."""
         if self.choices.value == "released" and not self.checkpoint_source.folder:
-            return tr("Choose a model that fits into memory first, or take another choice.")
+            return tr("Choose a model that fits into memory, or another option.")
         return ""
 
     @property
@@ -154,12 +155,12 @@ class ModelStep(Step):
         name = self.choices.value
         about = self._about.get(name)
         if about is None:
-            self.availability.setText(self._unknown or tr("Looking whether {name} is here…").format(name=name))
+            self.availability.setText(self._unknown or tr("Checking for {name}…").format(name=name))
         elif self._available(name):
-            self.availability.setText(tr("{name} is on this machine already: it can begin at once.").format(name=name))
+            self.availability.setText(tr("{name} is already on this computer.").format(name=name))
         elif amount := about.get("download_bytes"):
             self.availability.setText(
-                tr("A download of {size}, once. After it, no network is needed.").format(size=format_bytes(amount))
+                tr("Downloads {size} once. After that, no network is needed.").format(size=format_bytes(amount))
             )
         elif about.get("error"):
             self.availability.setText(str(about["error"]))
@@ -170,7 +171,7 @@ class ModelStep(Step):
             self._explain()
 
     def _notified(self, code: int, message: str) -> None:
-        self._unknown = message or tr("Whether it is here is not known: it is fetched if it is not.")
+        self._unknown = message or tr("Could not check for the model. It is downloaded if needed.")
         self._explain()
 
     def _fetch(self, preset: str) -> None:
@@ -179,7 +180,7 @@ class ModelStep(Step):
             self._fetching = preset
             job = self.app.run("fetch", preset, "--json")
             job.printed.connect(self._report)
-            self.progress.follow(job, tr("Fetching {name}…").format(name=preset))
+            self.progress.follow(job, tr("Downloading {name}…").format(name=preset))
 
     def _report(self, step: dict[str, Any]) -> None:
         """The window's header tells of it, too, once these steps are over."""
@@ -195,7 +196,7 @@ class ModelStep(Step):
                 self.use(preset)
             return
         again = partial(self._fetch, preset)
-        why = message or tr("{name} could not be fetched: check the network.").format(name=preset)
+        why = message or tr("Could not download {name}. Check the network.").format(name=preset)
         self.message.report(why, error=code != 130, action=tr("Try again"), act=again)
         if not self.isVisibleTo(self.window()) and code != 130:
             self.app.notify(why, tr("Try again"), again, error=True)
@@ -205,10 +206,12 @@ class SoundStep(Step):
     """Microphone and speaker: which, how loud, what comes back."""
 
     def __init__(self, app: App, devices: Callable[[], Devices]) -> None:
-        super().__init__(tr("Can it hear you?"), tr("Say something: the bar moves. Without a microphone you can type."))
+        super().__init__(
+            tr("Check your microphone"), tr("Say something and watch the bar move. Without a microphone, you can type.")
+        )
         self.devices, self.check = DeviceChoice(app, devices), SoundCheck(app)
         self.first = self.devices.microphone
-        note = tr("Eight seconds: a soft noise, then you speak, then you hear yourself. Nothing is kept.")
+        note = tr("Takes eight seconds: you hear a soft noise, speak, then hear yourself. Nothing is saved.")
         self.add(self.devices, 4, self.check, label(note, "small"))
 
 
@@ -216,16 +219,14 @@ class RecordingStep(Step):
     """Whether conversations and corrections are kept."""
 
     def __init__(self, app: App) -> None:
-        super().__init__(
-            tr("Shall conversations be kept?"), tr("What is kept stays in a folder of yours on this machine.")
-        )
+        super().__init__(tr("Keep conversations?"), tr("They stay in a folder on this computer."))
         self.app = app
         self.keep = Retention(app)
         self.first = self.keep
         self.corrections = Switch(tr("Keep my corrections for fine-tuning"))
         self.corrections.setChecked(app.settings.recording.corrections)
         self.corrections.clicked.connect(lambda on: app.change("recording", corrections=on))
-        note = tr("When you correct a reading, that recording and your word are kept as an example.")
+        note = tr("When you correct an emotion, the recording and your correction are kept as an example.")
         self.add(self.keep, 12, self.corrections, label(note, "small"))
 
     def leave(self) -> None:

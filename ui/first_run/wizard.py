@@ -45,7 +45,7 @@ class FirstRunWizard(QWidget):
         self.missing = InlineMessage()
         self.back = button(tr("Back"), lambda: self._go(self.step - 1))
         self.next = button(tr("Next"), self.advance, "primary")
-        self.skip = button(tr("Skip these steps"), self._skip, "quiet")
+        self.skip = button(tr("Skip setup"), self._skip, "quiet")
         below = column(self.missing, self.model.message, self.model.progress, spacing=8)
         self._buttons = row(self.skip, None)
         self._buttons.addLayout(row(None, self.step_label, 8, self.back, self.next))

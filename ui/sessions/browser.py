@@ -15,6 +15,7 @@ from assistant.sessions.reader import read_session
 from ui.core import theme
 from ui.core.app import App
 from ui.core.background import Background
+from ui.core.translations import tr
 from ui.sessions.formatting import format_start
 from ui.sessions.model_comparison import ModelComparison
 from ui.sessions.player import SessionPlayer
@@ -55,12 +56,12 @@ class SessionsPage(QWidget):
         layout = row(self.list, self._line, self.right, spacing=0)
         layout.setStretch(2, 1)
         self._body.setLayout(layout)
-        kept = self.tr("Turn recording on, and conversations are kept on this machine for {} days.")
-        nothing = self.tr("Nothing is recorded yet.")
-        self.nothing = EmptyState("sessions", nothing, self.tr("Turn recording on"), self.list.turn_on)
-        self.recording = EmptyState("record", self.tr("Recording is on."))
+        kept = self.tr("Turn on recording to keep conversations on this computer for {} days.")
+        nothing = self.tr("No sessions yet")
+        self.nothing = EmptyState("sessions", nothing, self.tr("Turn on recording"), self.list.turn_on)
+        self.recording = EmptyState("record", self.tr("Recording is on"))
         self._explain(self.nothing, kept.format(app.settings.recording.days))
-        self._explain(self.recording, self.tr("Talk, and the conversation appears here."))
+        self._explain(self.recording, self.tr("Your next conversation appears here."))
         self.stack = QStackedWidget()
         for page in (self._body, self.nothing, self.recording):
             self.stack.addWidget(page)
@@ -106,7 +107,7 @@ class SessionsPage(QWidget):
         if summary is None:
             return
         if summary.running:
-            self.app.notify(self.tr("It is still being recorded: begin a new conversation first."), error=True)
+            self.app.notify(self.tr("This session is still recording. Start a new conversation first."), error=True)
             return
         folder, text = summary.folder, self.tr("Deleted: {}.").format(format_start(summary))
         self.player.playback.pause()
@@ -255,14 +256,16 @@ def _export(folder: Path, form: str, target: Path) -> Path:
     try:
         return export(read_session(folder), form, target)
     except RuntimeError as error:  # soundfile's errors are RuntimeErrors
-        raise AssistantError(f"{target} cannot be written ({error}): choose another folder.") from error
+        text = tr("Could not write {path} ({why}). Choose another folder.").format(path=target, why=error)
+        raise AssistantError(text) from error
 
 
 def _import(archive: Path, root: Path) -> Path:
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise AssistantError(f"{root} cannot be made ({error.strerror}): free space.") from error
+        text = tr("Could not create {path} ({why}). Free some disk space.").format(path=root, why=error.strerror)
+        raise AssistantError(text) from error
     return import_archive(archive, root)
 
 

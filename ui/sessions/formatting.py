@@ -59,4 +59,4 @@ def format_emotions(emotions: tuple[str, ...]) -> str:
     counts = Counter(emotions)
     heard = [name for name in (*EMOTIONS, UNSURE) if counts[name]]
     description = (tr("{count} {emotion}").format(count=counts[name], emotion=tr(name)) for name in heard)
-    return tr(", ").join(description) or tr("no readings")
+    return tr(", ").join(description) or tr("no emotions")

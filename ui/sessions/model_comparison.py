@@ -39,7 +39,7 @@ class TurnComparison(QWidget):
         )
         if other:  # marks all over would only be hard to read
             gone, added = [], []
-        text = displayable(str(values.get("words") or "")) or self.tr("(nobody wrote down the words)")
+        text = displayable(str(values.get("words") or "")) or self.tr("(no transcript)")
         self.sides = QBoxLayout(QBoxLayout.Direction.LeftToRight)
         self.sides.setSpacing(24)
         self.sides.addLayout(self._side(self.tr("Before"), before, old, gone, struck=True), 1)
@@ -47,7 +47,7 @@ class TurnComparison(QWidget):
         layout = column(label(f"{values['turn']}  {text}", "heading"), spacing=8)
         layout.addLayout(self.sides)
         if other:
-            layout.addWidget(label(self.tr("The replies are wholly different; no words are marked."), "small"))
+            layout.addWidget(label(self.tr("The replies are completely different, so no words are marked."), "small"))
         layout.addWidget(line())
         layout.setContentsMargins(0, 12, 8, 0)
         self.setLayout(layout)
@@ -60,7 +60,7 @@ class TurnComparison(QWidget):
 
     def _side(self, name: str, answer: dict[str, Any], text: str, marks: list[Span], *, struck: bool) -> QBoxLayout:
         reading, first = answer.get("reading"), answer.get("first_token_ms")
-        chip = EmotionChip(str(reading)) if reading else label(self.tr("no reading"), "small", wrap=False)
+        chip = EmotionChip(str(reading)) if reading else label(self.tr("no emotion detected"), "small", wrap=False)
         delay = label(self.tr("first word {:.2f} s").format(first / 1000) if first is not None else "", "small")
         head = row(label(name, "small", wrap=False), chip, delay, spacing=10)
         head.setStretch(2, 1)
@@ -101,7 +101,7 @@ class ModelComparison(QWidget):
         head.setStretch(1, 1)
         self.model = Picker()
         self.model.setAccessibleName(self.tr("Model"))
-        folder = IconButton("folder", self.tr("Choose a model's folder"), self._choose_folder)
+        folder = IconButton("folder", self.tr("Choose a model folder"), self._choose_folder)
         self.ask = button(self.tr("Ask"), self.begin, "primary")
         self.stop = button(self.tr("Cancel"), self.cancel)
         choice = row(self.model, folder, self.ask, self.stop)
@@ -117,7 +117,7 @@ class ModelComparison(QWidget):
         self._column = column(spacing=0)
         self._column.addStretch(1)
         self._inner.setLayout(self._column)
-        area = ReadingArea(self.tr("Before and now, turn by turn"))
+        area = ReadingArea(self.tr("Before and now, by turn"))
         area.setWidget(self._inner)
         layout = column(spacing=10)
         layout.setContentsMargins(16, 14, 16, 0)
@@ -145,9 +145,10 @@ class ModelComparison(QWidget):
         self.title.setText(self.tr("{}: another model").format(when))
         self._clear()
         self.status.setText(
-            self.tr("The same {} messages, each after the conversation as it was. Nothing recorded is changed.").format(
-                summary.turns
-            )
+            self.tr(
+                "The model replies to the same {} messages, each with the original conversation before it. The "
+                "recording does not change."
+            ).format(summary.turns)
         )
         self._show_state()
 
@@ -197,7 +198,7 @@ class ModelComparison(QWidget):
         self.model.setCurrentIndex(max(0, self.model.findData(chosen)))
 
     def _choose_folder(self) -> None:
-        dialog = QFileDialog(self, self.tr("A model's folder"))
+        dialog = QFileDialog(self, self.tr("Model folder"))
         dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         dialog.setFileMode(QFileDialog.FileMode.Directory)
         dialog.fileSelected.connect(self._add_folder)
@@ -231,7 +232,7 @@ class ModelComparison(QWidget):
         seconds = format_duration(self._since.elapsed() / 1000)
         turns = self._summary.turns if self._summary else 0
         self.status.setText(
-            self.tr("{} is loaded and asked: {} of {} turns answered, {}").format(
+            self.tr("Running {}: {} of {} turns answered, {}").format(
                 self.model.currentText(), len(self.rows), turns, seconds
             )
         )
@@ -243,7 +244,7 @@ class ModelComparison(QWidget):
         if code == STOPPED:
             self.status.setText(self.tr("Cancelled."))
         elif code:
-            self.error.setText(brief(why) or self.tr("The model's process ended unexpectedly: ask again."))
+            self.error.setText(brief(why) or self.tr("The model process ended unexpectedly. Try again."))
         else:
             self.result.setText(comparison_summary(self._values))
         self._show_state()
@@ -265,13 +266,13 @@ def comparison_summary(values: list[dict[str, Any]]) -> str:
     def differ(what: str) -> int:
         return sum(one["before"].get(what) != one["after"].get(what) for one in values)
 
-    text = tr("{} of {} readings and {} of {} replies differ")
+    text = tr("{} of {} emotions and {} of {} replies differ")
     parts = [text.format(differ("reading"), len(values), differ("reply"), len(values))]
     delays = [
         [one[side]["first_token_ms"] / 1000 for one in values if one[side].get("first_token_ms") is not None]
         for side in ("before", "after")
     ]
     if all(delays):
-        text = tr("first word after {:.2f} s before, {:.2f} s now")
+        text = tr("first word: {:.2f} s before, {:.2f} s now")
         parts.append(text.format(*map(median, delays)))
     return " · ".join(parts)

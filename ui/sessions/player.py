@@ -66,7 +66,7 @@ class SessionPlayer(QWidget):
         self.about = label("", "small")
         self.problem = label("", "error")
         self.compare = button(self.tr("Ask another model"), self.comparison_requested.emit, icon="model")
-        self.compare.setToolTip(self.tr("Ask another model the same, and compare"))
+        self.compare.setToolTip(self.tr("Ask another model and compare"))
         self.small_compare = IconButton("model", self.compare.text(), self.comparison_requested.emit)
         self.export = IconButton("export", self.tr("Export"))
         self.export.setMenu(self._export_menu())
@@ -95,7 +95,7 @@ class SessionPlayer(QWidget):
         layout.addWidget(line())
         layout.addLayout(body, 1)
         self._session.setLayout(layout)
-        self._nothing = EmptyState("sessions", self.tr("Choose a session to hear it again."))
+        self._nothing = EmptyState("sessions", self.tr("Choose a session to play"))
         self._opening = EmptyState("sessions", self.tr("Opening…"))
         self._stack = QStackedWidget()
         for page in (self._nothing, self._opening, self._session):
@@ -104,7 +104,7 @@ class SessionPlayer(QWidget):
 
     def _transport(self) -> QHBoxLayout:
         self.play = IconButton("play", self.tr("Play (Space)"), self.playback.toggle, 28)
-        before = IconButton("previous", self.tr("Turn before (Left)"), partial(self.jump, -1))
+        before = IconButton("previous", self.tr("Previous turn (Left)"), partial(self.jump, -1))
         after = IconButton("next", self.tr("Next turn (Right)"), partial(self.jump, 1))
         self.time = label("", wrap=False)
         self.speed = Picker()
@@ -125,11 +125,11 @@ class SessionPlayer(QWidget):
     def _export_menu(self) -> QMenu:
         menu = QMenu(self)
         for form, text in {
-            "wav": self.tr("Sound (WAV)"),
-            "markdown": self.tr("Text to read (Markdown)"),
+            "wav": self.tr("Audio (WAV)"),
+            "markdown": self.tr("Text (Markdown)"),
             "srt": self.tr("Subtitles (SRT)"),
             "json": self.tr("Data (JSON)"),
-            "archive": self.tr("Archive, for another machine"),
+            "archive": self.tr("Archive for another computer"),
         }.items():
             menu.addAction(text).triggered.connect(partial(self._export, form))
         return menu
@@ -274,7 +274,7 @@ class SessionPlayer(QWidget):
         ]
         self.about.setText(" · ".join(part for part in parts if part))
         count = session_audio.session.damaged if session_audio else 0
-        missing = self.tr("{} of its lines or recordings are missing or damaged; the rest is here.").format(count)
+        missing = self.tr("{} lines or recordings are missing or damaged. The rest is shown.").format(count)
         self.problem.setText(missing)
         self.problem.setVisible(bool(count))
 
@@ -285,7 +285,7 @@ class SessionPlayer(QWidget):
             return self.tr("kept until you delete it")
         last = summary.day + timedelta(days=recording.keep_days)
         if last < today:
-            return self.tr("older than {} days: deleted at the next start").format(recording.keep_days)
+            return self.tr("older than {} days, deleted at next start").format(recording.keep_days)
         return self.tr("kept {} days, until {}").format(recording.keep_days, _until(last, today))
 
     def _move(self, seconds: float) -> None:
@@ -315,7 +315,7 @@ class SessionPlayer(QWidget):
         self.status.setAccessibleName(text)
 
     def _corrected(self, turn: int, emotion: str | None, before: str | None) -> None:
-        sounded = voice_sounds(emotion) if emotion else self.tr("as it was read")
+        sounded = voice_sounds(emotion) if emotion else self.tr("as detected")
         what = self.tr("Turn {} corrected: {}.").format(turn, sounded)
         self.app.notify(what, self.tr("Undo"), lambda: self.correct(turn, before))
         self.corrected.emit()

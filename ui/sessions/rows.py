@@ -90,7 +90,7 @@ class SessionDelegate(QStyledItemDelegate):
         painter.drawText(when, left, _elided(painter, format_start(session), room))
         painter.setFont(body)
         painter.setPen(QColor(c.text if session.first_words else c.muted))
-        text = " ".join(session.first_words[:300].split()) or tr("(no words)")
+        text = " ".join(session.first_words[:300].split()) or tr("(no transcript)")
         top = when.bottom() + 5
         painter.drawText(
             QRect(area.left(), top, area.width(), painter.fontMetrics().height()),

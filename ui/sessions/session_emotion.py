@@ -75,13 +75,13 @@ class SessionEmotionPanel(ReadingArea):
         reading = turn.reading if turn else None
         if recorded is not None and recorded.corrected is not None:
             self._text.setText(voice_sounds(recorded.corrected))
-            self._note.setText(self.tr("corrected by you; read as {}").format(tr(reading.label) if reading else "?"))
+            self._note.setText(self.tr("Corrected by you. Detected: {}").format(tr(reading.label) if reading else "?"))
         elif reading is not None:
             self._text.setText(f"{voice_sounds(reading.label)}  {reading.confidence:.0%}")
             self._note.setText("")
         else:
             typed = turn is not None and isinstance(turn.message, Typed)
-            self._text.setText(self.tr("Typed: no voice to read") if typed else self.tr("No reading"))
+            self._text.setText(self.tr("Typed, no voice") if typed else self.tr("No emotion detected"))
             self._note.setText("")
         self._note.setVisible(bool(self._note.text()))
         self._bars.show_reading(reading)

@@ -100,7 +100,7 @@ class SessionList(QWidget):
 
     def _make(self) -> None:
         self.field = QLineEdit()
-        self.field.setPlaceholderText(self.tr("Words, a feeling, a date"))
+        self.field.setPlaceholderText(self.tr("Words, emotion, date"))
         self.field.setAccessibleName(self.tr("Search sessions"))
         self.field.setClearButtonEnabled(True)
         self.field.setMaxLength(500)
@@ -118,9 +118,7 @@ class SessionList(QWidget):
         self.view.selectionModel().currentChanged.connect(self._choose)
         self.view.clicked.connect(lambda _index: self.opened.emit())
         self.view.opened.connect(self.opened)
-        self._none_found = EmptyState(
-            "search", self.tr("No session matches the search."), self.tr("Show all"), self.field.clear
-        )
+        self._none_found = EmptyState("search", self.tr("No sessions found"), self.tr("Show all"), self.field.clear)
         self._opening = QWidget()
         self.stack = QStackedWidget()
         for page in (self._opening, self.view, self._none_found):
@@ -258,7 +256,7 @@ class SessionList(QWidget):
             self.count.setText(self.tr("{} sessions").format(everything) if everything != 1 else self.tr("1 session"))
         kept = {
             "off": self.tr("Recording is off."),
-            "days": self.tr("Sessions are kept {} days.").format(recording.days),
+            "days": self.tr("Sessions are kept for {} days.").format(recording.days),
             "keep": self.tr("Sessions are kept until you delete them."),
         }
         self.retention.setText(kept[recording.mode])

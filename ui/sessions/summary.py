@@ -91,9 +91,7 @@ def summarise(folder: Path) -> Summary:
     return Summary(
         folder=folder,
         started=_time(about.get("started")),
-        seconds=max(
-            (float(line["t"]) for line in lines if line.get("type") not in _LATER and "t" in line), default=0.0
-        ),
+        seconds=max((_number(line.get("t")) for line in lines if line.get("type") not in _LATER), default=0.0),
         turns=len(words),
         emotions=tuple(felt for turn in words if (felt := corrected.get(turn) or sounded.get(turn)) in _KNOWN),
         first_words=valid_unicode(next((text for text in words.values() if text), "")[:500]),

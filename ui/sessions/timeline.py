@@ -20,6 +20,7 @@ from assistant.sessions.journal import read_lines
 from assistant.sessions.reader import RecordedTurn, Session, read_session
 from assistant.sessions.recorder import EVENTS
 from ui.core import icons, theme
+from ui.core.translations import tr
 from ui.widgets.common import column, label
 from ui.widgets.waveform import Clip, Waveform
 
@@ -85,7 +86,8 @@ def load_session_audio(folder: Path) -> SessionAudio:
         session = read_session(folder)
         missing, samples, rows = _missing_recordings(session), joined(session), timeline(session)
     except (OSError, RuntimeError) as error:  # soundfile's errors are RuntimeErrors
-        raise AssistantError(f"{folder.name} cannot be read: look at the list again.") from error
+        text = tr("Could not read {name}. It may have been deleted.").format(name=folder.name)
+        raise AssistantError(text) from error
     session = replace(session, turns=tuple(map(_validated, session.turns)))
     parts: list[Part] = []
     turn = -1
@@ -183,7 +185,7 @@ class Timeline(QWidget):
                 session_audio.lanes[who] if session_audio else (), session_audio.seconds if session_audio else 0.0
             )
         turns = len(session_audio.session.turns) if session_audio else 0
-        self.setAccessibleDescription(self.tr("{} turns. Left and right go from turn to turn.").format(turns))
+        self.setAccessibleDescription(self.tr("{} turns. Press Left or Right to move between turns.").format(turns))
         self.update()
 
     def set_position(self, seconds: float) -> None:

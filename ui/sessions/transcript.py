@@ -36,7 +36,7 @@ _WIDEST = 680  # pixels; about 72 characters a line
 def displayable(text: str) -> str:
     """Text that a label lays out in a moment: no halves of characters, long paragraphs broken, the rest counted."""
     shown, rest = paragraphs(text[:LONGEST]), len(text) - LONGEST
-    more = tr("… and {} more characters: export the session to read them.")
+    more = tr("… and {} more characters. Export the session to read them.")
     return f"{shown}\n{more.format(rest)}" if rest > 0 else shown
 
 
@@ -72,14 +72,10 @@ class TurnRow(QFrame):
         layout.setContentsMargins(20, 10, 16, 12)
         layout.addLayout(self._head(self.tr("You"), self._start, self._marks()))
         layout.addWidget(
-            _text_label(
-                displayable(user_text) or self.tr("(nobody wrote down the words)"), "" if user_text else "muted"
-            )
+            _text_label(displayable(user_text) or self.tr("(no transcript)"), "" if user_text else "muted")
         )
         if mine is not None and mine.missing:
-            layout.addWidget(
-                label(self.tr("The recording is missing or damaged; what was written down is kept."), "error")
-            )
+            layout.addWidget(label(self.tr("The recording is missing or damaged. The transcript is kept."), "error"))
         if reply is not None or turn.reply or turn.outcome is not Outcome.ANSWERED:
             layout.addSpacing(4)
             how = self._ending()
@@ -88,11 +84,9 @@ class TurnRow(QFrame):
         if turn.heard:
             layout.addWidget(_text_label(displayable(turn.heard)))
         if rest := unplayed_text(recorded):
-            layout.addWidget(_text_label(self.tr("Not heard: {}").format(displayable(rest)), "muted"))
+            layout.addWidget(_text_label(self.tr("Not played: {}").format(displayable(rest)), "muted"))
         if reply is not None and reply.missing:
-            layout.addWidget(
-                label(self.tr("The reply's recording is missing or damaged; its words are kept."), "error")
-            )
+            layout.addWidget(label(self.tr("The reply's audio is missing or damaged. The text is kept."), "error"))
         self.setLayout(layout)
         sounded = emotion_of(recorded)
         self.setAccessibleName(
@@ -142,12 +136,12 @@ class TurnRow(QFrame):
         if recorded.corrected is not None:
             marks.append(EmotionChip(recorded.corrected, self.tr("corrected")))
             if reading is not None:
-                marks.append(label(self.tr("read as {}").format(tr(reading.label)), "small", wrap=False))
+                marks.append(label(self.tr("detected: {}").format(tr(reading.label)), "small", wrap=False))
         elif reading is not None:
             marks.append(EmotionChip(reading.label, f"{reading.confidence:.0%}"))
         if recorded.user_audio is not None:
             self.correct = IconButton(
-                "edit", self.tr("Correct how turn {} sounded").format(recorded.turn.number), size=16
+                "edit", self.tr("Correct the emotion of turn {}").format(recorded.turn.number), size=16
             )
             self.correct.clicked.connect(self._offer)
             marks.append(self.correct)
@@ -170,7 +164,7 @@ class TurnRow(QFrame):
             menu.addAction(action)
         if self._recorded.corrected is not None:
             menu.addSeparator()
-            menu.addAction(self.tr("As it was read")).triggered.connect(partial(self._report, None))
+            menu.addAction(self.tr("As detected")).triggered.connect(partial(self._report, None))
         return menu
 
     def _report(self, emotion: str | None, _checked: bool = False) -> None:
@@ -183,8 +177,8 @@ class TurnRow(QFrame):
         return {
             Outcome.ANSWERED: "",
             Outcome.INTERRUPTED: self.tr("interrupted"),
-            Outcome.SUPERSEDED: self.tr("you went on speaking"),
-            Outcome.FAILED: self.tr("no answer came"),
+            Outcome.SUPERSEDED: self.tr("you kept speaking"),
+            Outcome.FAILED: self.tr("no reply"),
             Outcome.STOPPED: self.tr("stopped"),
         }[outcome]
 

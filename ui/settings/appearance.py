@@ -19,12 +19,12 @@ class AppearanceSettings(Section):
     """Theme, size of the text, language, tray."""
 
     def __init__(self, app: App) -> None:
-        super().__init__(tr("Looks"))
+        super().__init__(tr("Appearance"))
         looks = app.settings.looks
         self._command = app.services.command
         self.theme = Choices(
             [
-                ("system", tr("As the system"), ""),
+                ("system", tr("System"), ""),
                 ("light", tr("Light"), ""),
                 ("dark", tr("Dark"), ""),
                 ("contrast", tr("High contrast"), ""),
@@ -33,23 +33,23 @@ class AppearanceSettings(Section):
             tr("Theme"),
         )
         self.theme.chosen.connect(lambda value: app.change("looks", theme=value))
-        self.text_size = ValueSlider(tr("Size of the text"), 0.75, 2.0, 0.05, looks.text_size, lambda v: f"{v:.0%}")
+        self.text_size = ValueSlider(tr("Text size"), 0.75, 2.0, 0.05, looks.text_size, lambda v: f"{v:.0%}")
         self.text_size.settled.connect(lambda value: app.change("looks", text_size=value))
         self.language = Choices(
-            [("system", tr("As the system"), ""), *((code, name, "") for code, name in LANGUAGES.items())],
+            [("system", tr("System"), ""), *((code, name, "") for code, name in LANGUAGES.items())],
             looks.language,
             tr("Language"),
         )
         self.language.chosen.connect(lambda value: app.change("looks", language=value))
-        self.tray = Switch(tr("Keep an icon in the tray"), lambda on: app.change("looks", tray=on))
+        self.tray = Switch(tr("Show a tray icon"), lambda on: app.change("looks", tray=on))
         self.add_field(tr("Theme"), self.theme)
-        self.add_field(tr("Size of the text"), self.text_size)
+        self.add_field(tr("Text size"), self.text_size)
         self.add_field(tr("Language"), self.language)
         here = QSystemTrayIcon.isSystemTrayAvailable()
-        note = tr("From there: the window, the small one on top, hands-free, mute.")
-        self.add(self.tray, label(note if here else tr("This desktop has no tray."), "small"))
+        note = tr("Opens the window and the compact window, and switches hands-free and mute.")
+        self.add(self.tray, label(note if here else tr("This desktop has no system tray."), "small"))
         self.error = InlineMessage()
-        self.menu = Switch(tr("Show it in the applications menu"), self._show_in_menu)
+        self.menu = Switch(tr("Show in the applications menu"), self._show_in_menu)
         if desktop_entry.possible():
             self.menu.setChecked(desktop_entry.installed())
             self.add(self.menu, self.error)
@@ -64,7 +64,7 @@ class AppearanceSettings(Section):
                 desktop_entry.remove()
         except OSError as error:
             self.menu.setChecked(desktop_entry.installed())
-            self.error.report(tr("The menu cannot be changed ({why}).").format(why=error.strerror), error=True)
+            self.error.report(tr("Could not change the menu ({why}).").format(why=error.strerror), error=True)
         else:
             self.error.report("")
 

@@ -37,17 +37,15 @@ class CheckpointSource(QWidget):
         self._app = app
         self.folder = ""
         self.path = QLineEdit()
-        self.path.setPlaceholderText(tr("A folder with a config.json, converted or the original's"))
-        self.path.setAccessibleName(tr("The model's folder"))
+        self.path.setPlaceholderText(tr("Folder with config.json (converted or original)"))
+        self.path.setAccessibleName(tr("Model folder"))
         self.path.returnPressed.connect(self._inspect)
-        choose = button(
-            tr("Choose…"), lambda: choose_folder(self, tr("The model's folder"), self.inspect), icon="folder"
-        )
-        inspect = button(tr("Look at it"), self._inspect)
+        choose = button(tr("Choose…"), lambda: choose_folder(self, tr("Model folder"), self.inspect), icon="folder")
+        inspect = button(tr("Check"), self._inspect)
         self.repository, self.revision = QLineEdit(), QLineEdit()
         self.repository.setPlaceholderText(tr("owner/name"))
         self.repository.setAccessibleName(tr("Repository on the hub"))
-        self.revision.setPlaceholderText(tr("commit, 40 hexadecimal digits"))
+        self.revision.setPlaceholderText(tr("commit (40 hex digits)"))
         self.revision.setAccessibleName(tr("Commit"))
         download = button(tr("Download"), self._download, icon="download")
         self.progress = JobProgress()
@@ -56,10 +54,10 @@ class CheckpointSource(QWidget):
         hub = row(self.repository, self.revision, download)
         hub.setStretch(0, 2)
         hub.setStretch(1, 3)
-        layout = column(label(tr("From a folder on this machine"), "small"), spacing=6)
+        layout = column(label(tr("From a folder on this computer"), "small"), spacing=6)
         layout.addLayout(row(self.path, choose, inspect))
         layout.addSpacing(6)
-        layout.addWidget(label(tr("Or from the model hub: weights and settings of one commit, never code"), "small"))
+        layout.addWidget(label(tr("Or from the model hub: weights and settings of one commit, no code"), "small"))
         layout.addLayout(hub)
         layout.addSpacing(6)
         layout.addWidget(self.progress)
@@ -72,10 +70,10 @@ class CheckpointSource(QWidget):
         path = Path(folder.strip()).expanduser().absolute()
         self.path.setText(str(path))
         if not path.is_dir():
-            self.message.report(tr("There is no folder {path}.").format(path=path), error=True)
+            self.message.report(tr("Folder not found: {path}").format(path=path), error=True)
         elif not self.progress.running:
             self.message.report("")
-            self.progress.follow(self._app.run_module("model.manager", "list", str(path)), tr("Looking at it…"))
+            self.progress.follow(self._app.run_module("model.manager", "list", str(path)), tr("Checking…"))
 
     def _inspect(self) -> None:
         if self.path.text().strip():
@@ -84,7 +82,7 @@ class CheckpointSource(QWidget):
     def _download(self) -> None:
         repository, revision = self.repository.text().strip(), self.revision.text().strip()
         if not _REPOSITORY.fullmatch(repository) or not _COMMIT.fullmatch(revision):
-            text = tr("Give the repository as owner/name, and the commit: the 40 digits that its page shows.")
+            text = tr("Enter the repository as owner/name and the 40-digit commit from its page.")
             self.message.report(text, error=True)
         elif not self.progress.running:
             self._take("")
@@ -104,7 +102,7 @@ class CheckpointSource(QWidget):
         elif code == 0 and "folder" in last:
             self.inspect(str(last["folder"]))  # downloaded, or converted
         else:
-            self.message.report(message or tr("It cannot be looked at: the program ended."), error=code != 130)
+            self.message.report(message or tr("Could not check the model: the program ended."), error=code != 130)
             self.changed.emit()
 
     def _show(self, about: dict[str, Any]) -> None:
@@ -112,7 +110,7 @@ class CheckpointSource(QWidget):
         if about["kind"] == "original":
             amount = facts(about)
             self.message.report(
-                tr("{facts}. Converting keeps the original and writes as much again.").format(facts=amount),
+                tr("{facts}. Converting keeps the original and needs the same space again.").format(facts=amount),
                 action=tr("Convert"),
                 act=lambda: self._convert(source),
             )

@@ -81,7 +81,7 @@ class DeviceChoice(QWidget):
 
     def _found(self, found: Devices) -> None:
         self._listing = False
-        none = tr("No microphone was found: plug one in, or go on and type.")
+        none = tr("No microphone found. Connect one, or continue and type.")
         self.error.report("" if found.microphones else none, error=True)
         self.show_devices(found)
 
@@ -99,7 +99,7 @@ class DeviceChoice(QWidget):
 
 def _options(found: Sequence[Device], chosen: str | None) -> list[tuple[str | None, str]]:
     default = next((one.name for one in found if one.default), "")
-    first = tr("The system's choice: {name}").format(name=default) if default else tr("The system's choice")
+    first = tr("System default: {name}").format(name=default) if default else tr("System default")
     names = list(dict.fromkeys(one.name for one in found))
-    away = [] if chosen is None or chosen in names else [(chosen, tr("{name} (not there now)").format(name=chosen))]
+    away = [] if chosen is None or chosen in names else [(chosen, tr("{name} (not connected)").format(name=chosen))]
     return [(None, first), *((name, name) for name in names), *away]

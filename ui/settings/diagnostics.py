@@ -30,7 +30,7 @@ class Diagnostics(Section):
     """The doctor's findings with their remedies, the log's folder, the report."""
 
     def __init__(self, app: App) -> None:
-        super().__init__(tr("Diagnostics"), tr("What this machine has for the assistant, and what is missing."))
+        super().__init__(tr("Diagnostics"), tr("What works on this computer and what is missing."))
         self.app = app
         self.found: dict[str, dict[str, str | None]] = {}
         self._rows = QVBoxLayout()
@@ -39,8 +39,8 @@ class Diagnostics(Section):
         rows = QWidget()
         rows.setLayout(self._rows)
         self.state = InlineMessage()
-        self.again = button(tr("Look again"), self.inspect, icon="again")
-        self.log = button(tr("Open the log's folder"), self._open, "quiet", icon="folder")
+        self.again = button(tr("Run again"), self.inspect, icon="again")
+        self.log = button(tr("Open log folder"), self._open, "quiet", icon="folder")
         self.report = QPlainTextEdit()
         self.report.setReadOnly(True)
         self.report.setMinimumHeight(220)
@@ -51,26 +51,26 @@ class Diagnostics(Section):
         self.add(self.state, rows, gap=12)
         self.add(actions(self.again, self.log))
         self.add_field(
-            tr("A report for those who help you"),
+            tr("Report for support"),
             self.report,
             actions(self.copy, self.save),
             self.done,
-            note=tr("All of it is above. It holds no words of yours, no names of people, folders or devices; it goes "
-                    "nowhere unless you send it."),
+            note=tr("This is the full report. It contains none of your words and no names of people, folders or "
+                    "devices. It stays here unless you share it."),
         )  # fmt: skip
         self.inspect()
 
     def inspect(self) -> None:
         """Ask the doctor, in a child process."""
         self.again.setEnabled(False)
-        self.state.report(tr("Looking…"))
+        self.state.report(tr("Checking…"))
         job = self.app.run("doctor", "--model", self.app.settings.model.source, "--json")
         job.ended.connect(lambda _code, message: self._show(job.results, message))
 
     def _show(self, results: list[dict[str, Any]], message: str) -> None:
         self.again.setEnabled(True)
         if not results:
-            self.state.report(tr("The doctor could not be asked: {why}").format(why=message or "?"), error=True)
+            self.state.report(tr("Could not run the diagnostics: {why}").format(why=message or "?"), error=True)
             return
         self.found = results[-1]
         while (item := self._rows.takeAt(0)) is not None:
@@ -80,7 +80,7 @@ class Diagnostics(Section):
         for name, one in sorted(self.found.items(), key=lambda pair: pair[1]["remedy"] is None):
             remedies += one["remedy"] is not None
             self._rows.addWidget(_finding(name, str(one["value"]), one["remedy"]))
-        text = tr("Remarks: {count}").format(count=remedies) if remedies else tr("Everything is there.")
+        text = tr("Issues: {count}").format(count=remedies) if remedies else tr("Everything works.")
         self.state.report(text)
         self.report.setPlainText(report(self.found, self.app.settings, str(self.app.services.home), self._log_text()))
 
@@ -95,7 +95,7 @@ class Diagnostics(Section):
         if folder.is_dir():
             QDesktopServices.openUrl(QUrl.fromLocalFile(str(folder)))
         else:
-            self.done.report(tr("There is no log: nothing went wrong so far."))
+            self.done.report(tr("No log yet: nothing has gone wrong."))
 
     def _copy(self) -> None:
         QGuiApplication.clipboard().setText(self.report.toPlainText())
@@ -114,7 +114,7 @@ class Diagnostics(Section):
             write_atomically(Path(path), self.report.toPlainText() + "\n", mode=None)
         except OSError as error:
             self.done.report(
-                tr("It cannot be written ({why}): choose another place.").format(why=error.strerror), error=True
+                tr("Could not save ({why}). Choose another folder.").format(why=error.strerror), error=True
             )
         else:
             self.done.report(tr("Saved."))

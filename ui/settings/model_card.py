@@ -72,7 +72,7 @@ class TargetForm(QWidget):
 
     def _name(self, path: str) -> None:
         begun = bool(path) and Path(f"{path}.part").exists()
-        self.start.setText(tr("Go on") if begun else tr("Start"))
+        self.start.setText(tr("Continue") if begun else tr("Start"))
         self.start.setEnabled(bool(path.strip()))
 
 
@@ -101,16 +101,16 @@ class ModelCard(QFrame):
         self._used = StatusIcon("check", "accent", 18)
         self._used_words = label(tr("in use"), "small", wrap=False)
         head = row(label(checkpoint_name(source), "lead", wrap=False), self._used, self._used_words, None, spacing=8)
-        self.facts = label(tr("Looking at it…"), "small")
+        self.facts = label(tr("Checking…"), "small")
         self.plan = label("", "small")
         self.mode = Picker()
-        self.mode.setAccessibleName(tr("How it is loaded"))
+        self.mode.setAccessibleName(tr("Loading mode"))
         self.mode.picked.connect(lambda mode: self._load(*mode))
         self.use = button(tr("Use"), lambda: self._load(*AUTOMATIC), "primary")
         self.fetch = button(tr("Download"), self._fetch, "primary", icon="download")
         self.convert = button(tr("Convert…"), self._ask_convert, "primary")
         self.verify = button(tr("Verify"), self._verify)
-        self.quantize = button(tr("Store in 4 bits…"), self._ask_quantize, "quiet")
+        self.quantize = button(tr("Make a 4-bit copy…"), self._ask_quantize, "quiet")
         self.remove = button(tr("Remove"), lambda: self.removed.emit(source), "quiet")
         self.buttons = actions(self.use, self.fetch, self.convert, self.verify, self.quantize, self.remove)
         self.form = TargetForm()
@@ -146,7 +146,7 @@ class ModelCard(QFrame):
         if status == "failed":
             back = self._before
             if back.source != self.source:
-                action, act = tr("Back to {name}").format(name=checkpoint_name(back.source)), self._go_back
+                action, act = tr("Go back to {name}").format(name=checkpoint_name(back.source)), self._go_back
             else:
                 action, act = tr("Try again"), self.app.load_model
             self.message.report(text, error=True, action=action, act=act)
@@ -191,9 +191,9 @@ class ModelCard(QFrame):
         plan = self.about["plan"] if self.about else None
         if plan and not anyway and not fits(plan, device, quantize):
             self.message.report(
-                tr("That way it does not fit into memory."),
+                tr("Does not fit into memory in this mode."),
                 error=True,
-                action=tr("Try it all the same"),
+                action=tr("Try anyway"),
                 act=lambda: self._load(device, quantize, anyway=True),
             )
             self._update()
@@ -213,14 +213,14 @@ class ModelCard(QFrame):
 
     def _verify(self) -> None:
         job = self.app.run_module("model.manager", "verify", self.source)
-        self._follow("verify", tr("Reading all of it…"), job)
+        self._follow("verify", tr("Verifying all files…"), job)
 
     def _ask_convert(self) -> None:
         folder = Path(self.source)
         self._doing = "convert"
         self.form.ask(
-            tr("The converted checkpoint goes into a new folder; the original stays as it is. Stopped, it goes on "
-               "later where it was."),
+            tr("Writes the converted model to a new folder. The original does not change. You can stop and continue "
+               "later."),
             self._targets.get("convert", folder.with_name(f"{folder.name}-undertone")),
         )  # fmt: skip
 
@@ -228,13 +228,13 @@ class ModelCard(QFrame):
         folder = Path(self.source)
         self._doing = "quantize"
         self.form.ask(
-            tr("A smaller copy, which loads faster, goes into a new folder; this one stays as it is."),
+            tr("Writes a smaller copy that loads faster to a new folder. This one does not change."),
             self._targets.get("quantize", folder.with_name(f"{folder.name}-nf4")),
         )
 
     def _make(self, target: str) -> None:
         self.form.hide()
-        text = tr("Converting…") if self._doing == "convert" else tr("Making a copy in 4 bits…")
+        text = tr("Converting…") if self._doing == "convert" else tr("Making a 4-bit copy…")
         self._targets[self._doing] = folder = Path(target).expanduser()
         job = self.app.run_module("model.manager", self._doing, self.source, str(folder))
         self._follow(self._doing, text, job)
@@ -249,18 +249,18 @@ class ModelCard(QFrame):
         again = {"fetch": self._fetch, "verify": self._verify, "convert": self._ask_convert}
         if code != 0:
             act = again.get(self._doing, self._ask_quantize)
-            text = message or tr("It ended without a word (code {code}).").format(code=code)
+            text = message or tr("Ended without a message (code {code}).").format(code=code)
             self.message.report(text, error=code != 130, action=tr("Try again"), act=act)
         elif self._doing == "verify":
             hashes = "\n".join(f"{digest}  {name}" for name, digest in last.get("sha256", {}).items())
             copy = (lambda: QGuiApplication.clipboard().setText(hashes)) if hashes else None
             checked = "; ".join(map(str, last.get("checked", [])))
             self.message.report(
-                tr("Whole: {checked}.").format(checked=checked), action=tr("Copy the SHA-256 sums"), act=copy
+                tr("Intact: {checked}.").format(checked=checked), action=tr("Copy the SHA-256 sums"), act=copy
             )
         elif self._doing == "fetch":
             self.changed.emit(self.source)
         else:
-            self.message.report(tr("Done: the new folder is in the list."))
+            self.message.report(tr("Done. The new folder is in the list."))
             self.made.emit(str(last["folder"]))
         self._update()

@@ -28,7 +28,7 @@ class ModelSettings(Section):
     """The checkpoints as cards, adding a folder, a download by id."""
 
     def __init__(self, app: App) -> None:
-        super().__init__(tr("Model"), tr("Which checkpoint answers. All of them run on this machine."))
+        super().__init__(tr("Model"), tr("Choose the model that replies. All models run on this computer."))
         self.app = app
         self.setAcceptDrops(True)
         self.cards: dict[str, ModelCard] = {}
@@ -39,7 +39,7 @@ class ModelSettings(Section):
         self._box.setLayout(self._cards)
         self.error = InlineMessage()
         self.path = QLineEdit()
-        self.path.setPlaceholderText(tr("A folder with a config.json, converted or the original's"))
+        self.path.setPlaceholderText(tr("Folder with config.json (converted or original)"))
         self.path.setAccessibleName(tr("Add a folder"))
         self.path.returnPressed.connect(self._add_typed)
         add = QWidget()
@@ -50,7 +50,7 @@ class ModelSettings(Section):
         self.repository, self.revision = QLineEdit(), QLineEdit()
         self.repository.setPlaceholderText(tr("owner/name"))
         self.repository.setAccessibleName(tr("Repository on the hub"))
-        self.revision.setPlaceholderText(tr("commit, 40 hexadecimal digits"))
+        self.revision.setPlaceholderText(tr("commit (40 hex digits)"))
         self.revision.setAccessibleName(tr("Commit"))
         self.download = button(tr("Download"), self._download, icon="download")
         for field in (self.repository, self.revision):
@@ -60,13 +60,13 @@ class ModelSettings(Section):
         self.add(self._box, self.error)
         self.add_field(tr("Add a folder"), add, self.added)
         self.add_field(
-            tr("From the model hub"),
+            tr("Download from the model hub"),
             self.repository,
             self.revision,
             actions(self.download),
             self.progress,
-            note=tr("Nothing is loaded from the network unless you press Download. Weights and settings only, never "
-                    "code, and of that one commit, so that they cannot change."),
+            note=tr("Uses the network only when you press Download. Downloads weights and settings of one fixed "
+                    "commit, never code."),
         )  # fmt: skip
         app.settings_changed.connect(self._follow)
         app.event_received.connect(self._on_event)
@@ -106,7 +106,7 @@ class ModelSettings(Section):
     def _listed(self, code: int, message: str, sources: Sequence[str]) -> None:
         if code != 0:
             self.error.report(
-                tr("The models cannot be looked at: {why}").format(why=message or tr("the program ended")),
+                tr("Could not list models: {why}").format(why=message or tr("the program ended")),
                 error=True,
                 action=tr("Try again"),
                 act=lambda: self.inspect(sources),
@@ -135,11 +135,11 @@ class ModelSettings(Section):
         """Put a folder on the list."""
         path = Path(folder.strip()).expanduser().absolute()
         if not path.is_dir():
-            self.added.report(tr("There is no folder {path}.").format(path=path), error=True)
+            self.added.report(tr("Folder not found: {path}").format(path=path), error=True)
             return
         self.path.clear()
         if str(path) in self.cards:
-            self.added.report(tr("{name} is in the list already.").format(name=path.name))
+            self.added.report(tr("{name} is already in the list.").format(name=path.name))
             return
         self.added.report("")
         self.app.change("model", folders=(*self.app.settings.model.folders, str(path)))
@@ -149,7 +149,7 @@ class ModelSettings(Section):
             self.add_folder(self.path.text())
 
     def _choose(self) -> None:
-        choose_folder(self, tr("Add a checkpoint"), self.add_folder)
+        choose_folder(self, tr("Add a model"), self.add_folder)
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         """Folders can be dropped here."""
@@ -167,7 +167,7 @@ class ModelSettings(Section):
         app = self.app
         app.change("model", folders=tuple(one for one in folders if one != source))
         app.notify(
-            tr("{name} is off the list; its files stay where they are.").format(name=checkpoint_name(source)),
+            tr("Removed {name} from the list. Its files are kept.").format(name=checkpoint_name(source)),
             tr("Undo"),
             lambda: app.change("model", folders=folders),
         )

@@ -28,11 +28,11 @@ def names() -> dict[str, str]:
     """The sections and their titles."""
     titles = (
         tr("Sound"),
-        tr("Turns"),
+        tr("Turn-taking"),
         tr("Voice"),
         tr("Model"),
         tr("Recording"),
-        tr("Looks"),
+        tr("Appearance"),
         tr("Shortcuts"),
         tr("Diagnostics"),
     )
@@ -140,7 +140,7 @@ class SettingsPage(QWidget):
             f"QListView::item:selected {{ background: {c.sunken}; color: {c.text}; }}"
             f"QListView::item:selected:active:focus {{ border-color: {c.accent}; }}"
         )
-        self._list.setAccessibleName(tr("Sections of the settings"))
+        self._list.setAccessibleName(tr("Settings sections"))
         self._drop.setAccessibleName(tr("Section"))
         self._fold()
 

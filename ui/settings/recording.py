@@ -36,12 +36,12 @@ class Retention(QWidget):
         super().__init__()
         self.mode = Choices(
             [
-                ("off", tr("Keep nothing"), tr("Conversations are forgotten when the window is closed.")),
-                ("days", tr("Keep for some days"), tr("Older ones are deleted when the program starts.")),
+                ("off", tr("Keep nothing"), tr("Conversations are gone when you close the window.")),
+                ("days", tr("Keep for a limited time"), tr("Older sessions are deleted when the program starts.")),
                 ("keep", tr("Keep"), tr("Until you delete them.")),
             ],
             app.settings.recording.mode,
-            tr("Shall conversations be kept?"),
+            tr("Keep conversations?"),
         )
         self.mode.chosen.connect(lambda mode: app.change("recording", mode=mode))
         self.days = Picker()
@@ -65,25 +65,24 @@ class RecordingSettings(Section):
     """Off, for some days, or keep; what is stored; consent."""
 
     def __init__(self, app: App) -> None:
-        super().__init__(tr("Recording"), tr("Everything stays in a folder of yours on this machine."))
+        super().__init__(tr("Recording"), tr("Everything stays in a folder on this computer."))
         self.app = app
         self._background = Background()
         self.destroyed.connect(self._background.close)
         self.keep = Retention(app)
         self.stored = label(tr("Counting…"))
-        self.open = button(tr("Open the folder"), self._open, icon="folder")
+        self.open = button(tr("Open folder"), self._open, icon="folder")
         self.delete = button(tr("Delete all"), self._delete, "danger", icon="delete")
         self.error = InlineMessage()
-        self.consent = Switch(tr("Corrections may teach the model"), self._consent)
+        self.consent = Switch(tr("Keep my corrections for fine-tuning"), self._consent)
         self.corrected = label("", "small")
-        self.forget = button(tr("Delete the corrections"), self._forget, "quiet")
+        self.forget = button(tr("Delete corrections"), self._forget, "quiet")
         self.add_field(tr("Conversations"), self.keep)
         self.add_field(tr("Stored"), self.stored, actions(self.open, self.delete), self.error)
         self.add(
             self.consent,
             label(
-                tr("When you correct a reading, its recording and your word are kept as an example for fine-tuning "
-                   "on this machine."),
+                tr("When you correct an emotion, the recording and your correction are kept as an example."),
                 "small",
             ),
             self.corrected,
@@ -109,12 +108,12 @@ class RecordingSettings(Section):
             found = len(corrections(self.app.corrections))
             total = sum(path.stat().st_size for one in folders for path in one.rglob("*") if path.is_file())
         except OSError as error:
-            raise AssistantError(tr("The folder cannot be read ({why}).").format(why=error.strerror)) from error
+            raise AssistantError(tr("Could not read the folder ({why}).").format(why=error.strerror)) from error
         return StorageUse(len(folders), total, found)
 
     def _show(self, stored: StorageUse) -> None:
         self.stored.setText(
-            tr("Nothing is stored.")
+            tr("Nothing stored")
             if not stored.sessions
             else tr("Sessions: {count}, {size}").format(count=stored.sessions, size=format_bytes(stored.bytes))
         )
@@ -132,7 +131,7 @@ class RecordingSettings(Section):
         try:
             self.app.sessions.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            self.error.report(tr("The folder cannot be made ({why}).").format(why=error.strerror), error=True)
+            self.error.report(tr("Could not create the folder ({why}).").format(why=error.strerror), error=True)
             return
         QDesktopServices.openUrl(QUrl.fromLocalFile(str(self.app.sessions)))
 
@@ -146,7 +145,7 @@ class RecordingSettings(Section):
     def _forget(self) -> None:
         file = self.app.corrections
         away = [one for one in (file, file.parent / "corrections") if one.exists()]
-        self._move_to_trash(away, tr("The corrections are deleted."))
+        self._move_to_trash(away, tr("Corrections deleted."))
 
     def _move_to_trash(self, away: list[Path], text: str) -> None:
         try:

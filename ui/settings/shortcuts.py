@@ -24,12 +24,12 @@ def fixed_shortcuts() -> list[tuple[str, str]]:
         ("Ctrl+3", tr("Fine-tune")),
         ("Ctrl+,", tr("Settings")),
         ("Ctrl+Q", tr("Quit")),
-        ("Ctrl+N", tr("A new conversation")),
+        ("Ctrl+N", tr("New conversation")),
         ("Ctrl+Z", tr("Undo the last turn")),
-        ("Ctrl+M", tr("Mute the microphone, or hear it again")),
+        ("Ctrl+M", tr("Mute or unmute the microphone")),
         ("Esc", tr("Stop listening, thinking and speaking")),
-        ("Ctrl+F", tr("Search the sessions")),
-        ("Tab", tr("To the next control")),
+        ("Ctrl+F", tr("Search sessions")),
+        ("Tab", tr("Go to the next control")),
     ]
 
 
@@ -111,13 +111,13 @@ class ShortcutSettings(Section):
         self.key.refused.connect(self._refuse)
         self.message = InlineMessage()
         default = TurnSection().shortcut
-        reset = button(tr("Use the space bar"), lambda: self._take(default), "quiet")
+        reset = button(tr("Use space bar"), lambda: self._take(default), "quiet")
         self.add_field(
             tr("Talk key"),
             actions(self.key, reset),
             self.message,
-            note=tr("Hold it while you speak; what you say in the moment after letting go is still heard. "
-                    "In a text field it types."),
+            note=tr("Hold it while you speak. Words right after you release it are still heard. In text fields it "
+                    "types as usual."),
         )  # fmt: skip
         table = QWidget()
         grid = QGridLayout()
@@ -129,7 +129,7 @@ class ShortcutSettings(Section):
             grid.addWidget(label(key_text(keys), wrap=False), at, 0)
             grid.addWidget(label(what, "muted"), at, 1)
         table.setLayout(grid)
-        self.add_field(tr("In the window"), table)
+        self.add_field(tr("Window shortcuts"), table)
         app.settings_changed.connect(self._follow)
 
     def _take(self, keys: str) -> None:
@@ -137,9 +137,7 @@ class ShortcutSettings(Section):
         self._app.change("turns", shortcut=keys)
 
     def _refuse(self, keys: str) -> None:
-        self.message.report(
-            tr("{keys} is needed elsewhere: choose another key.").format(keys=key_text(keys)), error=True
-        )
+        self.message.report(tr("{keys} is already in use. Choose another key.").format(keys=key_text(keys)), error=True)
 
     def _follow(self, settings: Settings) -> None:
         self.key.show_keys(settings.turns.shortcut)

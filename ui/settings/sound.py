@@ -31,35 +31,35 @@ class SoundSettings(Section):
     def __init__(self, app: App, devices: Callable[[], Devices] = find_devices) -> None:
         super().__init__(tr("Sound"))
         self.app = app
-        self.test = button(tr("Play a test sound"), self._play_test, icon="speaker")
-        inspect = button(tr("Look for new devices"), self._rescan, "quiet", icon="again")
+        self.test = button(tr("Play test sound"), self._play_test, icon="speaker")
+        inspect = button(tr("Refresh devices"), self._rescan, "quiet", icon="again")
         self.check = SoundCheck(app)
         self.echo = Choices(
             [
                 (
                     Duplex.CANCEL,
-                    tr("Take its own voice out"),
+                    tr("Remove the assistant's voice"),
                     tr("For loudspeakers: you can interrupt it by speaking."),
                 ),
                 (
                     Duplex.HALF,
-                    tr("Do not listen while it speaks"),
-                    tr("For loud rooms: interrupt it with the key instead."),
+                    tr("Don't listen while it speaks"),
+                    tr("For loud rooms: interrupt it with the talk key."),
                 ),
-                (Duplex.OPEN, tr("Listen to everything"), tr("For headphones: nothing is taken out of your voice.")),
+                (Duplex.OPEN, tr("Off"), tr("For headphones: your voice is not filtered.")),
             ],
             app.settings.sound.echo,
-            tr("So that it does not hear itself"),
+            tr("Echo cancellation"),
         )
         self.echo.chosen.connect(lambda mode: app.change("sound", echo=mode))
         self.devices = DeviceChoice(app, devices, actions(self.test, inspect))
         self.add(self.devices)
         self.add_field(
-            tr("Try it out"),
+            tr("Test"),
             self.check,
-            note=tr("Eight seconds: a soft noise, then you speak, then you hear yourself. Nothing is kept."),
+            note=tr("Takes eight seconds: you hear a soft noise, speak, then hear yourself. Nothing is saved."),
         )
-        self.add_field(tr("So that it does not hear itself"), self.echo)
+        self.add_field(tr("Echo cancellation"), self.echo)
         app.settings_changed.connect(self._follow)
 
     def _rescan(self) -> None:

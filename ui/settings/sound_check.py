@@ -37,7 +37,7 @@ class SoundCheck(QWidget):
         self._result: CheckResult | None = None
         self.begin = button(tr("Check microphone and speaker"), self.start, icon="microphone")
         self.stop = button(tr("Stop"), self._stop, "quiet")
-        self.again = button(tr("Hear it again"), self._play, "quiet", icon="play")
+        self.again = button(tr("Play again"), self._play, "quiet", icon="play")
         self.step = label("", "lead")
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
@@ -54,7 +54,7 @@ class SoundCheck(QWidget):
         """Begin."""
         talk = self.app.talk
         if talk is None:
-            self.level.report(tr("There is no sound here: see Diagnostics."), error=True)
+            self.level.report(tr("No audio available. See Diagnostics."), error=True)
             return
         self._result = None
         self.level.report("")
@@ -84,9 +84,9 @@ class SoundCheck(QWidget):
         self.level.report("")
         text = {
             Step.ROOM: tr("Be quiet for a moment…"),
-            Step.NOISE: tr("You hear a soft noise…"),
+            Step.NOISE: tr("Playing a soft noise…"),
             Step.SPEAK: tr("Now say something."),
-            Step.LISTEN: tr("This is how you sound."),
+            Step.LISTEN: tr("Playing your recording."),
         }
         if self.step.text() != text[result.step]:
             self.step.setText(text[result.step])
@@ -96,38 +96,36 @@ class SoundCheck(QWidget):
     def _judge_level(self, result: CheckResult) -> None:
         level = result.level
         if level is None or level < _SILENT_DB:
-            self.level.report(
-                tr("Nothing came from the microphone: choose another one above, or switch it on."), error=True
-            )
+            self.level.report(tr("No signal from the microphone. Choose another one above, or turn it on."), error=True)
         elif level < _SOFT_DB:
-            self.level.report(tr("You are heard, but softly: come closer, or turn the microphone up."), error=True)
+            self.level.report(tr("Your level is low. Move closer or raise the microphone volume."), error=True)
         elif level > _LOUD_DB:
-            self.level.report(tr("You are too loud for the microphone: turn it down."), error=True)
+            self.level.report(tr("Your level is too high. Lower the microphone volume."), error=True)
         else:
-            self.level.report(tr("You are heard well ({level:.0f} dB).").format(level=level))
+            self.level.report(tr("Your level is good ({level:.0f} dB).").format(level=level))
 
     def _judge_echo(self, result: CheckResult) -> None:
         echo = result.echo
         if echo is None:
             return
         if result.strength is EchoStrength.NONE:
-            self.echo.report(tr("The assistant does not hear itself: no echo."))
+            self.echo.report(tr("No echo: the assistant does not hear itself."))
         elif result.strength is EchoStrength.SOME:
             self.echo.report(
-                tr("The echo is taken out: {before:.0f} dB before, {after:.0f} dB after.").format(
+                tr("Echo removed: {before:.0f} dB before, {after:.0f} dB after.").format(
                     before=echo.before, after=echo.after
                 )
             )
         else:
             self.echo.report(
-                tr("The assistant would hear itself: turn the speaker down, or use headphones."),
+                tr("The assistant would hear itself. Lower the speaker volume or use headphones."),
                 error=True,
-                action=tr("Do not listen while it speaks"),
+                action=tr("Don't listen while it speaks"),
                 act=lambda: self.app.change("sound", echo=Duplex.HALF),
             )
 
     def _report_silence(self) -> None:
-        self.level.report(tr("Nothing comes from the microphone: stop, and choose another one above."), error=True)
+        self.level.report(tr("No signal from the microphone. Stop and choose another one above."), error=True)
 
     def _stop(self) -> None:
         if self.app.talk is not None:

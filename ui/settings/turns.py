@@ -21,14 +21,14 @@ class TurnsSettings(Section):
     """
 
     def __init__(self, app: App, go: Callable[[str], object]) -> None:
-        super().__init__(tr("Turns"), tr("Who speaks when."))
+        super().__init__(tr("Turn-taking"), tr("When it listens and when it replies."))
         self.hands_free = Switch(tr("Hands-free"), lambda on: app.change("turns", hands_free=on))
-        self.empathy = Switch(tr("Answer the feeling, too"), lambda on: app.change("turns", empathy=on))
+        self.empathy = Switch(tr("Empathy"), lambda on: app.change("turns", empathy=on))
         self.patience = Choices(
             [
-                ("quick", tr("Quick"), tr("It answers after 0.4 seconds of silence.")),
-                ("normal", tr("Normal"), tr("0.6 seconds: for most people.")),
-                ("patient", tr("Patient"), tr("A whole second: for those who think while they speak.")),
+                ("quick", tr("Quick"), tr("Replies after 0.4 seconds of silence.")),
+                ("normal", tr("Normal"), tr("Replies after 0.6 seconds. For most people.")),
+                ("patient", tr("Patient"), tr("Replies after 1 second. For people who pause to think.")),
             ],
             app.settings.turns.patience,
             tr("Patience"),
@@ -36,26 +36,26 @@ class TurnsSettings(Section):
         self.patience.chosen.connect(lambda value: app.change("turns", patience=value))
         self.barge_in = Choices(
             [
-                (BargeIn.VOICE, tr("By speaking"), tr("A cough does not stop it; a few words do.")),
-                (BargeIn.KEY, tr("With the talk key only"), tr("Voices in the room never stop it.")),
-                (BargeIn.OFF, tr("Not at all"), tr("Only Stop ends a reply.")),
+                (BargeIn.VOICE, tr("By speaking"), tr("A few words stop it. A cough does not.")),
+                (BargeIn.KEY, tr("Only with the talk key"), tr("Other voices never stop it.")),
+                (BargeIn.OFF, tr("Never"), tr("Only Stop ends a reply.")),
             ],
             app.settings.turns.barge_in,
-            tr("Interrupting a reply"),
+            tr("Interrupt a reply"),
         )
         self.barge_in.chosen.connect(lambda value: app.change("turns", barge_in=value))
         self.key = label()
         self.add(
             self.hands_free,
-            label(tr("It listens by itself and notices when you have finished. Off: it hears you while you hold the "
+            label(tr("It listens all the time and notices when you finish. When off, it listens while you hold the "
                      "talk key."), "small"),
         )  # fmt: skip
         self.add_field(tr("Talk key"), actions(self.key, button(tr("Change…"), lambda: go("shortcuts"), "quiet")))
         self.add_field(tr("Patience"), self.patience)
-        self.add_field(tr("Interrupting a reply"), self.barge_in)
+        self.add_field(tr("Interrupt a reply"), self.barge_in)
         self.add(
             self.empathy,
-            label(tr("The model is asked to respond to how you sound as well as to what you say."), "small"),
+            label(tr("Replies respond to how you sound as well as to what you say."), "small"),
         )
         app.settings_changed.connect(self._follow)
         self._follow(app.settings)

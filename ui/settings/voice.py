@@ -42,12 +42,12 @@ class VoiceSettings(Section):
         voice = app.settings.voice
         self.engine = Choices(
             [
-                ("system", tr("The system's voices"), tr("Many languages, at once, a little mechanical.")),
-                ("kokoro", tr("The neural voice"), tr("Natural; English. It takes more of the processor.")),
-                ("none", tr("No voice"), tr("Replies are read on the screen.")),
+                ("system", tr("System voices"), tr("Many languages, ready at once, a little mechanical.")),
+                ("kokoro", tr("Neural voice"), tr("Natural, English only, uses more CPU.")),
+                ("none", tr("No voice"), tr("Replies appear as text only.")),
             ],
             voice.engine,
-            tr("Who speaks"),
+            tr("Speech output"),
         )
         self.engine.chosen.connect(self._choose_engine)
         self.offer = InlineMessage()
@@ -55,12 +55,12 @@ class VoiceSettings(Section):
         self.progress.ended.connect(self._fetched)
         self.voice = Picker()
         self.voice.picked.connect(lambda name: app.change("voice", name=name))
-        self.preview = button(tr("Hear this voice"), self._preview, icon="play")
+        self.preview = button(tr("Play a sample"), self._preview, icon="play")
         self.error = InlineMessage()
-        self.rate = self._slider(tr("Pace"), "rate", 0.5, 2.0)
+        self.rate = self._slider(tr("Speaking rate"), "rate", 0.5, 2.0)
         self.pitch = self._slider(tr("Pitch"), "pitch", 0.5, 2.0)
         self.volume = self._slider(tr("Volume"), "volume", 0.0, 1.0)
-        self.mood = Switch(tr("Follow the mood"), lambda on: app.change("voice", follow_mood=on))
+        self.mood = Switch(tr("Adapt to your mood"), lambda on: app.change("voice", follow_mood=on))
         names = {
             "neutral": tr("neutral"),
             "happy": tr("happy"),
@@ -72,15 +72,15 @@ class VoiceSettings(Section):
             emotion: button(names[emotion], lambda emotion=emotion: self._preview(emotion), "quiet")  # type: ignore[misc]
             for emotion in EMOTIONS
         }
-        self.add_field(tr("Who speaks"), self.engine, self.offer, self.progress)
+        self.add_field(tr("Speech output"), self.engine, self.offer, self.progress)
         self.add_field(tr("Voice"), self.voice, actions(self.preview), self.error)
         for slider in (self.rate, self.pitch, self.volume):
             self.add_field(slider.accessibleName(), slider)
         self.add(
             self.mood,
             label(
-                tr("It answers a feeling and does not mimic it: calmer for anger, softer and slower for sadness, "
-                   "livelier for joy; never by more than a tenth in pace and pitch. Hear it answer a voice that is"),
+                tr("The voice is calmer when you are angry, softer and slower when you are sad, livelier when you "
+                   "are happy. Rate and pitch change by at most 10 %. Play how it answers when you sound:"),
                 "small",
             ),
             actions(*self.moods.values()),
@@ -115,7 +115,7 @@ class VoiceSettings(Section):
     def _offer(self, _why: str) -> None:
         amount = format_bytes(download_bytes(NEURAL))
         self.offer.report(
-            tr("The neural voice is not on this machine yet: a download of {size}.").format(size=amount),
+            tr("The neural voice is not on this computer yet. Download size: {size}.").format(size=amount),
             action=tr("Download {size}").format(size=amount),
             act=self._fetch,
         )
@@ -176,7 +176,7 @@ class VoiceSettings(Section):
     def _follow(self, settings: Settings) -> None:
         voice = settings.voice
         self.engine.choose(voice.engine)
-        options: list[tuple[str | None, str]] = [(None, tr("The best for each language"))]
+        options: list[tuple[str | None, str]] = [(None, tr("Best for each language"))]
         options += [(one.name, f"{one.title} · {one.language}") for one in self._voices]
         if voice.name is not None and voice.name not in (name for name, _ in options):
             options.append((voice.name, voice.name))

@@ -77,7 +77,7 @@ class CompactWindow(QWidget):
         """Say what everything is, in the language in force."""
         self.text.setAccessibleName(self.tr("Reply"))
         self.stop.show_icon("stop", self.tr("Stop (Esc)"))
-        self.restore.show_icon("talk", self.tr("Whole window"))
+        self.restore.show_icon("talk", self.tr("Full window"))
         self._show_mute()
         self._draw()
 
@@ -167,7 +167,7 @@ class Tray(QSystemTrayIcon):
     def retranslate(self) -> None:
         """Say what the menu's items are, in the language in force."""
         self._whole.setText(self.tr("Open Undertone"))
-        self._compact.setText(self.tr("Small window on top"))
+        self._compact.setText(self.tr("Compact window"))
         self.hands_free.setText(self.tr("Hands-free"))
         self.muted.setText(self.tr("Mute the microphone"))
         self._quit.setText(self.tr("Quit"))

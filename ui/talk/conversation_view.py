@@ -275,7 +275,7 @@ class ConversationView(QAbstractScrollArea):
     def _retranslate(self) -> None:
         self.setAccessibleName(self.tr("Conversation"))
         self.setAccessibleDescription(spoken(self._current.entry) if self._current else "")
-        self._newest.show_icon("down", self.tr("Go to the newest turn"))
+        self._newest.show_icon("down", self.tr("Jump to the latest turn"))
         self.action_bar.retranslate()
 
     # ---- arranging

@@ -15,8 +15,8 @@ from ui.widgets.common import label, restyle, row
 def prosody_explanation() -> str:
     """What a prosody estimate is."""
     return tr(
-        "Estimated from pitch, loudness, tempo and colour of the voice alone. It was fitted on synthetic voices: how "
-        "often it is right about people's feelings has not been measured."
+        "Estimated only from pitch, loudness, tempo and tone of voice. It was trained on synthetic voices. "
+        "Its accuracy on real people has not been measured."
     )
 
 

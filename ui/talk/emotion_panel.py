@@ -203,7 +203,7 @@ class EmotionPanel(QWidget):
             self._playback.play()
 
     def _show_playing(self, on: bool) -> None:
-        self._sound.show_icon(*(("stop", self.tr("Stop")) if on else ("play", self.tr("Hear it"))))
+        self._sound.show_icon(*(("stop", self.tr("Stop")) if on else ("play", self.tr("Play"))))
         if not on:
             self._waveform.set_position(None)
 
@@ -223,7 +223,7 @@ class EmotionPanel(QWidget):
         self._waveform = Waveform(self.tr("Your voice"))
         self._waveform.seek_requested.connect(self._play_from)
         self._playback.moved.connect(self._waveform.set_position)
-        self._sound = IconButton("play", self.tr("Hear it"), self._playback.toggle, 16)
+        self._sound = IconButton("play", self.tr("Play"), self._playback.toggle, 16)
         self._caption = label(role="small", wrap=False)
         self._more = IconButton("down", self.tr("This conversation"), self._show_history, 16)
         head = _widget(row(self._caption, None, self._sound, self._more, spacing=2))
@@ -318,20 +318,20 @@ class EmotionPanel(QWidget):
     def _text(self, turn: _Turn | None) -> tuple[str, str, str]:
         """Glyph, headline, note."""
         if self._speaking:
-            return "microphone", self.tr("Listening"), self.tr("Your voice is read when you have finished.")
+            return "microphone", self.tr("Listening"), self.tr("The emotion appears when you finish speaking.")
         if turn is not None and turn.reading is not None:
             reading = turn.reading
             if reading.label == UNSURE:
                 return UNSURE, self.tr("Unsure, closest to {0}").format(tr(reading.strongest)), ""
             return reading.label, voice_sounds(reading.label), ""
         if self._about.get("reads_emotion") is False or (turn is not None and turn.read):
-            why = self.tr("Its checkpoint has no emotion head: choose another model, or fit one under Fine-tune.")
-            return "info", self.tr("This model reads no emotion"), why
+            why = self.tr("Choose another model, or teach this one under Fine-tune.")
+            return "info", self.tr("This model does not read emotion"), why
         if turn is not None and turn.ended:
-            return UNSURE, self.tr("Not read"), self.tr("The turn ended before the voice was read.")
+            return UNSURE, self.tr("No emotion detected"), self.tr("The turn ended before your voice was read.")
         if turn is not None:
             return UNSURE, self.tr("Reading your voice…"), ""
-        return UNSURE, self.tr("No reading yet"), self.tr("Say something: how your voice sounds appears here.")
+        return UNSURE, self.tr("No emotion yet"), self.tr("Say something to see how your voice sounds.")
 
     @property
     def _is_estimate(self) -> bool:

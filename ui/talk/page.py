@@ -100,7 +100,7 @@ class TalkPage(QWidget):
             talk.undo()
             if last.user_text:
                 notes = last.user_text
-                self.app.notify(self.tr("The last turn is forgotten."), self.tr("Edit"), lambda: self._write(notes))
+                self.app.notify(self.tr("Last turn undone."), self.tr("Edit"), lambda: self._write(notes))
 
     def start_new(self) -> None:
         """A new conversation."""
@@ -213,8 +213,8 @@ class TalkPage(QWidget):
             self._status.hide()
             return
         notes = {
-            "loading": self.tr("{0} You can talk and type already: the answer comes when the model is ready."),
-            "failed": self.tr("{0} Until then nothing is answered."),
+            "loading": self.tr("{0} You can already talk or type. The reply comes when the model is ready."),
+            "failed": self.tr("{0} There are no replies until a model is loaded."),
         }
         text = one_line(event.text)
         status = text[:1].upper() + text[1:].rstrip(".…") + "."
@@ -258,7 +258,7 @@ class TalkPage(QWidget):
             self._nothing.deleteLater()
         self._nothing = EmptyState(
             "talk",
-            self.tr("Hold the button below and say something, or type."),
+            self.tr("Hold the button below and speak, or type a message."),
             self.tr("Type a message"),
             lambda: self.bar.line.setFocus(Qt.FocusReason.OtherFocusReason),
         )

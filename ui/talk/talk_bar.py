@@ -119,8 +119,8 @@ class TalkBar(QWidget):
     def retranslate(self) -> None:
         """Say what everything is, in the language in force."""
         for switch, text, tip in (
-            (self.hands_free, self.tr("Hands-free"), self.tr("Listen without a key")),
-            (self.empathy, self.tr("Empathy"), self.tr("Let the reply answer to the mood, too")),
+            (self.hands_free, self.tr("Hands-free"), self.tr("Listen without holding a key")),
+            (self.empathy, self.tr("Empathy"), self.tr("Take your mood into account in replies")),
         ):
             switch.setText(text)
             switch.setAccessibleName(text)
@@ -128,7 +128,7 @@ class TalkBar(QWidget):
             switch.updateGeometry()
         self.stop.show_icon("stop", self.tr("Stop (Esc)"))
         self.new.show_icon("plus", self.tr("New conversation (Ctrl+N)"))
-        self.compact.show_icon("compact", self.tr("Small window on top"))
+        self.compact.show_icon("compact", self.tr("Compact window"))
         self.send_button.show_icon("send", self.tr("Send"))
         self.line.setAccessibleName(self.tr("Message"))
         self.strip.setAccessibleName(self.tr("Microphone level"))
@@ -138,7 +138,7 @@ class TalkBar(QWidget):
     # ---- inside
 
     def _show_hint(self) -> None:
-        new, other = self.tr("Type a message…"), self.tr("Your message, in other words…")
+        new, other = self.tr("Type a message…"), self.tr("Edit your message…")
         self.line.setPlaceholderText(other if self.editing else new)
 
     def _switch(self, setting: str) -> Switch:

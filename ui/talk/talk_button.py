@@ -190,7 +190,7 @@ class TalkButton(QAbstractButton):
 
     def _retranslate(self, *_: object) -> None:
         self.setAccessibleName(self.caption)
-        self.setAccessibleDescription(self.tr("Hold to talk, let go to be answered."))
+        self.setAccessibleDescription(self.tr("Hold to talk, release to get a reply."))
         thinking = self.state is State.THINKING
         if thinking != self._turning.isActive():
             self._turning.start() if thinking else self._turning.stop()

@@ -112,17 +112,17 @@ class Entry:
     def note(self) -> str:
         """How it ended, where that needs words."""
         if self.outcome is Outcome.SUPERSEDED:
-            return tr("You went on before an answer came.")
+            return tr("You kept speaking before the reply.")
         if self.outcome not in (Outcome.INTERRUPTED, Outcome.STOPPED):
             return ""
         if not self.reply:
-            return tr("Stopped before an answer came.")
+            return tr("Stopped before the reply.")
         if self.cut is None:
             return tr("Stopped.")
         if not self.heard:
-            return tr("Stopped before anything was heard.")
+            return tr("Stopped before playback.")
         who = tr("You interrupted") if self.outcome is Outcome.INTERRUPTED else tr("Stopped")
-        return tr("{0}: heard up to the mark.").format(who)
+        return tr("{0}: played up to the mark.").format(who)
 
 
 class SelectableText(QTextEdit):
@@ -226,7 +226,7 @@ class TurnView(QWidget):
         super().__init__(parent)
         self.entry = entry
         self._chip = EmotionChip()
-        self._user_text = SelectableText(tr("What you said"))
+        self._user_text = SelectableText(tr("Your message"))
         self._who = label(tr("Assistant"), "heading", wrap=False)
         self._delay = DelayChip()
         self._delay.clicked.connect(self.fold)
@@ -235,7 +235,7 @@ class TurnView(QWidget):
         self._waterfall = Waterfall()
         self._failure = QWidget()
         self._why = label("", "error", selectable=True)
-        self.remedy = button(tr("Ask again"), self.again.emit, icon="again")
+        self.remedy = button(tr("Try again"), self.again.emit, icon="again")
         warning = QLabel()
         warning.setPixmap(icons.icon("warning", "danger").pixmap(20, 20))
         failure = row(warning, self._why, self.remedy, spacing=12)
@@ -299,14 +299,14 @@ class TurnView(QWidget):
         one = self.entry
         longest = max(len(one.user_text), len(one.reply))
         if longest > SHOWN:
-            more = tr("{0} more characters are not shown: copy the text to read them.")
+            more = tr("{0} more characters not shown. Copy the text to read them.")
             return more.format(QLocale().toString(longest - SHOWN))
-        return tr("thinking…") if one.message and not one.reply and one.outcome is None and not one.failure else ""
+        return tr("Thinking…") if one.message and not one.reply and one.outcome is None and not one.failure else ""
 
     def _placeholder(self) -> str:
         message = self.entry.message
         if message is None:
-            return tr("listening…")
+            return tr("Listening…")
         seconds = len(message.samples) / SAMPLE_RATE if isinstance(message, Spoken) else 0.0
         return tr("{0:.1f} s of speech").format(seconds)
 
@@ -345,12 +345,12 @@ class TurnActions(QFrame):
     def retranslate(self) -> None:
         """Say what they do, in the language in force."""
         for action, picture, name in (
-            ("play", "play", tr("Play what you said")),
-            ("copy", "copy", tr("Copy both texts")),
+            ("play", "play", tr("Play your message")),
+            ("copy", "copy", tr("Copy message and reply")),
             ("edit", "edit", tr("Edit your message")),
-            ("again", "again", tr("Answer again")),
+            ("again", "again", tr("Regenerate the reply")),
             ("undo", "undo", tr("Undo this turn")),
-            ("delay", "clock", tr("Unfold the delay")),
+            ("delay", "clock", tr("Show delay details")),
         ):
             self.buttons[action].show_icon(picture, name)
 
@@ -362,7 +362,7 @@ class TurnActions(QFrame):
     def show_for(self, entry: Entry, *, last: bool, playing: bool) -> None:
         """Be for this turn. Only the newest can be edited, answered again and undone."""
         self._number = entry.number
-        name = tr("Stop playing") if playing else tr("Play what you said")
+        name = tr("Stop playing") if playing else tr("Play your message")
         self.buttons["play"].show_icon("stop" if playing else "play", name)
         self.buttons["play"].setVisible(isinstance(entry.message, Spoken))
         for action in ("edit", "again", "undo"):

@@ -53,7 +53,7 @@ def stages(marks: Mapping[str, float], figures: Mapping[str, float]) -> list[Sta
         found.append(Stage(tr("end of turn"), asked, -asked, True))
     began = encode if encode is not None else reply
     if began is not None and began - asked >= _SHORT:
-        found.append(Stage(tr("wait for the model"), asked, began - asked, True))
+        found.append(Stage(tr("waiting for the model"), asked, began - asked, True))
     if encode is not None:
         found.append(Stage(tr("encode"), encode, took["encode"]))
     if reply is not None:
@@ -63,7 +63,7 @@ def stages(marks: Mapping[str, float], figures: Mapping[str, float]) -> list[Sta
         (tr("first sentence"), "first_text", "first_sentence"),
         (tr("synthesis"), "first_sentence", "first_speech"),
         # What was ready early waits for the end of the turn before it may be heard: that is no work of the output.
-        (tr("output"), "first_speech", "first_sound"),
+        (tr("playback"), "first_speech", "first_sound"),
     )
     for name, begin, end in voice:
         if begin in at and end in at:
@@ -89,8 +89,8 @@ class DelayChip(QAbstractButton):
         if measured is not None:
             text, seconds = measured
             self.setText(tr("{0} {1:.1f} s").format(text, seconds))
-            self.setAccessibleName(tr("{0}; unfold what it went into").format(self.text()))
-            self.setToolTip(tr("From the end of your message. Click to see what the time went into."))
+            self.setAccessibleName(tr("{0}; show details").format(self.text()))
+            self.setToolTip(tr("Time from the end of your message. Click for details."))
             self.updateGeometry()
 
     def sizeHint(self) -> QSize:
@@ -126,7 +126,7 @@ class Waterfall(QWidget):
         measured = delay(marks)
         self._until = measured[1] if measured else 0.0
         description = (f"{stage.name} {_length(stage.seconds)}" for stage in self._stages)
-        self.setAccessibleName(tr("What the delay went into: {0}").format(tr(", ").join(description)))
+        self.setAccessibleName(tr("Delay breakdown: {0}").format(tr(", ").join(description)))
         self.updateGeometry()
         self.update()
 
@@ -167,7 +167,7 @@ class Waterfall(QWidget):
             painter.setBrush(Qt.BrushStyle.NoBrush if stage.waiting else QColor(c.accent))
             painter.drawRoundedRect(bar, 2, 2)
         painter.setPen(QColor(c.muted))
-        text = tr("your turn ended")
+        text = tr("end of speech")
         at = min(max(0.0, zero - metrics.horizontalAdvance(text) / 2), self.width() - metrics.horizontalAdvance(text))
         painter.drawText(QPointF(at, bottom + metrics.ascent() + 1), text)
 

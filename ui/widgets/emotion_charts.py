@@ -107,7 +107,7 @@ class ReadingBars(_EmotionRows):
     """The five probabilities of one reading."""
 
     def __init__(self) -> None:
-        super().__init__(tr("Reading"))
+        super().__init__(tr("Emotion"))
         self._reading: EmotionReading | None = None
 
     def show_reading(self, reading: EmotionReading | None) -> None:
@@ -188,7 +188,7 @@ class ReadingHistory(_EmotionRows):
     def _describe(self) -> None:
         turn = self.highlighted
         if turn is None:
-            self.setAccessibleName(tr("{0}: {1} readings").format(self._name, len(self._turns)))
+            self.setAccessibleName(tr("{0}: {1} turns").format(self._name, len(self._turns)))
             return
         description = tr("{0}, turn {1}: {2}").format(self._name, turn.number, shares(turn.reading))
         corrected = tr(", corrected to {0}").format(tr(turn.corrected)) if turn.corrected else ""

@@ -30,9 +30,9 @@ def checkpoint_name(source: str) -> str:
 def checkpoint_purpose(source: str) -> str:
     """For whom a preset is."""
     known = {
-        "mini": tr("Small and quick, for any computer. English."),
+        "mini": tr("Small and fast, for any computer. English only."),
         "mini-0.5b": tr("A larger language model: better answers, but slower."),
-        "mini-speech": tr("An experiment: answers the sound itself, not its transcript. It mishears more than mini."),
+        "mini-speech": tr("Experimental: replies to the sound itself, not to its transcript. Mishears more than mini."),
     }
     return known.get(source, brief(source))
 
@@ -41,24 +41,24 @@ def facts(about: About) -> str:
     """Where it is, how large, what it can do; one line."""
     if about["state"] == "absent":
         amount = about["download_bytes"]
-        return tr("not on this machine yet · a download of {size}").format(size=format_bytes(amount)) if amount else ""
+        return tr("not on this computer yet · {size} download").format(size=format_bytes(amount)) if amount else ""
     parts = [format_bytes(about["bytes"])]
     if about["kind"] == "original":
-        parts.append(tr("the original's format: convert it to use it"))
+        parts.append(tr("original format, convert it to use it"))
     elif about["kind"] != "other":
         parts.append(tr("reads emotion") if about["reads_emotion"] else tr("no emotion head"))
     if about["stored"]:
-        parts.append(tr("stored in 4 bits"))
+        parts.append(tr("stored as 4-bit"))
     return " · ".join(parts)
 
 
 def loading_mode(device: str, quantize: str) -> str:
     """A way to load a checkpoint."""
     bits = {
-        "none": tr("in full precision"),
-        "int8": tr("in 8 bits"),
-        "nf4": tr("in 4 bits"),
-        "nf4-all": tr("in 4 bits, the encoder too"),
+        "none": tr("full precision"),
+        "int8": tr("8-bit"),
+        "nf4": tr("4-bit"),
+        "nf4-all": tr("4-bit with encoder"),
     }[quantize]
     return f"{tr('on the graphics card') if device == 'cuda' else tr('on the CPU')}, {bits}"
 
@@ -69,15 +69,15 @@ def plan_text(plan: Mapping[str, Any]) -> str:
     if best is None:
         near = min(plan["estimates"], key=lambda one: one["needed_bytes"] - one["free_bytes"])
         return tr(
-            "Does not fit: even {way} it needs {needed} of memory, and {free} is free. Close other programs, or choose "
-            "a smaller model. The model in use is let go first, which frees some, too."
+            "Does not fit: even {way} needs {needed}, but only {free} of memory is free. Close other programs or "
+            "choose a smaller model. The current model is unloaded first, which also frees some."
         ).format(**_amounts(near))
     chosen = next(one for one in plan["estimates"] if (one["device"], one["quantize"]) == tuple(best.values()))
     if chosen["verdict"] == "fits":
-        return tr("Fits: {way}, it needs {needed} of the {free} of memory that is free.").format(**_amounts(chosen))
-    return tr(
-        "May just fit: {way}, it needs {needed}, and {free} of memory is free. Close other programs to be sure."
-    ).format(**_amounts(chosen))
+        return tr("Fits {way}: needs {needed} of {free} free memory.").format(**_amounts(chosen))
+    return tr("May just fit {way}: needs {needed} of {free} free memory. Close other programs to be sure.").format(
+        **_amounts(chosen)
+    )
 
 
 def loading_modes(plan: Mapping[str, Any]) -> list[tuple[tuple[str, str], str]]:

@@ -119,7 +119,7 @@ class Curves(QWidget):
         below = QRectF(field.left(), field.bottom() + 4, field.width(), metrics.height())
         painter.setPen(QColor(c.muted))
         if not values:
-            painter.drawText(field, Qt.AlignmentFlag.AlignCenter, tr("drawn as soon as it learns"))
+            painter.drawText(field, Qt.AlignmentFlag.AlignCenter, tr("appears once training starts"))
             return
         last = max(self._of, *(x for one in self._series for x, _ in one.points), 1.0)
         painter.drawText(below, Qt.AlignmentFlag.AlignRight, f"{last:,.0f}")
@@ -179,7 +179,7 @@ class Confusion(QWidget):
         """Counts, [5][5], rows as spoken, columns as read."""
         self._table = [list(row) for row in table]
         total, right = sum(map(sum, self._table)), sum(row[at] for at, row in enumerate(self._table))
-        self.setAccessibleDescription(tr("{right} of {total} read rightly").format(right=right, total=total))
+        self.setAccessibleDescription(tr("{right} of {total} correct").format(right=right, total=total))
         self.update()
 
     def sizeHint(self) -> QSize:
@@ -233,7 +233,7 @@ class EmotionBalance(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self._counts: dict[str, int] = {}
-        self.setAccessibleName(tr("Recordings of each emotion"))
+        self.setAccessibleName(tr("Recordings per emotion"))
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
 
     def show_counts(self, counts: dict[str, int]) -> None:

@@ -207,8 +207,8 @@ class Waveform(QWidget):
             if clip.start <= seconds < clip.end and clip.reading is not None and len(clip.reading.contributions):
                 best, clear = dominant_emotions(clip.reading)
                 frame = min(int((seconds - clip.start) / clip.reading.frame_seconds), len(best) - 1)
-                how = tr("clearly") if clear[frame] >= 0.5 else tr("a little")
-                return tr("{0:.2f} s: adds to {1}, {2}").format(seconds, tr(EMOTIONS[best[frame]]), how)
+                how = tr("strong") if clear[frame] >= 0.5 else tr("weak")
+                return tr("{0:.2f} s: {1} ({2})").format(seconds, tr(EMOTIONS[best[frame]]), how)
         return tr("{0:.2f} s").format(seconds)
 
     # ---- painting

@@ -51,7 +51,7 @@ class MarkedText(QWidget):
         self.setSizePolicy(policy)
         self.setAccessibleName(text)
         words = "; ".join(text[first:last] for first, last in marks)
-        self.setAccessibleDescription((tr("left out: {}") if struck else tr("new: {}")).format(words) if words else "")
+        self.setAccessibleDescription((tr("removed: {}") if struck else tr("added: {}")).format(words) if words else "")
 
     def heightForWidth(self, width: int) -> int:
         """Pixels that the text needs."""

@@ -63,5 +63,5 @@ def test_the_switch(app: App, share: Path, qtbot: QtBot) -> None:
     (share / "applications").rmdir()
     (share / "applications").touch()
     looks.menu.click()
-    assert "cannot be changed" in looks.error.text.text()
+    assert "Could not change" in looks.error.text.text()
     assert not looks.menu.isChecked()

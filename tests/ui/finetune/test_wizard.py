@@ -63,7 +63,7 @@ def test_a_checkpoint_with_an_adapter_can_learn_more(
             {"plan": PLAN | {"fits": False, "remedies": ["close other programs", "choose a smaller checkpoint"]}},
             "close other programs, or choose",
         ),
-        ({"plan": {}, "plan_code": 3}, "tried out"),
+        ({"plan": {}, "plan_code": 3}, "measurement failed"),
     ],
 )
 def test_a_refusal_names_the_remedy(
@@ -116,7 +116,7 @@ def test_a_run_left_unfinished_is_offered_again(page: FineTunePage, child: Child
     assert page.training.job is not None
     page.training.job.stop()  # killed from outside
     qtbot.waitUntil(lambda: not page.training.busy, timeout=10_000)
-    assert "go on where it was" in page.training.message.text.text()
+    assert "You can continue it" in page.training.message.text.text()
     page.show_start()
     again = shown(tuning, qtbot)
     assert again.start._list.count() == 1
@@ -192,7 +192,7 @@ def test_into_use_with_one_click_and_back_with_one(page: FineTunePage, tuning: A
 
 def test_what_got_worse_is_never_used_without_saying_so(page: FineTunePage, tuning: App) -> None:
     page.show_result(a_result(tuning, verdict="worse", why="It reads fewer recordings rightly."))
-    assert page.result.use.text() == "Use it although it got worse"
+    assert page.result.use.text() == "Use it anyway"
     assert page.result.verdict.text() == "It reads fewer recordings rightly."
 
 
@@ -205,7 +205,7 @@ def test_export_and_discard(page: FineTunePage, tuning: App, qtbot: QtBot, tmp_p
     qtbot.waitUntil(lambda: "Exported" in page.result.message.text.text())
     assert (tmp_path / run.folder.name / "config.json").is_file()
     page.result.export_to(str(tmp_path))
-    qtbot.waitUntil(lambda: "there already" in page.result.message.text.text())
+    qtbot.waitUntil(lambda: "already exists" in page.result.message.text.text())
     page.result.discard.click()
     assert not run.folder.exists()
     assert page.page is page.start

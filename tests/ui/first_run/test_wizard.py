@@ -172,7 +172,7 @@ def test_the_released_one_must_be_there_and_fit(scene: Scene, begin: Begin, qtbo
     assert first.step == 0
     assert "fits into memory" in first.missing.text.text()
     checkpoint_source.inspect(str(tmp_path / "nowhere"))
-    assert "There is no folder" in checkpoint_source.message.text.text()
+    assert "Folder not found" in checkpoint_source.message.text.text()
     large = PLAN | {"recommended": None}
     scene.says((["list"], [folder_line(tmp_path, plan=large)], 0))
     checkpoint_source.inspect(str(tmp_path))
@@ -214,7 +214,7 @@ def test_the_hub_wants_a_commit(scene: Scene, begin: Begin, qtbot: QtBot, tmp_pa
     checkpoint_source.repository.setText("owner/name")
     checkpoint_source.revision.setText("main")
     checkpoint_source._download()
-    assert "40 digits" in checkpoint_source.message.text.text()
+    assert "40-digit commit" in checkpoint_source.message.text.text()
     scene.says(
         (["hub", "owner/name", "a" * 40], [{"folder": str(tmp_path), "error": None}], 0),
         (["list", str(tmp_path)], [folder_line(tmp_path)], 0),
@@ -242,7 +242,7 @@ def broken() -> Devices:
 
 
 @pytest.mark.parametrize(
-    ("find", "said"), [(broken, "libportaudio2"), (lambda: Devices((), ()), "No microphone was found")]
+    ("find", "said"), [(broken, "libportaudio2"), (lambda: Devices((), ()), "No microphone found")]
 )
 def test_sound_that_is_missing_is_said_in_place(
     scene: Scene, qtbot: QtBot, find: Callable[[], Devices], said: str

@@ -208,7 +208,7 @@ def test_the_end_and_a_speaker_that_is_busy(app: App, show: Show, qtbot: QtBot) 
     for _ in range(30):
         playback.follow()
     assert not playback.playing
-    assert "conversation goes on" in page.player.status.text()
+    assert "during a conversation" in page.player.status.text()
 
 
 def test_what_was_not_heard_and_what_is_lost_is_said_in_place(app: App, show: Show, qtbot: QtBot) -> None:
@@ -222,7 +222,7 @@ def test_what_was_not_heard_and_what_is_lost_is_said_in_place(app: App, show: Sh
 
     assert "The recording is missing or damaged" in said(0)
     assert "Something is terribly wrong!" in said(0)
-    assert "The reply's recording is missing or damaged" in said(1)
+    assert "The reply's audio is missing or damaged" in said(1)
     assert "interrupted | By monkeys! That is quite | Not heard: a story. Did they take anything else?" in said(2)
     assert "typed" in said(3)
     assert "damaged" not in said(4)
@@ -275,7 +275,7 @@ def test_correcting_a_reading_and_taking_it_back(app: App, show: Show, qtbot: Qt
     qtbot.waitUntil(lambda: corrected() == "happy")
     assert corrections(app.corrections) == []  # no consent
     settle(page, qtbot)
-    choose("As it was read")
+    choose("As detected")
     qtbot.waitUntil(lambda: corrected() is None)
 
 
@@ -298,7 +298,7 @@ def test_deleting_can_be_undone_until_its_time_is_over(app: App, show: Show, qtb
     app.trash.empty().join()
     assert heard[-1].act is not None
     heard[-1].act()
-    assert "cannot be brought back" in heard[-1].text
+    assert "Could not restore" in heard[-1].text
     assert folders(page) == [other]
     page.delete()
     assert page.stack.currentWidget() is page.nothing
@@ -317,7 +317,7 @@ def test_what_cannot_be_deleted_stays(app: App, show: Show, services: Services) 
     page, heard = show(), emitted(app)
     (services.home / "deleted").write_text("a file stands in the folder's place")
     page.delete()
-    assert "cannot be deleted" in heard[-1].text
+    assert "Could not delete" in heard[-1].text
     assert folders(page) == [folder]
     assert read_session(folder).turns
 
@@ -574,5 +574,5 @@ def test_an_unanswered_turn(app: App, qtbot: QtBot) -> None:
     row = TurnRow(session_audio, 0)
     qtbot.addWidget(row)
     said = [part.text() for part in row.findChildren(QLabel)]
-    assert "(nobody wrote down the words)" in said
-    assert "no answer came" in said
+    assert "(no transcript)" in said
+    assert "no reply" in said

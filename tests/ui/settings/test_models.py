@@ -92,7 +92,7 @@ def test_what_does_not_fit_is_refused_with_remedies(
     qtbot.waitUntil(lambda: larger.use.isVisible())
     larger.use.click()
     assert app.settings.model.source == "mini"
-    assert larger.message.text.text() == "That way it does not fit into memory."
+    assert larger.message.text.text() == "Does not fit into memory in this mode."
     assert "even on the CPU, in 4 bits it needs 8.4 GB of memory, and 6.0 GB is free" in larger.plan.text()
     larger.message.action.click()  # all the same
     assert app.settings.model.source == "mini-0.5b"
@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_refused_with_remedies(
     assert app.settings.model.source == "mini"
     cards["mini"].mode.picked.emit(("cpu", "none"))
     assert app.settings.model.quantize == "auto"
-    assert cards["mini"].message.text.text() == "That way it does not fit into memory."
+    assert cards["mini"].message.text.text() == "Does not fit into memory in this mode."
 
 
 def test_folders_come_and_go(
@@ -115,14 +115,14 @@ def test_folders_come_and_go(
     model = section("model")
     model.path.setText(str(tmp_path / "nowhere"))
     model.path.returnPressed.emit()
-    assert "There is no folder" in model.added.text.text()
+    assert "Folder not found" in model.added.text.text()
     model.path.setText(str(folder))
     model.path.returnPressed.emit()
     card = model.cards[str(folder)]
     qtbot.waitUntil(lambda: card.use.isVisible())
     assert app.settings.model.folders == (str(folder),)
     model.add_folder(str(folder))
-    assert "in the list already" in model.added.text.text()
+    assert "already in the list" in model.added.text.text()
     card.remove.click()
     assert str(folder) not in model.cards
     assert folder.is_dir()
@@ -155,7 +155,7 @@ def test_an_original_is_converted_stopped_and_gone_on_with(
     target.mkdir()
     answer(tmp_path, [(["convert"], [{"folder": str(target), "error": None}], 0, "")])
     card.message.action.click()
-    assert card.form.start.text() == "Go on"
+    assert card.form.start.text() == "Continue"
     card.form.start.click()
     qtbot.waitUntil(lambda: str(target) in app.settings.model.folders)
     assert ["-m", "model.manager", "convert", str(folder), str(target)] in words(tmp_path)
@@ -231,7 +231,7 @@ def test_the_doctor_is_shown_and_the_report_can_be_taken(
     shown.write(str(tmp_path / "report.txt"))
     assert (tmp_path / "report.txt").read_text() == shown.report.toPlainText() + "\n"
     shown.write(str(tmp_path))
-    assert "choose another place" in shown.done.text.text()
+    assert "Choose another folder" in shown.done.text.text()
 
 
 def test_the_report_names_nobody() -> None:

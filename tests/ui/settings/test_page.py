@@ -167,7 +167,7 @@ def test_the_check_is_walked_through_and_judged(app: App, qtbot: QtBot) -> None:
     assert calls(app, "clips.play")[-1][1] == 16_000
     emitted(CheckResult(Step.DONE, 0.0, Echo(before=-20.0, after=-45.0), voice * 0))
     qtbot.waitUntil(lambda: "taken out: -20 dB before, -45 dB after" in check.echo.text.text())
-    assert "Nothing came from the microphone" in check.level.text.text()
+    assert "No signal from the microphone" in check.level.text.text()
     check.begin.click()
     check.stop.click()
     assert calls(app, "stop")
@@ -204,7 +204,7 @@ def test_the_talk_key_is_taken_and_needed_keys_are_refused(
         assert keys.key.text() == "Press a key…"
         qtbot.keyClick(keys.key, key, modifier)
         assert app.settings.turns.shortcut == expected
-    assert "needed elsewhere" in keys.said.text.text() or not keys.said.isVisible()
+    assert "already in use" in keys.said.text.text() or not keys.said.isVisible()
 
 
 def test_voices_are_listed_chosen_and_heard(app: App, section: Callable[[str], Any], qtbot: QtBot) -> None:
@@ -274,7 +274,7 @@ def test_all_sessions_are_deleted_but_the_running_one_and_come_back(
     assert not list((home / "deleted").iterdir())
     assert emitted[-1].act is not None
     emitted[-1].act()
-    assert "cannot be brought back" in emitted[-1].text
+    assert "Could not restore" in emitted[-1].text
 
 
 def test_recording_and_consent(app: App, section: Callable[[str], Any], qtbot: QtBot) -> None:

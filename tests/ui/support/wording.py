@@ -57,7 +57,10 @@ def bare(source: str) -> Iterator[tuple[int, str]]:
 def missing(language: str) -> dict[str, list[str]]:
     """The texts of each file of ui/ that the language's table does not hold."""
     known = table(language)
-    found = {file.name: [one for one in texts(file.read_text("utf-8")) if one not in known] for file in files()}
+    found = {
+        str(file.relative_to(ROOT)): [one for one in texts(file.read_text("utf-8")) if one not in known]
+        for file in files()
+    }
     return {file: list(dict.fromkeys(left)) for file, left in found.items() if left}
 
 
@@ -84,4 +87,4 @@ if __name__ == "__main__":
             sys.stdout.write(f"\n# {file}\n" + "".join(f'"{one}" = ""\n' for one in left))
     for path in files():
         for line, text in bare(path.read_text("utf-8")):
-            sys.stderr.write(f"ui/{path.name}:{line}: not translated: {text!r}\n")
+            sys.stderr.write(f"{path.relative_to(ROOT)}:{line}: not translated: {text!r}\n")

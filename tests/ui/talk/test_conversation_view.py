@@ -61,7 +61,7 @@ def texts(shown: TurnView) -> list[str]:
 def test_a_turn_grows_as_it_is_told(view: ConversationView) -> None:
     notify(view, SpeechStarted(1, 0.0), StateChanged(State.LISTENING, True))
     (shown,) = view.views
-    assert texts(shown)[0] == "listening…"
+    assert texts(shown)[0] == "Listening…"
     notify(view, UtteranceEnded(1, speech(1.5)), StateChanged(State.THINKING, False))
     assert texts(shown)[0] == "1.5 s of speech"
     notify(view, EmotionRead(1, reading("sad")), Transcribed(1, "I missed the train."))
@@ -97,7 +97,7 @@ def test_what_was_heard_is_plain_and_the_rest_is_muted(view: ConversationView) -
     assert colour_at(prose, "walls") == QColor(theme.colours().muted).name()
     assert "You interrupted" in view.views[0].accessibleName()
     notify(view, *turn(2, "Go on.", reply, heard="", outcome=Outcome.STOPPED))
-    assert view.entries[1].note == "Stopped before anything was heard."
+    assert view.entries[1].note == "Stopped before playback."
     notify(view, *turn(3, "Once more.", reply))
     notify(view, PlaybackProgressed(3, reply))
     assert view.entries[2].note == ""

@@ -73,7 +73,7 @@ def press(panel: EmotionPanel, qtbot: QtBot, emotion: str) -> None:
 
 
 def test_a_turn_from_silence_to_reading(app: App, panel: EmotionPanel) -> None:
-    assert words(panel) == "No reading yet"
+    assert words(panel) == "No emotion yet"
     notify(app, MINI, StateChanged(State.LISTENING, True))
     assert words(panel) == "Listening"
     message, read = spoken(), reading("sad")
@@ -110,17 +110,17 @@ def test_mini_is_called_a_prosody_estimate_and_explains_it(app: App, panel: Emot
 
 def test_a_model_without_a_head_says_so(app: App, panel: EmotionPanel) -> None:
     notify(app, Ready({"reads_emotion": False}))
-    assert words(panel) == "This model reads no emotion"
+    assert words(panel) == "This model does not read emotion"
     notify(app, UtteranceEnded(1, spoken()), EmotionRead(1, None))
-    assert words(panel) == "This model reads no emotion"
-    assert "choose another model" in panel._note.text()
+    assert words(panel) == "This model does not read emotion"
+    assert "Choose another model" in panel._note.text()
     assert panel._waveform.isVisible()
     assert not panel._correction.isVisible()
 
 
 def test_a_turn_that_fails_before_it_is_read_says_so(app: App, panel: EmotionPanel) -> None:
     notify(app, UtteranceEnded(1, spoken()), Failed(1, "The model broke."))
-    assert words(panel) == "Not read"
+    assert words(panel) == "No emotion detected"
 
 
 def test_a_moment_is_heard_and_followed(app: App, panel: EmotionPanel, qtbot: QtBot) -> None:
@@ -136,7 +136,7 @@ def test_a_moment_is_heard_and_followed(app: App, panel: EmotionPanel, qtbot: Qt
     assert panel._sound.accessibleName() == "Stop"
     talk.clips.playing = False
     qtbot.waitUntil(lambda: panel._waveform.position is None)
-    assert panel._sound.accessibleName() == "Hear it"
+    assert panel._sound.accessibleName() == "Play"
 
 
 def test_the_history_leads_to_its_turns(app: App, panel: EmotionPanel, qtbot: QtBot) -> None:
@@ -174,7 +174,7 @@ def test_undone_turns_and_new_conversations_go(app: App, panel: EmotionPanel) ->
     notify(app, TurnUndone(2))
     assert (panel.shown, words(panel)) == (1, "Voice sounds happy")
     panel.clear()
-    assert (panel.shown, words(panel)) == (None, "No reading yet")
+    assert (panel.shown, words(panel)) == (None, "No emotion yet")
 
 
 def test_a_correction_is_kept_shown_and_taken_back(app: App, panel: EmotionPanel, qtbot: QtBot) -> None:

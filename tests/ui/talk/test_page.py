@@ -240,7 +240,7 @@ def test_copy_play_again_and_undo(page: TalkPage, app: App, qtbot: QtBot) -> Non
     assert page.view.action_bar.buttons["play"].accessibleName() == "Stop playing"
     page.act("play", 1)
     assert calls(app) == [("clips.stop",)]
-    assert page.view.action_bar.buttons["play"].accessibleName() == "Play what you said"
+    assert page.view.action_bar.buttons["play"].accessibleName() == "Play your message"
     page.act("undo", 1)
     page.act("again", 1)
     assert calls(app) == []  # the last turn alone can be taken back
@@ -261,7 +261,7 @@ def test_a_recording_that_ends_offers_to_be_played_again(page: TalkPage, app: Ap
     page._inspect()
     talk.clips.playing = False
     page._inspect()
-    assert play.accessibleName() == "Play what you said"
+    assert play.accessibleName() == "Play your message"
 
 
 def test_an_edited_message_takes_the_place_of_the_last(page: TalkPage, app: App, qtbot: QtBot) -> None:

@@ -14,13 +14,13 @@ def test_the_stages_lie_where_they_were_measured() -> None:
     found = {stage.name: stage for stage in stages(MARKS, FIGURES)}
     wanted = {
         "end of turn": (-0.3, 0.3),
-        "wait for the model": (-0.3, 0.01),
+        "waiting for the model": (-0.3, 0.01),
         "encode": (-0.29, 0.15),
         "prefill": (-0.025, 0.31),
         "first word": (0.285, 0.035),
         "first sentence": (0.32, 0.13),
         "synthesis": (0.45, 0.16),
-        "output": (0.61, 0.09),
+        "playback": (0.61, 0.09),
     }
     assert {name: (stage.start, stage.seconds) for name, stage in found.items()} == {
         name: pytest.approx(place) for name, place in wanted.items()
@@ -34,7 +34,7 @@ def test_what_was_not_measured_is_not_shown() -> None:
     assert delay(typed) == ("first words", pytest.approx(0.4))
     assert stages(typed, {}) == []
     figures = {"encode_ms": 0.0, "prefill_ms": 200.0, "first_token_ms": 250.0}
-    assert [stage.name for stage in stages(typed, figures)] == ["wait for the model", "prefill", "first word"]
+    assert [stage.name for stage in stages(typed, figures)] == ["waiting for the model", "prefill", "first word"]
     assert [stage.name for stage in stages(typed, {"prefill_ms": 400.0, "first_token_ms": 400.4})] == ["prefill"]
     assert delay({"asked": 1.0, "ended": 2.0}) is None
 
@@ -49,7 +49,7 @@ def test_speech_that_was_ready_early_waits_for_the_end_of_the_turn() -> None:
         "first_sound": 1.45,
     }
     assert delay(early) == ("first sound", pytest.approx(0.05))
-    assert stages(early, {})[-1] == Stage("output", 0.0, pytest.approx(0.05))
+    assert stages(early, {})[-1] == Stage("playback", 0.0, pytest.approx(0.05))
 
 
 def test_chip_and_waterfall_say_what_they_show(qtbot: QtBot) -> None:
