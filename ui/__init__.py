@@ -1,1 +1,1 @@
-"""The windows (PySide6). Fed by events; no torch."""
+"""The desktop window (PySide6). It follows the conversation's events and runs commands in child processes. No torch."""

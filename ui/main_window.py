@@ -1,4 +1,4 @@
-"""The window: pages, the model's status, and messages in place."""
+"""The main window: header, pages, model status and notifications."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from ui.widgets.common import Banner, IconButton, IconLabel, button, column, lab
 
 PAGES = ("talk", "sessions", "finetune", "settings")
 _LONGEST_STATUS = 60  # characters
-_TOOLS = 120  # pixels of the header beside tabs and status
+_TOOLS = 120  # pixels of the header besides tabs and status
 
 
 def about_model(about: Mapping[str, Any]) -> str:
-    """The model that stands, in a few words: name, device and bits, memory."""
+    """Describe the loaded model: name, device and precision, memory."""
     device = "GPU" if str(about.get("device", "")).startswith("cuda") else "CPU"
     bits = {"none": tr("full precision")}.get(str(about.get("quantize", "")), str(about.get("quantize", "")))
     memory = about.get("memory_bytes")
-    name = Path(str(about.get("name", ""))).name  # a folder's place is long, and cut off at its end
+    name = Path(str(about.get("name", ""))).name  # a folder's path is too long
     parts = [name, f"{device} {bits}".strip()]
     if memory:
         parts.append(f"{memory / 1e9:.1f} GB")
@@ -47,13 +47,13 @@ def about_model(about: Mapping[str, Any]) -> str:
 
 
 class MainWindow(QMainWindow):
-    """Header, messages, pages. A page is made when it is first shown, and made anew in another language.
+    """The header, the notifications and the pages.
 
-    The Talk page stays and follows the language by itself, for it holds the conversation. A page may have `at_work`:
-    while that is true something goes on in it, and it is made anew later. A page with a `place` keeps it.
+    A page is made when first shown and remade when the language changes. The Talk page is never remade: it holds the
+    conversation and translates itself. A page whose `busy` is true is remade later. A `view_state` is carried over.
 
     Args:
-        pages: how each page of `PAGES` is made; "first" makes the first steps.
+        pages: makes each page of `PAGES`, and "first", the first-run wizard.
     """
 
     def __init__(self, app: App, pages: Mapping[str, Callable[[App], QWidget]]) -> None:
@@ -89,7 +89,7 @@ class MainWindow(QMainWindow):
         self._restore()
 
     def show_page(self, name: str) -> QWidget:
-        """Turn to a page of `PAGES`, or "first"; returns it. The keyboard is in it."""
+        """Show a page of `PAGES`, or "first", focus it and return it."""
         page = self.make_page(name)
         self._stack.setCurrentWidget(page)
         for tab, shown in self._tabs.items():
@@ -100,7 +100,7 @@ class MainWindow(QMainWindow):
         return page
 
     def make_page(self, name: str) -> QWidget:
-        """The page, made if there is none in the language in force; it is not turned to."""
+        """Return a page without showing it; make it if needed."""
         before = self.pages.get(name)
         if before is None or (name in self._outdated and not getattr(before, "busy", False)):
             self._make(name, before)
@@ -108,11 +108,11 @@ class MainWindow(QMainWindow):
 
     @property
     def page(self) -> str:
-        """The name of the page that is shown."""
+        """The name of the current page."""
         return next((name for name, page in self.pages.items() if page is self._stack.currentWidget()), "")
 
     def notify(self, message: Notification) -> None:
-        """Show a message above the page; the same words again replace the old ones, three stay at most."""
+        """Show a message above the page. It replaces one with the same text; at most three are shown."""
         if (old := self._banners.pop(message.text, None)) is not None:
             old.dismiss()
         while len(self._banners) >= 3:
@@ -126,12 +126,12 @@ class MainWindow(QMainWindow):
             QTimer.singleShot(round(message.seconds * 1000), banner, banner.dismiss)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """What the model is makes room for the pages' names."""
+        """Hide the model status when the tabs need the room."""
         super().resizeEvent(event)
         self._fit()
 
     def closeEvent(self, event: QCloseEvent) -> None:
-        """Remember where the window was. With an icon in the tray the program goes on without the window."""
+        """Save the window's position. With a tray icon the program keeps running."""
         store = _geometry_store(self.app)
         store.setValue("geometry", self.saveGeometry())
         store.sync()
@@ -143,18 +143,20 @@ class MainWindow(QMainWindow):
         """Follow the language."""
         super().changeEvent(event)
         if event.type() == QEvent.Type.FontChange and self.pages:
-            QTimer.singleShot(0, self, self._fit)  # the tabs have it then
+            QTimer.singleShot(0, self, self._fit)  # after the tabs got the new font
         elif event.type() == QEvent.Type.LanguageChange:
             self._retranslate()
             self._fit()
             self._outdated = set(self.pages) - {"talk"}
             if self.page:
-                QTimer.singleShot(0, self, lambda: self.show_page(self.page))  # what asked for it has to end first
+                QTimer.singleShot(
+                    0, self, lambda: self.show_page(self.page)
+                )  # after the handler that changed the language has returned
 
-    # ---- inside
+    # ---- internal
 
     def _fit(self) -> None:
-        """The pages' names are never cut off; what else is there shows itself where there is room."""
+        """Never cut off the tabs; show the other parts where there is room."""
         for roomy in (True, False):
             for tab in self._tabs.values():
                 restyle(tab, kind="tab" if roomy else "narrow tab")
@@ -169,7 +171,7 @@ class MainWindow(QMainWindow):
         self._stack.addWidget(made)
         self._outdated.discard(name)
         if before is not None:
-            for banner in self._banners.values():  # their undo belongs to a page that goes
+            for banner in self._banners.values():  # their undo belongs to the old page
                 banner.dismiss()
             if hasattr(before, "view_state") and hasattr(made, "view_state"):
                 made.view_state = before.view_state
@@ -190,7 +192,7 @@ class MainWindow(QMainWindow):
         return header
 
     def _retranslate(self) -> None:
-        """Say what the header's parts are, in the language in force."""
+        """Set the header's texts in the current language."""
         names = {"talk": self.tr("Talk"), "sessions": self.tr("Sessions"), "finetune": self.tr("Fine-tune")}
         for page, tab in self._tabs.items():
             tab.setText(names[page])
@@ -207,7 +209,7 @@ class MainWindow(QMainWindow):
         if isinstance(event, Ready):
             self._show_status(about_model(event.about))
             self._status.setToolTip(tooltip(str(event.about.get("why", ""))))
-        elif isinstance(event, ModelStatus) and event.status != "ready":  # `Ready` tells more
+        elif isinstance(event, ModelStatus) and event.status != "ready":  # `Ready` has more details
             self._show_status(event.text)
             if event.status == "failed":
                 self.notify(

@@ -1,4 +1,4 @@
-"""The desktop program: one application, one window, and what they need to begin and to end well."""
+"""The desktop program: the QApplication, the main window, startup and shutdown."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _PAGES = {
 
 
 def application() -> QApplication:
-    """The one QApplication, made at the first call."""
+    """Return the QApplication; make it at the first call."""
     existing = QApplication.instance()
     if isinstance(existing, QApplication):
         return existing
-    # A desktop without an input method, or without a font for some script, is no news.
+    # A missing input method or font is not worth a warning.
     QLoggingCategory.setFilterRules("qt.qpa.*=false\nqt.text.font.db=false")
     made = QApplication(sys.argv[:1])
     made.setApplicationName("undertone")
@@ -44,7 +44,7 @@ def application() -> QApplication:
 
 
 def open_window(services: Services) -> MainWindow:
-    """The window, shown; the conversation begins right after it has been painted."""
+    """Show the window. The conversation starts after the first paint."""
     app = App(services)
     looks = app.settings.looks
     theme.apply(application(), looks.theme, looks.text_size)
@@ -56,25 +56,25 @@ def open_window(services: Services) -> MainWindow:
         window.show_page("talk")
     else:
         window.show_page("first").finished.connect(lambda: window.show_page("talk"))  # type: ignore[attr-defined]
-        window.make_page("talk")  # the icon in the tray is its
+        window.make_page("talk")  # it owns the tray icon
     window.show()
     QTimer.singleShot(0, window, app.start)
     return window
 
 
 def run(services: Services) -> int:
-    """Open the window and stay until it is closed. Returns an exit code."""
+    """Open the window and run until it is closed. Returns the exit code."""
     qt = application()
     with _garbage_in_this_thread() as awake:
         window = open_window(services)
         before = signal.signal(signal.SIGINT, lambda *_: qt.quit())
-        awake.start(200)  # also lets Python see a Ctrl-C while Qt waits
+        awake.start(200)  # also lets Python handle Ctrl-C while Qt waits
         try:
             return qt.exec()
         finally:
             signal.signal(signal.SIGINT, before)
             window.app.close()
-            # Whole, before Python takes it apart piece by piece: what is half gone would still be told of the focus.
+            # Delete the whole window before Python does it piece by piece: half of it would still get focus events.
             for whole in (window, window.app):
                 whole.deleteLater()
             qt.sendPostedEvents(None, QEvent.Type.DeferredDelete)
@@ -83,10 +83,10 @@ def run(services: Services) -> int:
 
 @contextmanager
 def _garbage_in_this_thread() -> Iterator[QTimer]:
-    """Python's cyclic garbage is collected by the timer that is given, in the window's thread, and nowhere else.
+    """Collect Python's cyclic garbage by a timer on the window's thread, and nowhere else.
 
-    Left to itself Python collects in whichever thread allocates next. There the end of a connection to a signal takes
-    Qt's lock and then waits for the interpreter's, while the window's thread, which holds that one, waits for Qt's.
+    Python would otherwise collect on whichever thread allocates next. On another thread, the end of a signal connection
+    takes Qt's lock and waits for the GIL, while the window's thread holds the GIL and waits for Qt's lock: a deadlock.
     """
     by_itself = gc.isenabled()
     gc.disable()
@@ -101,7 +101,7 @@ def _garbage_in_this_thread() -> Iterator[QTimer]:
 
 
 def collect_garbage(time: int) -> None:
-    """Collect what is young, every tenth time what is older, every 150th time all."""
+    """Collect the young generation, every 10th time the middle one, every 150th time all."""
     gc.collect(2 if time % 150 == 0 else 1 if time % 10 == 0 else 0)
 
 

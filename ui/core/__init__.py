@@ -1,4 +1,4 @@
-"""What all pages share: the app object, events from other threads, child processes, theme, translations.
+"""What all pages share: the app object, the event bridge, jobs, theme and translations.
 
-It knows no page.
+It knows no widget and no page.
 """

@@ -1,4 +1,4 @@
-"""What all pages share: the settings, the conversation, its events, messages to the user, child processes."""
+"""The application object that all pages share: settings, conversation, notifications, child processes."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from ui.core.trash import Trash
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the composition root hands to the window.
+    """What main.py hands to the window.
 
     Attributes:
         home: the user's folder: settings.toml, sessions/, runs/, logs/, corrections.jsonl.
         command: our own command line, for child processes: `[*command, "doctor", "--json"]`.
         python: the interpreter, for `[*python, "-m", "training", ...]`.
-        synthesizer: the voice of an engine ("system", "kokoro"); raises AssistantError with the remedy.
-        talk: makes the conversation; tests and scripts put files in the devices' place here.
+        synthesizer: returns the synthesizer of an engine ("system", "kokoro"); raises AssistantError with the remedy.
+        talk: makes the conversation. Tests and scripts pass file devices here.
     """
 
     home: Path
@@ -44,7 +44,7 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """Something to tell the user; `act` is the remedy or the undo. `seconds` 0: until it is dismissed."""
+    """A message for the user. `act` is the remedy or the undo; `seconds` is 0 to stay until dismissed."""
 
     text: str
     action: str = ""
@@ -54,16 +54,16 @@ class Notification:
 
 
 class App(QObject):
-    """One per program.
+    """The one application object.
 
     Signals:
-        happened: every event of the conversation, on Qt's thread, in order.
-        settings_changed: the new `Settings`, after they are in force.
-        told: a `Message`.
+        event_received: an event of the conversation, on Qt's thread, in order.
+        settings_changed: the new `Settings`, after they are applied.
+        notified: a `Notification`.
 
     Attributes:
-        about: what the model that stands told of itself (`Ready.about`); empty while there is none.
-        aside: where deleted files wait for an undo.
+        about: what the loaded model reported about itself (`Ready.about`); empty without a model.
+        trash: holds deleted files until they can no longer be restored.
     """
 
     event_received = Signal(object)
@@ -91,7 +91,7 @@ class App(QObject):
 
     @property
     def corrections(self) -> Path:
-        """The readings that the user corrected and allowed for fine-tuning."""
+        """The file of corrected readings that the user allowed for fine-tuning."""
         return self.services.home / "corrections.jsonl"
 
     @property
@@ -99,10 +99,10 @@ class App(QObject):
         """The folder of all training runs."""
         return self.services.home / "runs"
 
-    # ---- life
+    # ---- lifecycle
 
     def start(self) -> None:
-        """Begin the conversation; the model loads in its own process meanwhile."""
+        """Start the conversation. The model loads in its own process."""
         if self._error:
             self.notify(self._error, error=True)
         self.synthesizer = self._synthesizer()
@@ -128,13 +128,17 @@ class App(QObject):
             if self.synthesizer is not None:
                 self.synthesizer.close()
 
-    # ---- what pages call
+    # ---- for pages
 
     def change(self, section: str, **values: Any) -> None:
-        """Change settings: in force at once, and saved.
+        """Change settings, apply them and save them.
+
+        Args:
+            section: a section of `Settings`, such as "voice".
+            values: the new values of that section.
 
         Raises:
-            ValueError: a value is out of its range.
+            ValueError: a value is out of range.
         """
         before, self.settings = self.settings, self.settings.changed(section, **values)
         if self.settings != before:
@@ -142,26 +146,38 @@ class App(QObject):
             self._save()
 
     def load_model(self) -> None:
-        """Load the model that the settings name; before the first steps are done it is not loaded by itself."""
+        """Load the model of the settings. Until the first-run wizard is done, nothing else loads it."""
         if self.talk is not None:
             self.talk.replace_model(self.settings.model.choice)
 
     def finish_first_run(self) -> None:
-        """The first steps are done."""
+        """Record that the first-run wizard is done."""
         self.settings = self.settings.model_copy(update={"started": True})
         self._save()
 
     def notify(
         self, text: str, action: str = "", act: Callable[[], object] | None = None, *, error: bool = False
     ) -> None:
-        """Show a message in the window; with an action it stays long enough to be used."""
+        """Show a message in the window.
+
+        Args:
+            text: one or two sentences.
+            action: the label of the button that calls `act`; the message then stays for 10 s instead of 5 s.
+            act: the remedy or the undo.
+            error: show it as an error, until it is dismissed.
+        """
         self.notified.emit(Notification(text, action, act, error, 0.0 if error else 10.0 if act else 5.0))
 
-    def delete(self, paths: Sequence[Path], args: str, back: Callable[[], object] = lambda: None) -> None:
-        """Delete files or folders; the message `words` offers an undo, and `back` follows it.
+    def delete(self, paths: Sequence[Path], text: str, back: Callable[[], object] = lambda: None) -> None:
+        """Move files or folders to the trash and offer an undo.
+
+        Args:
+            paths: what to delete.
+            text: the message with the undo.
+            back: called after an undo.
 
         Raises:
-            AssistantError: they cannot be deleted; they are where they were.
+            AssistantError: a file cannot be deleted. Nothing has moved.
         """
         try:
             moved = self.trash.put(paths)
@@ -176,17 +192,17 @@ class App(QObject):
             else:
                 back()
 
-        self.notify(args, tr("Undo"), undo)
+        self.notify(text, tr("Undo"), undo)
 
     def run(self, *args: str) -> Job:
-        """One of our own commands in a child process: `run("plan", "--model", folder, "--json")`."""
+        """Run one of our own commands in a child process: `run("plan", "--model", folder, "--json")`."""
         return self._begin((*self.services.command, *args))
 
     def run_module(self, module: str, *args: str) -> Job:
-        """`python -m module ...` in a child process, for model.convert and training."""
+        """Run `python -m module ...` in a child process."""
         return self._begin((*self.services.python, "-m", module, *args))
 
-    # ---- inside
+    # ---- internal
 
     def _note(self, event: Event | Ready) -> None:
         if isinstance(event, Ready):
@@ -234,7 +250,7 @@ class App(QObject):
         )
 
     def _apply(self, before: Settings) -> None:
-        """Let the conversation and the window follow what has changed."""
+        """Apply changed settings to the conversation and the window."""
         now, talk = self.settings, self.talk
         application = QApplication.instance()
         if now.looks != before.looks and isinstance(application, QApplication):

@@ -1,4 +1,4 @@
-"""Work off Qt's thread: reading and writing of files that could hold the window up."""
+"""Background work: file access that would block the window."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 
 
 class Background(QObject):
-    """One piece of work after the other, on a thread of its own. It has no parent: whoever made it closes it."""
+    """A worker thread that runs one task after the other. It has no Qt parent: its owner closes it."""
 
     _finished = Signal(object, object, object)
 
@@ -22,17 +22,25 @@ class Background(QObject):
         super().__init__()
         self._closed = False
         self._thread = ThreadPoolExecutor(1)
-        self._finished.connect(self._deliver, Qt.ConnectionType.QueuedConnection)  # also where work was done at once
+        self._finished.connect(
+            self._deliver, Qt.ConnectionType.QueuedConnection
+        )  # queued even when the work is already done
 
     def run(
         self, work: Callable[[], _T], done: Callable[[_T], object], failed: Callable[[str], object] | None = None
     ) -> None:
-        """Do `work`, then `done` with its result on Qt's thread; `failed` with the words of an AssistantError."""
+        """Run `work` on the worker thread.
+
+        Args:
+            work: the task.
+            done: called with its result on Qt's thread.
+            failed: called with the message of an AssistantError on Qt's thread.
+        """
         if not self._closed:
             self._thread.submit(work).add_done_callback(lambda future: self._finished.emit(future, done, failed))
 
     def close(self) -> None:
-        """Wait for what is being done; what waits is dropped, and nothing is told any more."""
+        """Wait for the current task, drop the queued ones and call nothing more."""
         self._closed = True
         self._thread.shutdown(cancel_futures=True)
 

@@ -1,4 +1,4 @@
-"""The program in the applications menu of a Linux desktop: a desktop file and an icon in the user's own folders."""
+"""The entry in the applications menu of a Linux desktop: a desktop file and an icon in the user's folders."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ NAME = "undertone"
 
 
 def possible() -> bool:
-    """Whether this system has such a menu."""
+    """Return whether this system has such a menu."""
     return sys.platform == "linux"
 
 
 def installed() -> bool:
-    """Whether it is there."""
+    """Return whether the entry exists."""
     return _entry().is_file()
 
 
 def install(command: Sequence[str], folder: Path) -> None:
-    """Write both files; what was there of an older version is replaced.
+    """Write the desktop file and the icon, replacing older ones.
 
     Args:
-        command: starts the program; the `undertone` beside the interpreter is preferred where there is one.
-        folder: in which it is started.
+        command: starts the program. The `undertone` script next to the interpreter takes precedence.
+        folder: the working directory.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: a file cannot be written.
     """
     resources = files("resources")
-    beside = Path(sys.executable).with_name(NAME)
-    program = [str(beside)] if beside.is_file() else list(command)
+    script = Path(sys.executable).with_name(NAME)
+    program = [str(script)] if script.is_file() else list(command)
     text = (resources / f"{NAME}.desktop").read_text("utf-8")
     text = text.replace(f"Exec={NAME}\n", f"Exec={' '.join(map(_quoted, program))}\nPath={_escaped(str(folder))}\n")
     for path, content in ((_icon(), (resources / "icons" / f"{NAME}.svg").read_text("utf-8")), (_entry(), text)):
@@ -44,10 +44,10 @@ def install(command: Sequence[str], folder: Path) -> None:
 
 
 def remove() -> None:
-    """Take both away.
+    """Delete both files.
 
     Raises:
-        OSError: they cannot be deleted.
+        OSError: a file cannot be deleted.
     """
     for path in (_entry(), _icon()):
         path.unlink(missing_ok=True)
@@ -66,7 +66,7 @@ def _icon() -> Path:
 
 
 def _quoted(word: str) -> str:
-    """A word of a command: quoted as the shell would have it, then escaped as every value is."""
+    """Quote an argument as the desktop entry specification asks."""
     inside = "".join(f"\\{one}" if one in '"`$\\' else one for one in word).replace("%", "%%")
     return _escaped(f'"{inside}"')
 

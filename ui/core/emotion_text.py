@@ -7,7 +7,7 @@ from ui.core.translations import tr
 
 
 def voice_sounds(label: str) -> str:
-    """The panel's wording: it reads the voice's expression, not the inner state."""
+    """Return the headline of a reading. It speaks of the voice, not of the person's feelings."""
     if label == UNSURE:
         return tr("Emotion unclear")
     return tr("Voice sounds {0}").format(tr("surprised" if label == "surprise" else label))

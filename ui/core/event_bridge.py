@@ -1,7 +1,7 @@
-"""The one place where another thread meets Qt.
+"""The one place where other threads meet Qt.
 
-Events are collected in a queue and given out on Qt's thread every 33 ms: a signal for each token would stall the
-window. Of several levels in one batch only the last is told, and pieces of one reply are joined.
+Events wait in a queue and are delivered on Qt's thread every 33 ms: one signal per token would block the window. A
+batch keeps only the last input level and joins pieces of the same reply.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _BATCH_MS = 33
 
 
 class EventBridge(QObject):
-    """Call it from any thread with an event; `happened` is emitted on the thread it was made on, in order."""
+    """Callable from any thread with an event. `event_received` is emitted in order on the thread that made it."""
 
     event_received = Signal(object)
 
@@ -30,11 +30,11 @@ class EventBridge(QObject):
         self._timer.start()
 
     def __call__(self, event: Event | Ready) -> None:
-        """Take an event; does not block."""
+        """Queue an event. Does not block."""
         self._waiting.append(event)
 
     def flush(self) -> None:
-        """Give out what waits."""
+        """Deliver the queued events."""
         batch: list[Event | Ready] = []
         level: InputLevel | None = None
         for _ in range(len(self._waiting)):
@@ -54,6 +54,6 @@ class EventBridge(QObject):
             self.event_received.emit(level)
 
     def stop(self) -> None:
-        """Give out what is left, then nothing more."""
+        """Deliver what is queued, then stop."""
         self._timer.stop()
         self.flush()

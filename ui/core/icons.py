@@ -1,4 +1,4 @@
-"""The icons of resources/icons, drawn in the colours of the theme."""
+"""The icons of resources/icons, drawn in the theme's colours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ui.core import theme
 
 
 def application_icon() -> QIcon:
-    """The program's icon."""
+    """Return the program's icon."""
     icon = QIcon()
     for size in (16, 24, 32, 48, 64, 128, 256):
         icon.addPixmap(_pixmap("undertone", "#000000", size))
@@ -21,10 +21,12 @@ def application_icon() -> QIcon:
 
 
 def icon(name: str, role: str = "text", gap: float = 0.0) -> QIcon:
-    """The icon in one of the theme's colours (a field of `theme.Colours`); disabled it is fainter.
+    """Return an icon in one of the theme's colours, fainter when disabled.
 
     Args:
-        gap: empty space at its right, of its size: words that follow keep their distance.
+        name: a file of resources/icons, without suffix.
+        role: a field of `theme.Colours`.
+        gap: empty space on the right, as a share of the icon's width.
     """
     made = QIcon()
     colours = theme.colours()
@@ -51,7 +53,7 @@ def _renderer(name: str, colour: str) -> QSvgRenderer:
 
 @cache
 def _pixmap(name: str, colour: str, size: int, gap: float = 0.0) -> QPixmap:
-    """Kept: six sizes of an icon take as long to draw as the page that shows it; the cache is bounded by the themes."""
+    """Draw an icon. Cached, because six sizes take as long to draw as the page that shows them."""
     pixmap = QPixmap(round(size * (1 + gap)), size)
     pixmap.fill(Qt.GlobalColor.transparent)
     painter = QPainter(pixmap)

@@ -1,4 +1,4 @@
-"""Our own commands in child processes: the window's process never holds torch, and a crash there costs it nothing."""
+"""Our own commands in child processes. The window never loads torch, and a crash of a child does not affect it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from PySide6.QtCore import QObject, QProcess, QProcessEnvironment, Signal
 
 
 class Job(QObject):
-    """A command that prints JSON lines.
+    """A child process that prints JSON lines.
 
     Signals:
-        printed: each JSON object of its standard output, as it comes.
-        ended: its exit code (0 done; see DESIGN), and what it said on standard error last, one line.
+        printed: each JSON object of standard output.
+        ended: the exit code (0 success, -1 crash) and the last line of standard error.
     """
 
     printed = Signal(object)
@@ -38,20 +38,20 @@ class Job(QObject):
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the process is running."""
         return self._process.state() is not QProcess.ProcessState.NotRunning
 
     @property
     def pid(self) -> int:
-        """Its process id, 0 when it does not run."""
+        """The process id, 0 when it is not running."""
         return self._process.processId()
 
     def stop(self) -> None:
-        """End it now; `ended` follows."""
+        """Kill the process; `ended` follows."""
         self._process.kill()
 
     def close(self) -> None:
-        """End it without another signal and wait until it is gone."""
+        """Kill the process without a signal and wait until it is gone."""
         self.blockSignals(True)
         self._process.kill()
         self._process.waitForFinished(2000)
@@ -62,7 +62,7 @@ class Job(QObject):
             try:
                 value = json.loads(line)
             except ValueError:
-                continue  # a library's own words
+                continue  # output of a library
             if isinstance(value, dict):
                 self.results.append(value)
                 self.printed.emit(value)

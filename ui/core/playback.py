@@ -1,4 +1,4 @@
-"""A recording in the conversation's speaker: what the user asked for, and where it is by now."""
+"""Playback of a recording on the conversation's speaker."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from ui.core.app import App
 
 SPEEDS = (0.75, 1.0, 1.25, 1.5, 2.0)
 _FRAME_MS = 40
-_SETTLED = 2  # frames after which the speaker tells of this recording, no more of the one before
-_PATIENCE = 25  # frames in which it must begin
+_SETTLED = 2  # frames until the speaker reports this recording, not the one before
+_PATIENCE = 25  # frames within which it must start
 
 
 class Playback(QObject):
-    """One recording, mono 16 kHz. The speaker lets no recording begin over a turn of the conversation.
+    """Plays one recording, mono at 16 kHz. It cannot start during a turn of the conversation.
 
     Signals:
         moved: the position in seconds.
         changed: whether it plays.
-        refused: what to tell the user when it cannot begin.
+        refused: why it could not start, for the user.
     """
 
     moved = Signal(float)
@@ -33,24 +33,24 @@ class Playback(QObject):
         self.position = 0.0
         self.speed = 1.0
         self.playing = False
-        self._begun = False  # the speaker has taken it up
+        self._begun = False  # the speaker has started it
         self._waited = 0
         self._frames = QTimer(self, interval=_FRAME_MS)
         self._frames.timeout.connect(self.follow)
 
     @property
     def duration(self) -> float:
-        """Seconds of the recording."""
+        """The length of the recording in seconds."""
         return 0.0 if self._samples is None else len(self._samples) / SAMPLE_RATE
 
     def load(self, samples: Samples | None) -> None:
-        """Another recording, from its beginning; None: none."""
+        """Load a recording (None for none) and go to its start."""
         self.pause()
         self._samples = samples
         self._move(0.0)
 
     def play(self) -> None:
-        """Play from where it is; from the beginning if it had come to the end."""
+        """Play from the current position, or from the start at the end."""
         if self._samples is None or not len(self._samples):
             return
         if self._app.talk is None:
@@ -64,7 +64,7 @@ class Playback(QObject):
         self._notify(playing=True)
 
     def pause(self) -> None:
-        """Be silent and stay."""
+        """Stop the sound and keep the position."""
         if self.playing:
             self._frames.stop()
             if self._app.talk is not None:
@@ -76,19 +76,19 @@ class Playback(QObject):
         self.pause() if self.playing else self.play()
 
     def seek(self, seconds: float) -> None:
-        """Go there; what plays goes on from there."""
+        """Go to a position in seconds; playback continues from there."""
         self._move(min(max(seconds, 0.0), self.duration))
         if self.playing:
             self.play()
 
     def set_speed(self, speed: float) -> None:
-        """One of `SPEEDS`."""
+        """Set the speed, one of `SPEEDS`."""
         self.speed = speed
         if self.playing:
             self.play()
 
     def follow(self) -> None:
-        """Look where the speaker is; called for every frame while it plays."""
+        """Poll the speaker's position; called every frame while playing."""
         talk = self._app.talk
         if not self.playing or talk is None:
             return
@@ -99,7 +99,7 @@ class Playback(QObject):
         if talk.clips.playing:
             self._begun = True
             self._move(min(talk.clips.position, self.duration))
-        elif ended:  # it is over, or a turn of the conversation has begun
+        elif ended:  # it ended, or a turn of the conversation started
             self._move(min(talk.clips.position, self.duration))
             self._frames.stop()
             self._notify(playing=False)

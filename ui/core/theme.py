@@ -1,8 +1,8 @@
-"""Colours, sizes and the style sheet: light, dark and high contrast.
+"""Colours, text sizes and the style sheet: light, dark and high contrast.
 
-Widgets that paint themselves ask `colours()` each time; a change of theme sends them a palette change.
-Emotion hues are those of Okabe and Ito's colour-blind-safe palette, in two depths so that shapes keep 3:1 on light
-and on dark surfaces; they appear only where an emotion is meant, always with its word and its own glyph.
+Widgets that paint themselves call `colours()` each time; a change of theme sends them a palette change. The emotion
+hues come from the colour-blind-safe palette of Okabe and Ito, in a light and a dark variant that keep a contrast of
+3:1. They mark emotions only, always together with a word and a glyph.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from PySide6.QtGui import QColor, QGuiApplication, QPalette
 from PySide6.QtWidgets import QApplication
 
 GRID = 8
-"""Pixels; margins are two or three of them."""
+"""The spacing unit in pixels; margins are two or three of it."""
 SIZES = {"small": 12, "body": 14, "lead": 16, "title": 20, "display": 28}
 """Heights of text in pixels, before the user's own factor."""
 
 
 @dataclass(frozen=True, slots=True)
 class Colours:
-    """One theme. Text on every surface has at least 4.5:1, shapes at least 3:1 (a test checks)."""
+    """The colours of one theme. A test checks the contrast: text at least 4.5:1, shapes at least 3:1."""
 
     window: str
     raised: str
@@ -38,7 +38,7 @@ class Colours:
     emotions: Mapping[str, str]
 
     def emotion(self, label: str) -> QColor:
-        """The hue of an emotion; "unsure" has the muted colour."""
+        """Return the hue of an emotion, or the muted colour for "unsure"."""
         return QColor(self.emotions.get(label, self.muted))
 
 
@@ -94,17 +94,17 @@ _scale = 1.0
 
 
 def colours() -> Colours:
-    """The theme in force."""
+    """Return the current theme."""
     return _current
 
 
 def pixels(size: str) -> int:
-    """The height of a text size (a key of `SIZES`) with the user's factor."""
+    """Return the height of a text size (a key of `SIZES`) at the user's scale."""
     return round(SIZES[size] * _scale)
 
 
 def apply(application: QApplication, theme: str, text_size: float = 1.0) -> None:
-    """Put a theme ("system" follows the desktop) and a text size in force everywhere."""
+    """Apply a theme ("system" follows the desktop) and a text scale to all windows."""
     global _current, _scale
     if theme == "system":
         dark = QGuiApplication.styleHints().colorScheme() is Qt.ColorScheme.Dark
@@ -119,7 +119,7 @@ def apply(application: QApplication, theme: str, text_size: float = 1.0) -> None
 
 
 def contrast(one: str, other: str) -> float:
-    """The contrast ratio of two colours (WCAG 2.2, 1.4.3), 1 to 21."""
+    """Return the contrast ratio of two colours (WCAG 2.2, 1.4.3), 1 to 21."""
     bright, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
     return (bright + 0.05) / (dark + 0.05)
 

@@ -1,8 +1,8 @@
-"""The window in other languages: English texts are the keys, tables in resources/translations hold the others.
+"""Translations: the English texts are the keys of the tables in resources/translations.
 
-A language is a folder of TOML files, read together; each holds pairs `"English" = "..."`. Where one English text needs
-two translations, the second argument of `tr` tells them apart: `"English|note" = "..."`. The context that Qt hands
-over (the class) plays no part, so a text is translated once for all pages.
+A language is a folder of TOML files with entries `"English" = "..."`. Where one English text has two meanings, the
+second argument of `tr` tells them apart: `"English|note" = "..."`. Qt's context (the class) is ignored, so that each
+text is translated once.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from importlib.resources import files
 from PySide6.QtCore import QCoreApplication, QLibraryInfo, QLocale, QTranslator
 
 LANGUAGES = {"en": "English", "zh": "中文"}
-"""What can be chosen, each by its own name."""
+"""The languages to choose from, each under its own name."""
 
 _QT = {"zh": "qtbase_zh_CN"}
 
 
 class TableTranslator(QTranslator):
-    """A translator that looks into a table; what it does not hold stays English."""
+    """Looks texts up in a table. Texts that it lacks stay English."""
 
     def __init__(self, texts: dict[str, str]) -> None:
         super().__init__()
         self._texts = texts
 
     def isEmpty(self) -> bool:
-        """Qt takes no empty translator."""
+        """Qt ignores empty translators."""
         return not self._texts
 
     def translate(self, _context: str, text: str, note: str | None = None, _n: int = -1) -> str:
-        """The text in this language; None, which Qt takes for "ask the next", where there is none."""
+        """Return the translation, or None to make Qt ask the next translator."""
         return self._texts.get(f"{text}|{note}" if note else text)  # type: ignore[return-value]
 
 
@@ -40,7 +40,7 @@ _texts: dict[str, str] = {}
 
 
 def tr(text: str, note: str = "") -> str:
-    """Translate a text outside of a QObject. Safe on any thread: it takes no lock of Qt's.
+    """Translate a text outside of a QObject. Safe on any thread, because it takes no Qt lock.
 
     Args:
         text: the English text, the key of the tables.
@@ -50,7 +50,7 @@ def tr(text: str, note: str = "") -> str:
 
 
 def table(language: str) -> dict[str, str]:
-    """All texts of a language; English has none, it is the key."""
+    """Return all texts of a language; empty for English."""
     folder = files("resources") / "translations" / language
     if not folder.is_dir():
         return {}
@@ -62,14 +62,14 @@ def table(language: str) -> dict[str, str]:
 
 
 def resolve_language(language: str) -> str:
-    """The language that "system", "en" or "zh" comes to."""
+    """Return the language that "system", "en" or "zh" stands for."""
     if language != "system":
         return language
     return "zh" if QLocale.system().language() is QLocale.Language.Chinese else "en"
 
 
 def install(language: str) -> None:
-    """Put a language in force, with its dates and numbers; the windows get a LanguageChange where it is another one."""
+    """Switch to a language, with its dates and numbers. Windows get a LanguageChange event when it changes."""
     global _language, _texts
     chosen = resolve_language(language)
     if chosen == _language:

@@ -1,4 +1,4 @@
-"""Files that the user deleted: put aside at once, brought back by an undo, gone for good a little later."""
+"""The trash: deleted files move here, can be restored for a few seconds, and are then removed."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from threading import Thread
 from PySide6.QtCore import QObject, QTimer, Signal
 
 UNDO_MS = 11_000
-"""A little longer than the message with the undo is shown."""
+"""Slightly longer than the message with the undo is shown."""
 
 
 class Trash(QObject):
-    """The folder of what is about to be deleted. What a killed program left in it goes at the next start.
+    """The folder of deleted files. Leftovers of a killed program are removed at the next start.
 
     Args:
-        folder: on the disk of the files, for they are renamed into it.
+        folder: on the same disk as the files, because they are renamed into it.
 
     Signals:
-        changed: something was put aside, or brought back.
+        changed: files were moved here or restored.
     """
 
     changed = Signal()
@@ -34,10 +34,13 @@ class Trash(QObject):
         self.empty()
 
     def put(self, paths: Sequence[Path]) -> list[tuple[Path, Path]]:
-        """Move files or folders here; returns where each was and is. All are moved, or none.
+        """Move files or folders here, all or none.
+
+        Returns:
+            The old and the new path of each.
 
         Raises:
-            OSError: one cannot be moved.
+            OSError: a file cannot be moved.
         """
         place = self.folder / secrets.token_hex(4)
         place.mkdir(parents=True, mode=0o700)
@@ -56,7 +59,7 @@ class Trash(QObject):
         """Undo `put`.
 
         Raises:
-            OSError: one cannot be moved back, or has been deleted.
+            OSError: a file cannot be moved back, or was removed.
         """
         try:
             for before, now in moved:
@@ -65,13 +68,13 @@ class Trash(QObject):
             self.changed.emit()
 
     def empty(self) -> Thread:
-        """Delete for good, on a thread of its own; the window does not wait for a large disk."""
-        gone = list(self.folder.iterdir()) if self.folder.is_dir() else []  # what comes later is not deleted
+        """Remove the files on a thread, so that a slow disk does not block the window."""
+        gone = list(self.folder.iterdir()) if self.folder.is_dir() else []  # files that arrive later are kept
 
         def delete() -> None:
             for place in gone:
-                shutil.rmtree(place, ignore_errors=True)  # what cannot be deleted now goes at the next start
+                shutil.rmtree(place, ignore_errors=True)  # the rest is removed at the next start
 
-        thread = Thread(target=delete)  # the program's end waits for it
+        thread = Thread(target=delete)  # the program waits for it at exit
         thread.start()
         return thread

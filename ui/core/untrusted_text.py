@@ -1,4 +1,4 @@
-"""Texts that others wrote (the model, a file, a folder's name), made fit to be shown as they stand, in a moment."""
+"""Makes text from others (the model, a file, a folder's name) safe and fast to display."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from html import escape
 from unicodedata import bidirectional
 
 LONGEST = 2500
-"""Characters of one text that a label lays out; a megabyte of unbroken text would freeze the window."""
+"""Characters of a text that a label lays out; a megabyte of unbroken text would freeze the window."""
 PARAGRAPH = 1000
-"""Characters."""
-_MIXED = 250  # where words run to the left: layout takes time with the square of the changes of direction
+"""Characters of a paragraph, at most."""
+_MIXED = 250  # for right-to-left text: layout time grows with the square of direction changes
 _LEFTWARD = {"R", "AL", "RLE", "RLO", "RLI"}
 _LINE = 300
 
 
 def valid_unicode(text: str) -> str:
-    """Without halves of characters, which Qt cannot take."""
+    """Replace lone surrogates, which Qt cannot handle."""
     return text.encode("utf-16", "replace").decode("utf-16")
 
 
 def paragraphs(text: str) -> str:
-    """The text with breaks where a paragraph would be too long."""
+    """Break paragraphs that are too long."""
     parts = []
     for paragraph in valid_unicode(text).split("\n"):
         left = paragraph
@@ -34,15 +34,15 @@ def paragraphs(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The beginning of a text, for a row of a list or a table."""
+    """Return the beginning of a text for a row of a list or a table."""
     return " ".join(valid_unicode(text[:_LINE]).split())
 
 
 def brief(text: str) -> str:
-    """The beginning of a text, for a message of a few lines."""
+    """Return the beginning of a text for a message of a few lines."""
     return paragraphs(text[: 2 * _LINE])
 
 
 def tooltip(text: str) -> str:
-    """For a tool tip, which would take a text that looks like markup for markup, and fetch its pictures."""
+    """Escape a text for a tooltip, which would otherwise render markup and load its images."""
     return f"<p style='white-space: pre-wrap'>{escape(brief(text))}</p>" if text else ""

@@ -1,4 +1,4 @@
-"""Fine-tuning, second page: what is to be learnt, from which checkpoint, and what that takes on this machine."""
+"""Fine-tuning, step 2: what to train, from which checkpoint, and the time and memory it takes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OF_STAGES = ("batch-size", "rows-at-once", "learning-rate", "validation")
 
 
 def format_estimate(seconds: float) -> str:
-    """A time in words: About 40 seconds, About 14 minutes, About 3.5 hours."""
+    """Format a duration: About 40 seconds, About 14 minutes, About 3.5 hours."""
     if seconds < 90:
         return tr("About {n} seconds").format(n=max(5, round(seconds / 5) * 5))
     if seconds < 5400:
@@ -34,10 +34,10 @@ def format_estimate(seconds: float) -> str:
 
 
 class PlanPage(QWidget):
-    """What to train and what it takes; nothing begins before the user says so.
+    """The choice of what to train, and its measured cost. Training starts only when the user says so.
 
     Signals:
-        began: the run's folder, made and with its manifest, and the words of the command line behind it.
+        started: the run, with its folder and manifest written, and its command-line arguments.
     """
 
     started = Signal(object, object)
@@ -103,13 +103,13 @@ class PlanPage(QWidget):
         self.progress.ended.connect(self._measured)
 
     def begin(self, rows: list[Recording], mapping: dict[str, str], folder: Path) -> None:
-        """Plan a run on these recordings in a folder that is to be made."""
+        """Plan a run on these recordings in a new folder."""
         self._rows, self._mapping, self.folder = rows, mapping, folder
         self._fill_sources()
         self._changed()
 
     def options(self, folder: Path) -> list[str]:
-        """The words of the command line."""
+        """Return the command-line arguments."""
         chosen = ["--manifest", str(folder / MANIFEST), "--model", str(self.source.currentData())]
         return [str(folder), *chosen, "--what", self.what.value, *self.values.arguments(self.what.value)]
 
@@ -207,7 +207,7 @@ def _named(source: str) -> str:
 
 
 def _is_tuned(folder: Path) -> bool:
-    """Whether it is a preset with a head of its own."""
+    """Return whether the folder is a preset with its own emotion head."""
     return (folder / "reading.json").is_file()
 
 
@@ -232,7 +232,7 @@ def _targets() -> list[tuple[str, str, str]]:
 
 
 class _TrainingOptions(QWidget):
-    """The values that most people leave alone; `changed` when one is changed. What is no number counts as untouched."""
+    """The advanced options; `changed` when one changes. An invalid value counts as the default."""
 
     changed = Signal()
 
@@ -267,16 +267,16 @@ class _TrainingOptions(QWidget):
         self.setLayout(self._form)
 
     def show_for(self, what: str) -> None:
-        """Only what plays a part."""
+        """Show the options that apply."""
         for name, field in self.fields.items():
             self._form.setRowVisible(field, self._counts(name, what))
 
     def _counts(self, name: str, what: str) -> bool:
-        """Whether a value plays a part in what is learnt."""
+        """Return whether an option applies to this kind of training."""
         return name not in (_OF_STAGES if what == "head" else _OF_THE_HEAD)
 
     def arguments(self, what: str) -> list[str]:
-        """The words of the command line for what plays a part."""
+        """Return the command-line arguments of the options that apply."""
         found = []
         for name, field in self.fields.items():
             if self._counts(name, what):

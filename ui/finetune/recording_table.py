@@ -1,4 +1,4 @@
-"""The table of recordings to tune on: what is shown of each, and how it is mended in place."""
+"""The table of recordings to train on, and its editors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _TITLES = ("Use", "", "File", "Emotion", "Transcript", "Length", "Problem")
 
 
 class RecordingTable(QAbstractTableModel):
-    """The recordings; `changed` tells that one was mended or left out."""
+    """The recordings; `changed` when one was edited or left out."""
 
     changed = Signal()
 
@@ -45,33 +45,33 @@ class RecordingTable(QAbstractTableModel):
         self.mapping: dict[str, str] = {}
 
     def add(self, recording: Recording) -> None:
-        """One more, at the end."""
+        """Append a recording."""
         at = len(self.rows)
         self.beginInsertRows(QModelIndex(), at, at)
         self.rows.append(recording)
         self.endInsertRows()
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Remove all recordings."""
         self.beginResetModel()
         self.rows, self.mapping = [], {}
         self.endResetModel()
 
     def map_emotion(self, name: str, meaning: str) -> None:
-        """Let `name` mean one of the five, or nothing ("ignore")."""
+        """Map an unknown emotion name to one of the five, or to "ignore"."""
         self.mapping[name] = meaning
         self.touch()
 
     def touch(self) -> None:
-        """Everything may look otherwise now."""
+        """Refresh all rows."""
         if self.rows:
             self.dataChanged.emit(self.index(0, 0), self.index(len(self.rows) - 1, PROBLEM))
         self.changed.emit()
 
-    # ---- Qt's questions
+    # ---- Qt model
 
     def rowCount(self, parent: Index | None = None) -> int:
-        """Recordings."""
+        """The number of recordings."""
         return 0 if parent is not None and parent.isValid() else len(self.rows)
 
     def columnCount(self, parent: Index | None = None) -> int:
@@ -79,7 +79,7 @@ class RecordingTable(QAbstractTableModel):
         return 0 if parent is not None and parent.isValid() else len(_TITLES)
 
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        """Titles of the columns."""
+        """The column titles."""
         if orientation is Qt.Orientation.Horizontal and role == Qt.ItemDataRole.DisplayRole:
             return tr(_TITLES[section]) if _TITLES[section] else ""
         if orientation is Qt.Orientation.Horizontal and role == Qt.ItemDataRole.TextAlignmentRole:
@@ -87,7 +87,7 @@ class RecordingTable(QAbstractTableModel):
         return None
 
     def flags(self, index: Index) -> Qt.ItemFlag:
-        """What can be changed where."""
+        """Which cells can be edited."""
         flags = Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable
         if index.column() == USE:
             flags |= Qt.ItemFlag.ItemIsUserCheckable
@@ -96,7 +96,7 @@ class RecordingTable(QAbstractTableModel):
         return flags
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        """What is shown of a recording."""
+        """What each cell shows."""
         one, at = self.rows[index.row()], index.column()
         problems = one.problems(self.mapping)
         if role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.EditRole):
@@ -135,7 +135,7 @@ class RecordingTable(QAbstractTableModel):
         return ""
 
     def setData(self, index: Index, value: Any, role: int = Qt.ItemDataRole.EditRole) -> bool:
-        """Mend a recording, or leave it out."""
+        """Edit a recording, or leave it out."""
         one = self.rows[index.row()]
         if index.column() == USE and role == Qt.ItemDataRole.CheckStateRole:
             one.excluded = Qt.CheckState(value) is not Qt.CheckState.Checked
@@ -151,27 +151,27 @@ class RecordingTable(QAbstractTableModel):
 
 
 class ProblemFilter(QSortFilterProxyModel):
-    """The recordings with one kind of problem, or all."""
+    """Shows the recordings with one kind of problem, or all."""
 
     kind = ""
 
     def show_kind(self, kind: str) -> None:
-        """ "" for all."""
+        """Filter by a kind of problem, "" for all."""
         self.kind = kind
         self.invalidate()
 
     def filterAcceptsRow(self, at: int, _parent: Index) -> bool:
-        """Whether it has the problem."""
+        """Whether the recording has the problem."""
         table = self.sourceModel()
         assert isinstance(table, RecordingTable)
         return not self.kind or any(one.kind == self.kind for one in table.rows[at].problems(table.mapping))
 
 
 class CheckboxDelegate(QStyledItemDelegate):
-    """A box with a tick that is seen in every theme; a click or the space bar changes it."""
+    """A checkbox that is visible in every theme. A click or the space bar toggles it."""
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
-        """The row's ground, the box, the tick."""
+        """Paint the box and the check mark."""
         c, rect = theme.colours(), option.rect
         on = index.data(Qt.ItemDataRole.CheckStateRole) == Qt.CheckState.Checked
         box = QRectF(rect.left() + 10, rect.center().y() - 8, 18, 18)
@@ -185,7 +185,7 @@ class CheckboxDelegate(QStyledItemDelegate):
         painter.restore()
 
     def editorEvent(self, event: QEvent, model: Any, _option: QStyleOptionViewItem, index: Index) -> bool:
-        """Change it."""
+        """Toggle it."""
         space = isinstance(event, QKeyEvent) and event.key() == Qt.Key.Key_Space
         if event.type() is not QEvent.Type.MouseButtonRelease and not space:
             return False
@@ -195,10 +195,10 @@ class CheckboxDelegate(QStyledItemDelegate):
 
 
 class EmotionDelegate(QStyledItemDelegate):
-    """The five emotions to choose from."""
+    """An editor with the five emotions."""
 
     def createEditor(self, parent: QWidget, _option: Any, _index: Index) -> QWidget:
-        """A list that is open at once."""
+        """Make a drop-down list."""
         box = QComboBox(parent)
         for name in EMOTIONS:
             box.addItem(icons.icon(name), tr(name), name)
@@ -210,12 +210,12 @@ class EmotionDelegate(QStyledItemDelegate):
         self.closeEditor.emit(box)
 
     def setEditorData(self, editor: QWidget, index: Index) -> None:
-        """Show what it is now."""
+        """Select the current emotion."""
         assert isinstance(editor, QComboBox)
         editor.setCurrentIndex(editor.findData(index.data(Qt.ItemDataRole.EditRole)))
 
     def setModelData(self, editor: QWidget, model: Any, index: Index) -> None:
-        """Take what was chosen."""
+        """Store the chosen emotion."""
         assert isinstance(editor, QComboBox)
         if editor.currentIndex() >= 0:
             model.setData(index, editor.currentData())

@@ -1,4 +1,4 @@
-"""Fine-tuning, first page: the recordings as the check finds them, in a table where they are heard and mended."""
+"""Fine-tuning, step 1: the checked recordings in a table where the user plays and fixes them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class RecordingsPage(QWidget):
     """The check of the recordings.
 
     Signals:
-        went_on: the recordings are as the user wants them.
+        confirmed: the user goes on with these recordings.
     """
 
     confirmed = Signal()
@@ -88,7 +88,7 @@ class RecordingsPage(QWidget):
     # ---- the check
 
     def check(self, source: Path) -> None:
-        """Look at a manifest, a folder, or the corrections."""
+        """Check a manifest, a folder, or the corrections."""
         self.table.clear()
         self.shown.show_kind("")
         self.name = source.stem if source.is_file() else source.name
@@ -101,7 +101,7 @@ class RecordingsPage(QWidget):
 
     @property
     def rows(self) -> list[Recording]:
-        """The recordings as they are now."""
+        """The recordings with the user's edits."""
         return self.table.rows
 
     def _found(self, line: dict[str, Any]) -> None:
@@ -117,7 +117,7 @@ class RecordingsPage(QWidget):
         self._offer_fixes()
         self._update_overview()
 
-    # ---- what it comes to
+    # ---- overview
 
     def _update_overview(self) -> None:
         found = overview(self.table.rows, self.table.mapping)
@@ -145,12 +145,12 @@ class RecordingsPage(QWidget):
         )
 
     def show_kind(self, kind: str) -> None:
-        """Only recordings with that problem; "" for all."""
+        """Show only recordings with that problem, "" for all."""
         self.shown.show_kind(kind)
         self._update_overview()
 
     def _offer_fixes(self) -> None:
-        """Offer meanings for unknown emotions, and transcripts where there are none."""
+        """Offer to map unknown emotions and to transcribe recordings without a transcript."""
         _empty(self._mappings)
         unknown: dict[str, list[Recording]] = {}
         for one in self.rows:
@@ -185,10 +185,10 @@ class RecordingsPage(QWidget):
         made.setLayout(row(*parts, None))
         return made
 
-    # ---- transcripts and sound
+    # ---- transcripts and playback
 
     def write_transcripts(self) -> None:
-        """Let the recogniser write down what has no transcript yet."""
+        """Transcribe the recordings that have no transcript."""
         self._writing = [at for at, one in enumerate(self.rows) if not one.text.strip() and one.seconds is not None]
         files = [self.rows[at].audio for at in self._writing]
         if files and not self.progress.running:
@@ -205,7 +205,7 @@ class RecordingsPage(QWidget):
         self.table.touch()
 
     def play(self, at: int) -> None:
-        """Let a recording be heard."""
+        """Play a recording."""
         try:
             samples, rate = read_sound(Path(self.rows[at].audio))
         except AssistantError as error:

@@ -1,4 +1,4 @@
-"""Fine-tuning, last page: what has changed, to be seen and heard, and taking the tuned checkpoint into use or back."""
+"""Fine-tuning, step 4: the result to see and hear, and using, exporting or deleting the checkpoint."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _SHOWN = 4  # best and worst recordings, each
 
 
 class ResultPage(QWidget):
-    """What came of a run.
+    """The result of a run.
 
     Signals:
-        left: the page is done with (the run was discarded, or the user goes back).
+        closed: the run was deleted, or the user goes back.
     """
 
     closed = Signal()
@@ -80,7 +80,7 @@ class ResultPage(QWidget):
         self.destroyed.connect(self._files.close)
 
     def show_run(self, run: TuningRun) -> None:
-        """Show the result of a run, of this machine or another."""
+        """Show the result of a run, from this computer or another."""
         self.run = run
         summary = run.summary or {}
         self.title.setText(tr("Result of {name}").format(name=run.name))
@@ -93,7 +93,7 @@ class ResultPage(QWidget):
         self._fill(summary)
         self._show_use()
 
-    # ---- into use, and back
+    # ---- use and restore
 
     def _show_use(self) -> None:
         run = self.run
@@ -139,7 +139,7 @@ class ResultPage(QWidget):
         dialog.show()
 
     def export_to(self, folder: str) -> None:
-        """Copy the checkpoint, with its card, into a folder of its own below `folder`."""
+        """Copy the checkpoint and its card to a new folder below `folder`."""
         run = self.run
         assert run is not None
         target = Path(folder) / run.folder.name
@@ -169,7 +169,7 @@ class ResultPage(QWidget):
         self._app.notify(tr("Deleted {name}.").format(name=self.run.name), tr("Undo"), partial(restore, kept))
         self.closed.emit()
 
-    # ---- what is shown
+    # ---- display
 
     def _fill(self, summary: dict[str, Any]) -> None:
         while (item := self._sections.takeAt(0)) is not None:
@@ -234,7 +234,7 @@ class ResultPage(QWidget):
         return made
 
     def _as_read(self, one: dict[str, Any], side: str) -> str:
-        """The reading's label and share; what is below the checkpoint's threshold is "unsure"."""
+        """Format a reading's label and share; below the checkpoint's threshold it is "unsure"."""
         shares = one.get(side) or []
         if not shares:
             return "—"
@@ -249,7 +249,7 @@ class ResultPage(QWidget):
         return IconButton("play", tr("Play {name}").format(name=name), partial(self.play, Path(one["audio"])))
 
     def play(self, audio: Path) -> None:
-        """Let a recording be heard."""
+        """Play a recording."""
         try:
             samples, rate = read_sound(audio)
         except AssistantError as error:

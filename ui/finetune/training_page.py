@@ -1,4 +1,4 @@
-"""Fine-tuning, third page: the training at work, its curves, and ways to pause it and to go on."""
+"""Fine-tuning, step 3: a run's progress, its curves, pausing and resuming."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ui.widgets.forms import InlineMessage, format_bytes
 from ui.widgets.plots import Curves, ResponsivePair, Series
 
 _LOOK_MS = 250
-_LEAST_ROOM = 300_000_000  # bytes of disk beyond what the run is expected to take
+_LEAST_ROOM = 300_000_000  # bytes of disk beyond the planned size
 
 
 class TrainingPage(QWidget):
-    """One run, at work or waiting. The assistant's model is away while it works.
+    """One run, training or paused. The assistant's model is unloaded while it trains.
 
     Signals:
         finished: the run has a result.
@@ -90,10 +90,10 @@ class TrainingPage(QWidget):
             grid.setColumnStretch(at, 1)
         return grid
 
-    # ---- life
+    # ---- lifecycle
 
     def show_run(self, run: TuningRun) -> None:
-        """Show a run as it is, without doing anything."""
+        """Show a run without starting it."""
         self.run, self._seen = run, ""
         self._plan = read_object(run.folder / PLAN) or {}
         self.title.setText(tr("Training: {name}").format(name=run.name))
@@ -103,7 +103,7 @@ class TrainingPage(QWidget):
         self._watch.start()
 
     def begin(self, run: TuningRun, arguments: list[str] | None = None) -> None:
-        """Let a run begin, or go on with the options it began with."""
+        """Start a run, or resume it with its original options."""
         self.show_run(run)
         if arguments is None:
             try:
@@ -121,13 +121,13 @@ class TrainingPage(QWidget):
         self._draw()
 
     def advance(self) -> None:
-        """Go on with the run that is shown."""
+        """Resume the run that is shown."""
         if self.run is not None and self.job is None:
             self.begin(self.run)
 
     @property
     def busy(self) -> bool:
-        """Whether a child of this window trains."""
+        """Whether this window's child process trains."""
         return self.job is not None
 
     def _pause(self) -> None:
@@ -152,7 +152,7 @@ class TrainingPage(QWidget):
             self._watch.stop()
             self.finished.emit(run)
 
-    # ---- what it shows
+    # ---- display
 
     def _inspect(self) -> None:
         run = self.run
@@ -220,7 +220,7 @@ class TrainingPage(QWidget):
             self.message.report("")
 
     def _share(self, run: TuningRun) -> float:
-        """How much of the whole is done: by the plan's times, else by the phase's own count."""
+        """The share of the run that is done, by the planned times or else by the phase's steps."""
         last = run.progress[-1] if run.progress else {}
         seconds = self._left(last)
         done = float(last.get("seconds") or 0)
@@ -229,7 +229,7 @@ class TrainingPage(QWidget):
         return float(last.get("step", 0)) / max(1, float(last.get("of", 1)))
 
     def _left(self, last: dict[str, Any]) -> float | None:
-        """Seconds to the end, by this phase's own pace and the plan of those after it."""
+        """Seconds to the end: this phase at its own pace, later phases as planned."""
         parts: dict[str, float] = self._plan.get("parts", {})
         if not parts:
             eta = last.get("eta_seconds")
@@ -296,7 +296,7 @@ def _stage_name(stage: str) -> str:
 
 
 def _last_sentence(message: str) -> str:
-    """What a program said last, if it is a sentence for people and no traceback."""
+    """Return the last line of a program's output if it is a sentence, not a traceback."""
     return message if message.endswith(".") else ""
 
 

@@ -1,7 +1,7 @@
-"""Fine-tuning for people who have never trained a model: recordings, plan, training, result, one question a page.
+"""The fine-tuning wizard: recordings, plan, training, result, one question per page.
 
-Training is `python -m training tune` in a child process; the run folder is all that passes between them, so a run
-goes on after the window was closed, and a folder from another machine shows the same pages.
+Training is `python -m training tune` in a child process. Both sides share only the run folder, so a run survives the
+window, and a folder from another computer shows the same pages.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _STEPS = ("Recordings", "Plan", "Training", "Result")
 
 
 class FineTunePage(QWidget):
-    """The pages, and the steps above them. `source` and the four pages are what a script drives."""
+    """The start page, the four steps and the step indicator."""
 
     def __init__(self, app: App) -> None:
         super().__init__()
@@ -64,25 +64,25 @@ class FineTunePage(QWidget):
 
     @property
     def page(self) -> QWidget:
-        """The page that is shown."""
+        """The current page."""
         shown = self._stack.currentWidget()
         assert shown is not None
         return shown
 
     @property
     def busy(self) -> bool:
-        """Whether something is being trained, or planned."""
+        """Whether a run trains or is being planned."""
         return self.training.busy or self.page in (self.recordings, self.plan)
 
-    # ---- the way through
+    # ---- navigation
 
     def show_start(self) -> None:
-        """What has been done so far, and how to begin."""
+        """Show the runs so far and ways to start one."""
         self.start.refresh()
         self._turn_to(self.start)
 
     def choose(self, source: str | Path) -> None:
-        """Look at recordings: a manifest, a folder, or the corrections; a run's folder is opened."""
+        """Check recordings (a manifest, a folder, or the corrections), or open a run's folder."""
         path = Path(source)
         if (path / "run.toml").is_file():
             self.open_run(path)
@@ -91,7 +91,7 @@ class FineTunePage(QWidget):
         self.recordings.check(path)
 
     def open_run(self, folder: Path) -> None:
-        """Show a run where it stands."""
+        """Show a run at its current stage."""
         try:
             run = TuningRun.open(folder)
         except ValueError as error:
@@ -108,7 +108,7 @@ class FineTunePage(QWidget):
             self._turn_to(self.training)
 
     def show_result(self, run: TuningRun) -> None:
-        """What came of a run."""
+        """Show the result of a run."""
         self.result.show_run(run)
         self._turn_to(self.result)
 
@@ -140,7 +140,7 @@ class FineTunePage(QWidget):
 
 
 class _StartPage(QWidget):
-    """Where recordings may come from, and the runs so far."""
+    """Sources of recordings, and the runs so far."""
 
     def __init__(self, app: App, wizard: FineTunePage) -> None:
         super().__init__()
@@ -182,12 +182,12 @@ class _StartPage(QWidget):
         self.setLayout(column(scroll, spacing=0))
 
     def showEvent(self, event: QShowEvent) -> None:
-        """What has been corrected meanwhile counts."""
+        """Include corrections made in the meantime."""
         super().showEvent(event)
         self.refresh()
 
     def refresh(self) -> None:
-        """Look at corrections and runs again."""
+        """Reload corrections and runs."""
         try:
             count = len(corrections(self._app.corrections))
         except OSError:
@@ -249,7 +249,7 @@ class _StartPage(QWidget):
 
 
 def _run_status(run: TuningRun, *, used: bool) -> tuple[str, str, str, str]:
-    """Icon, its colour, what to say of a run, and the word on its button."""
+    """Return icon, colour, status text and button text of a run."""
     stage = run.stage
     if stage is Stage.FINISHED:
         why = str((run.summary or {}).get("why", ""))

@@ -1,4 +1,4 @@
-"""The first start: model, microphone and speaker, recording choice.
+"""The first-run wizard: model, microphone and speaker, recording.
 
-It borrows device choice and consent from the settings.
+It reuses device choice, sound check and retention from the settings.
 """

@@ -1,4 +1,4 @@
-"""The first steps: which model answers, whether one is heard, what is kept."""
+"""The steps of the first-run wizard: model, sound, recording."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Step(QWidget):
     """One question.
 
     Attributes:
-        first: what has the focus when it is shown.
+        first: the widget that gets the focus.
     """
 
     first: QWidget
@@ -44,7 +44,7 @@ class Step(QWidget):
         self.setLayout(self._column)
 
     def add(self, *parts: QWidget | QLayout | int) -> None:
-        """More below; a number is a space."""
+        """Add widgets or layouts at the end; a number adds space."""
         for part in parts:
             if isinstance(part, int):
                 self._column.addSpacing(part)
@@ -54,15 +54,15 @@ class Step(QWidget):
                 self._column.addLayout(part)
 
     def ready(self) -> str:
-        """What is missing before the next step, in words; "" for nothing."""
+        """Return what is missing before the next step, "" for nothing."""
         return ""
 
     def leave(self) -> None:
-        """The user goes on: do what was chosen."""
+        """Apply the choice when the user goes on."""
 
 
 class ModelStep(Step):
-    """The small model now, the released one, or none yet."""
+    """Choose a small model, the original BLSP-Emo, or none yet."""
 
     def __init__(self, app: App) -> None:
         super().__init__(
@@ -99,7 +99,7 @@ class ModelStep(Step):
         self.availability = label("", "muted")
         self.checkpoint_source = CheckpointSource(app)
         self.checkpoint_source.hide()
-        self._about: dict[str, dict[str, Any]] = {}  # what is known of each preset
+        self._about: dict[str, dict[str, Any]] = {}  # as reported for each preset
         self._unknown = ""
         self._fetching = _MINI
         self.add(self.choices, 8, self.availability, self.checkpoint_source)
@@ -111,14 +111,14 @@ class ModelStep(Step):
         job.ended.connect(self._notified)
 
     def ready(self) -> str:
-        """The released one must be found first."""
+        """Require a folder for the original model."""
         if self.choices.value == "released" and not self.checkpoint_source.folder:
             return tr("Choose a model that fits into memory, or another option.")
         return ""
 
     @property
     def mini_available(self) -> bool | None:
-        """Whether mini is on this machine; None: not known yet."""
+        """Whether mini is on this computer; None while unknown."""
         return self._available(_MINI)
 
     def _available(self, preset: str) -> bool | None:
@@ -126,7 +126,7 @@ class ModelStep(Step):
         return None if about is None else about.get("state") == "ready"
 
     def leave(self) -> None:
-        """Load what was chosen, or fetch it first."""
+        """Load the chosen model, or download it first."""
         value = self.choices.value
         if value in _PRESETS:
             self.use(value) if self._available(value) else self._fetch(value)
@@ -136,7 +136,7 @@ class ModelStep(Step):
             self.use("")
 
     def use(self, source: str) -> None:
-        """Let that checkpoint answer; "" is none."""
+        """Make a checkpoint the current model; "" for none."""
         model = self.app.settings.model
         folders = model.folders if source in ("", *_PRESETS, *model.folders) else (*model.folders, source)
         same = model.source == source
@@ -151,7 +151,7 @@ class ModelStep(Step):
         self._explain()
 
     def _explain(self) -> None:
-        """What choosing this preset comes to."""
+        """Say what the chosen preset requires."""
         name = self.choices.value
         about = self._about.get(name)
         if about is None:
@@ -183,7 +183,7 @@ class ModelStep(Step):
             self.progress.follow(job, tr("Downloading {name}…").format(name=preset))
 
     def _report(self, step: dict[str, Any]) -> None:
-        """The window's header tells of it, too, once these steps are over."""
+        """Show the download in the window's header, too."""
         if step.get("total"):
             text = tr("{what}: {share:.0%}").format(what=step["what"], share=step["done"] / step["total"])
             self.app.event_received.emit(ModelStatus("loading", text))
@@ -203,7 +203,7 @@ class ModelStep(Step):
 
 
 class SoundStep(Step):
-    """Microphone and speaker: which, how loud, what comes back."""
+    """Choose microphone and speaker, and test them."""
 
     def __init__(self, app: App, devices: Callable[[], Devices]) -> None:
         super().__init__(
@@ -216,7 +216,7 @@ class SoundStep(Step):
 
 
 class RecordingStep(Step):
-    """Whether conversations and corrections are kept."""
+    """Choose whether conversations and corrections are kept."""
 
     def __init__(self, app: App) -> None:
         super().__init__(tr("Keep conversations?"), tr("They stay in a folder on this computer."))
@@ -230,5 +230,5 @@ class RecordingStep(Step):
         self.add(self.keep, 12, self.corrections, label(note, "small"))
 
     def leave(self) -> None:
-        """The question about corrections has been put."""
+        """Note that the question about corrections was answered."""
         remember_answer(self.app)

@@ -1,4 +1,4 @@
-"""The first start: three steps with back and next; all of them can be passed over."""
+"""The first-run wizard: three steps, all optional."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ui.first_run.steps import ModelStep, RecordingStep, SoundStep, Step
 from ui.widgets.common import button, column, label, line, row
 from ui.widgets.forms import WIDTH, InlineMessage
 
-_NARROW = 460  # pixels, at the normal size of text
+_NARROW = 460  # pixels, at the normal text size
 
 
 class FirstRunWizard(QWidget):
-    """Three steps with back and next; Enter goes on.
+    """Three steps with Back and Next; Enter goes on.
 
     Args:
-        devices: finds the devices; called off Qt's thread.
+        devices: lists the devices; called off Qt's thread.
 
     Signals:
-        finished: the steps are done, or were skipped.
+        finished: the steps are done or were skipped.
     """
 
     finished = Signal()
@@ -54,21 +54,21 @@ class FirstRunWizard(QWidget):
         self._foot.setLayout(below)
         layout = column(self._stack, line(), spacing=0)
         layout.setStretch(0, 1)
-        beside = row(None, self._foot, None)
-        beside.setStretch(1, 100)
-        beside.setContentsMargins(24, 12, 24, 16)
-        layout.addLayout(beside)
+        line_layout = row(None, self._foot, None)
+        line_layout.setStretch(1, 100)
+        line_layout.setContentsMargins(24, 12, 24, 16)
+        layout.addLayout(line_layout)
         self.setLayout(layout)
         self._fit()
         self._go(0)
 
     @property
     def step(self) -> int:
-        """Which step is shown: 0, 1, 2."""
+        """The index of the current step: 0, 1 or 2."""
         return self._stack.currentIndex()
 
     def advance(self) -> None:
-        """The next step, or the end."""
+        """Go to the next step, or finish."""
         missing = self.steps[self.step].ready()
         self.missing.report(missing, error=True)
         if missing:
@@ -80,7 +80,7 @@ class FirstRunWizard(QWidget):
             self._finish()
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        """Enter goes on, or presses the button that has the focus; not out of a line that is being written."""
+        """Enter presses the focused button or goes on, except in a text field."""
         here = self.focusWidget()
         if event.key() not in (Qt.Key.Key_Return, Qt.Key.Key_Enter) or isinstance(here, QLineEdit):
             super().keyPressEvent(event)
@@ -90,7 +90,7 @@ class FirstRunWizard(QWidget):
             self.advance()
 
     def showEvent(self, event: QShowEvent) -> None:
-        """The keyboard begins at the question."""
+        """Focus the question."""
         super().showEvent(event)
         self.steps[self.step].first.setFocus()
 
@@ -101,7 +101,7 @@ class FirstRunWizard(QWidget):
             self._fit()
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """In a narrow window the buttons stand below each other."""
+        """Stack the buttons in a narrow window."""
         super().resizeEvent(event)
         self._fit()
 
@@ -123,13 +123,13 @@ class FirstRunWizard(QWidget):
         self.steps[step].first.setFocus()
 
     def _scroll_to_source(self) -> None:
-        """What is known of the released model stands at the end of a long step."""
+        """Scroll to what was found about the chosen checkpoint."""
         area, part = self._stack.widget(0), self.model.checkpoint_source
         if isinstance(area, QScrollArea):
             QTimer.singleShot(0, part, lambda: area.ensureWidgetVisible(part, 0, 24))
 
     def _skip(self) -> None:
-        """Nothing is downloaded that nobody asked for."""
+        """Finish without a download."""
         if self.step == 0:
             self.model.use("mini" if self.model.mini_available else "")
         self._finish()
@@ -140,13 +140,13 @@ class FirstRunWizard(QWidget):
 
 
 def _scrolling(step: QWidget) -> QScrollArea:
-    """The step in the middle, at a readable width, below each other if the window is small."""
+    """Centre a step at a readable width in a scroll area."""
     inside = QWidget()
-    beside = row(None, step, None)
-    beside.setStretch(1, 100)
-    beside.setAlignment(step, Qt.AlignmentFlag.AlignTop)
-    beside.setContentsMargins(24, 32, 24, 24)
-    inside.setLayout(beside)
+    line_layout = row(None, step, None)
+    line_layout.setStretch(1, 100)
+    line_layout.setAlignment(step, Qt.AlignmentFlag.AlignTop)
+    line_layout.setContentsMargins(24, 32, 24, 24)
+    inside.setLayout(line_layout)
     area = QScrollArea()
     area.setWidgetResizable(True)
     area.setFrameShape(QFrame.Shape.NoFrame)

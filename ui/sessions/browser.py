@@ -1,4 +1,4 @@
-"""The sessions' page: the list, the player, what another model makes of it; export, import, delete."""
+"""The Sessions page: list, player and model comparison; export, import, delete."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ui.sessions.session_list import SessionList
 from ui.sessions.summary import Summary
 from ui.widgets.common import EmptyState, button, column, label, row
 
-_NARROW = 760  # pixels below which list and player take turns
+_NARROW = 760  # pixels; narrower windows show list or player
 _LIST_WIDTH = (280, 380)
 _UNLIMITED = 16_777_215  # Qt's own largest width
 _FILES = {
@@ -36,7 +36,7 @@ _FILES = {
 
 
 class SessionsPage(QWidget):
-    """Everything about recorded conversations."""
+    """All recorded sessions."""
 
     def __init__(self, app: App) -> None:
         super().__init__()
@@ -68,8 +68,8 @@ class SessionsPage(QWidget):
         self.nothing.setFocusProxy(self.nothing.button)
         self.setLayout(column(self.stack, spacing=0))
         self._narrow = False
-        self._focus_due = False  # once it is known what there is
-        self._showing_session = False  # in a narrow window: at the session, not at the list
+        self._focus_due = False  # set the focus once the list is loaded
+        self._showing_session = False  # in a narrow window: the session is shown, not the list
         self._connect()
 
     def _connect(self) -> None:
@@ -90,7 +90,7 @@ class SessionsPage(QWidget):
         application.aboutToQuit.connect(self.finish)
 
     def _explain(self, empty: EmptyState, more: str) -> None:
-        """Say more in an empty page, and offer the other way to a session."""
+        """Add a second line and the import button to an empty state."""
         within = empty.layout()
         assert isinstance(within, QVBoxLayout), "a column"
         text = label(more, "small")
@@ -102,7 +102,7 @@ class SessionsPage(QWidget):
     # ---- deleting
 
     def delete(self) -> None:
-        """Delete the session that is shown; for a while it can be brought back."""
+        """Delete the current session, with an undo."""
         summary = self.player.summary
         if summary is None:
             return
@@ -120,20 +120,20 @@ class SessionsPage(QWidget):
         self._inspect(at_session=False)
 
     def finish(self) -> None:
-        """The program ends: be silent."""
+        """Stop playing when the program ends."""
         self.player.playback.pause()
         self.comparison.cancel()
         self._files.close()
 
     @property
     def busy(self) -> bool:
-        """Whether another model is being asked."""
+        """Whether a comparison runs."""
         return self.comparison.running
 
-    # ---- out and in
+    # ---- export and import
 
     def save(self, form: str, target: Path) -> None:
-        """Export the session that is shown into a file."""
+        """Export the current session to a file."""
         summary = self.player.summary
         if summary is None:
             return
@@ -144,7 +144,7 @@ class SessionsPage(QWidget):
         )
 
     def import_from(self, archive: Path) -> None:
-        """Read an archive in and show it."""
+        """Import an archive and show it."""
         self.app.notify(self.tr("Importing {}…").format(archive.name))
         root = self.app.sessions
         self._files.run(partial(_import, archive, root), self._imported, lambda why: self.app.notify(why, error=True))
@@ -174,10 +174,10 @@ class SessionsPage(QWidget):
         dialog.fileSelected.connect(lambda name: self.import_from(Path(name)))
         dialog.open()
 
-    # ---- what is seen
+    # ---- display
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        """Escape goes back; the player takes what no part with the focus wanted."""
+        """Escape goes back; other unhandled keys go to the player."""
         if event.key() == Qt.Key.Key_Escape and self.right.currentWidget() is self.comparison:
             self._back()
         elif event.key() == Qt.Key.Key_Escape and self._showing_session:
@@ -186,7 +186,7 @@ class SessionsPage(QWidget):
             super().keyPressEvent(event)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """List and player beside each other, or one after the other."""
+        """Show list and player side by side, or one at a time."""
         super().resizeEvent(event)
         factor = theme.pixels("body") / theme.SIZES["body"]
         least, most = (round(width * factor) for width in _LIST_WIDTH)
@@ -197,14 +197,14 @@ class SessionsPage(QWidget):
         self._lay_out()
 
     def showEvent(self, event: QShowEvent) -> None:
-        """What was recorded meanwhile is to be seen; the keyboard is in the list."""
+        """Refresh the list and focus it."""
         super().showEvent(event)
         self.list.refresh()
         focus = QApplication.focusWidget()
         self._focus_due = focus is None or not self.isAncestorOf(focus)
 
     def hideEvent(self, event: QHideEvent) -> None:
-        """Another page: be silent."""
+        """Stop playing."""
         super().hideEvent(event)
         self.player.playback.pause()
 

@@ -11,7 +11,7 @@ from ui.sessions.summary import Summary
 
 
 def format_day(day: date, today: date) -> str:
-    """ "Today", "Yesterday", the weekday within a week, or the date; the year where it is another."""
+    """Format a day: "Today", "Yesterday", the weekday within a week, or the date."""
     days = (today - day).days
     if days in (0, 1):
         return (tr("Today"), tr("Yesterday"))[days]
@@ -35,7 +35,7 @@ def _months() -> tuple[str, ...]:
 
 
 def format_start(summary: Summary) -> str:
-    """Day and time of a session's start."""
+    """Format day and time of a session's start."""
     if summary.started is None:
         return tr("Date unknown")
     day = format_day(summary.started.date(), date.today())
@@ -43,19 +43,19 @@ def format_start(summary: Summary) -> str:
 
 
 def format_turns(count: int) -> str:
-    """ "1 turn", "6 turns"."""
+    """Format a number of turns: "1 turn", "6 turns"."""
     return tr("1 turn") if count == 1 else tr("{} turns").format(count)
 
 
 def format_duration(seconds: float) -> str:
-    """Minutes and seconds as a player shows them: 0:07, 12:30, 1:02:03."""
+    """Format seconds as a player does: 0:07, 12:30, 1:02:03."""
     minutes, rest = divmod(max(0, int(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def format_emotions(emotions: tuple[str, ...]) -> str:
-    """How often each emotion was heard, for a screen reader."""
+    """Count the emotions for a screen reader."""
     counts = Counter(emotions)
     heard = [name for name in (*EMOTIONS, UNSURE) if counts[name]]
     description = (tr("{count} {emotion}").format(count=counts[name], emotion=tr(name)) for name in heard)

@@ -1,4 +1,4 @@
-"""The same recordings, asked of another model: readings, replies and delays side by side."""
+"""Replays a session on another model: emotions, replies and delays side by side."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ui.widgets.common import EmotionChip, IconButton, Picker, button, column, l
 from ui.widgets.model_text import presets
 from ui.widgets.word_diff import MarkedText, Span, differing, marked
 
-_SIDE_BY_SIDE_WIDTH = 560  # pixels from which the two answers stand beside each other
-_MOSTLY_DIFFERENT = 0.7  # share of a reply that differs, from which it is another one
+_SIDE_BY_SIDE_WIDTH = 560  # pixels; wider shows both answers side by side
+_MOSTLY_DIFFERENT = 0.7  # share of changed words above which no words are marked
 STOPPED = -1
 
 
 class TurnComparison(QWidget):
-    """One turn: before and now."""
+    """One turn, before and now."""
 
     def __init__(self, values: dict[str, Any], *, side_by_side: bool) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class TurnComparison(QWidget):
         other = (
             bool(gone and added) and marked(old, gone) > _MOSTLY_DIFFERENT and marked(new, added) > _MOSTLY_DIFFERENT
         )
-        if other:  # marks all over would only be hard to read
+        if other:  # too many marks are hard to read
             gone, added = [], []
         text = displayable(str(values.get("words") or "")) or self.tr("(no transcript)")
         self.sides = QBoxLayout(QBoxLayout.Direction.LeftToRight)
@@ -54,7 +54,7 @@ class TurnComparison(QWidget):
         self.set_side_by_side(side_by_side=side_by_side)
 
     def set_side_by_side(self, *, side_by_side: bool) -> None:
-        """Beside each other, or one below the other."""
+        """Put the two answers side by side, or stack them."""
         across, down = QBoxLayout.Direction.LeftToRight, QBoxLayout.Direction.TopToBottom
         self.sides.setDirection(across if side_by_side else down)
 
@@ -72,10 +72,10 @@ class TurnComparison(QWidget):
 
 
 class ModelComparison(QWidget):
-    """Chooses a model, asks it in a child process, compares.
+    """Chooses a model, runs it on the session in a child process, and compares.
 
     Signals:
-        back_asked: the session is wanted again.
+        back_requested: the user wants the session again.
     """
 
     back_requested = Signal()
@@ -85,7 +85,7 @@ class ModelComparison(QWidget):
         self.app = app
         self._summary: Summary | None = None
         self._job: Job | None = None
-        self._folders: list[str] = []  # chosen here, besides those of the settings
+        self._folders: list[str] = []  # chosen here, in addition to those of the settings
         self._since = QElapsedTimer()
         self._tick = QTimer(self, interval=1000)
         self._tick.timeout.connect(self._count)
@@ -132,11 +132,11 @@ class ModelComparison(QWidget):
 
     @property
     def running(self) -> bool:
-        """Whether a model is being asked."""
+        """Whether a model is running."""
         return self._job is not None
 
     def show_session(self, summary: Summary) -> None:
-        """Offer to ask about this session; what was asked about another one is over."""
+        """Prepare a comparison for this session and drop the previous one."""
         if self._summary is not None and self._summary.folder == summary.folder:
             return
         self.cancel()
@@ -153,7 +153,7 @@ class ModelComparison(QWidget):
         self._show_state()
 
     def begin(self) -> None:
-        """Ask the chosen model."""
+        """Run the chosen model."""
         if self._summary is None or self.running:
             return
         self._clear()
@@ -168,17 +168,17 @@ class ModelComparison(QWidget):
         self._show_state()
 
     def cancel(self) -> None:
-        """Ask no further."""
+        """Stop the run."""
         if self._job is not None:
             self._job.stop()
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """Beside each other where there is room."""
+        """Put the answers side by side where there is room."""
         super().resizeEvent(event)
         for turn in self.rows:
             turn.set_side_by_side(side_by_side=self._side_by_side)
 
-    # ---- inside
+    # ---- internal
 
     @property
     def _side_by_side(self) -> bool:
@@ -261,7 +261,7 @@ class ModelComparison(QWidget):
 
 
 def comparison_summary(values: list[dict[str, Any]]) -> str:
-    """What the comparison comes to: how many readings and replies differ, and the usual delay before and now."""
+    """Summarise a comparison: how many emotions and replies differ, and the median delays."""
 
     def differ(what: str) -> int:
         return sum(one["before"].get(what) != one["after"].get(what) for one in values)

@@ -1,4 +1,4 @@
-"""One session: its timeline, what plays, the transcript and the emotion in step, and what can be done with it."""
+"""One session: timeline, playback, transcript and emotion in step, and its actions."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ from ui.sessions.timeline import SessionAudio, Timeline, emotion_of, load_sessio
 from ui.sessions.transcript import Transcript
 from ui.widgets.common import EmotionChip, EmptyState, IconButton, Picker, button, column, label, line, row
 
-_WIDE = 860  # pixels from which the emotion has a column of its own
-_ROOMY = 600  # pixels from which buttons have words
+_WIDE = 860  # pixels; wider shows the emotion column
+_ROOMY = 600  # pixels; wider shows texts on buttons
 _STEP_SECONDS = 5.0
 
 
 class SessionPlayer(QWidget):
-    """Shows one session at a time.
+    """Shows one session.
 
     Signals:
-        back_asked: in a narrow window, the user wants the list again.
-        delete_asked, reask_asked: the session is to be deleted; another model is to be asked.
-        export_asked: a format of `assistant.sessions.export.FORMATS`.
-        corrected: a reading was corrected; the list may show something else.
+        back_requested: in a narrow window, the user wants the list again.
+        delete_requested: the user wants to delete the session.
+        comparison_requested: the user wants to ask another model.
+        export_requested: a format of `assistant.sessions.export.FORMATS`.
+        corrected: a reading was corrected, so the list may change.
     """
 
     back_requested = Signal()
@@ -137,15 +138,15 @@ class SessionPlayer(QWidget):
     def _export(self, form: str, _checked: bool = False) -> None:
         self.export_requested.emit(form)
 
-    # ---- what the page calls
+    # ---- for the page
 
     @property
     def summary(self) -> Summary | None:
-        """The session that is shown, or being opened."""
+        """The session that is shown or opening."""
         return self._summary
 
     def show_session(self, summary: Summary | None) -> None:
-        """Show a session; the same one again where it stands, if it has changed."""
+        """Show a session. The same session keeps its position and is reloaded if it changed."""
         before, self._summary = self._summary, summary
         if summary is None:
             self._take(None)
@@ -161,7 +162,7 @@ class SessionPlayer(QWidget):
         )
 
     def correct(self, turn: int, emotion: str | None) -> None:
-        """The user says how a turn, by its number, really sounded; None: as it was read."""
+        """Correct the emotion of a turn, by its number; None restores the reading."""
         if self.session_audio is None:
             return
         session = self.session_audio.session
@@ -180,7 +181,7 @@ class SessionPlayer(QWidget):
         )
 
     def jump(self, turns: int) -> None:
-        """So many turns on or back; in the midst of a turn, back is to its beginning."""
+        """Move by a number of turns. Within a turn, back goes to its start."""
         if self.session_audio is None or not self.session_audio.parts:
             return
         here = self.session_audio.turn_at(self.playback.position)
@@ -188,12 +189,12 @@ class SessionPlayer(QWidget):
         self.go_to(here + turns + (turns < 0 and late))
 
     def go_to(self, turn: int) -> None:
-        """To the beginning of a turn, by its index."""
+        """Go to the start of a turn, by its index."""
         if self.session_audio is not None and self.session_audio.parts:
             self.playback.seek(self.session_audio.start(min(max(turn, 0), len(self.session_audio.session.turns) - 1)))
 
     def take_key(self, event: QKeyEvent) -> bool:
-        """Keys of the player; whether it was one."""
+        """Handle a key of the player; return whether it was one."""
         if self.session_audio is None or event.modifiers() & ~(
             Qt.KeyboardModifier.ShiftModifier | Qt.KeyboardModifier.KeypadModifier
         ):
@@ -214,14 +215,14 @@ class SessionPlayer(QWidget):
         return act is not None
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """The emotion beside the transcript where there is room; words on buttons too."""
+        """Show the emotion column and the button texts where there is room."""
         super().resizeEvent(event)
         factor = theme.pixels("body") / theme.SIZES["body"]
         self.emotion.setVisible(self.width() >= _WIDE * factor)
         self.compare.setVisible(self.width() >= _ROOMY * factor)
         self.small_compare.setVisible(self.width() < _ROOMY * factor)
 
-    # ---- inside
+    # ---- internal
 
     def _show_loaded(self, summary: Summary, session_audio: SessionAudio) -> None:
         if self._summary is not None and self._summary.folder == summary.folder:
@@ -242,7 +243,7 @@ class SessionPlayer(QWidget):
         )
         unchanged = (
             same and session_audio is not None and session_audio.seconds == self.playback.duration
-        )  # corrected while it plays
+        )  # it was corrected while playing
         position = self.playback.position if same else 0.0
         self.session_audio = session_audio
         if not unchanged:
@@ -279,7 +280,7 @@ class SessionPlayer(QWidget):
         self.problem.setVisible(bool(count))
 
     def _kept(self, summary: Summary, today: date) -> str:
-        """How long the session is kept."""
+        """Say how long the session is kept."""
         recording = self.app.settings.recording
         if recording.keep_days is None or summary.day is None:
             return self.tr("kept until you delete it")

@@ -1,4 +1,4 @@
-"""One session in the list: what stands in its row, and how the row is painted."""
+"""The list's model and the painting of its rows."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class SessionListModel(QAbstractListModel):
         self.shown: list[Summary] = []
 
     def rowCount(self, parent: Index | None = None) -> int:
-        """How many."""
+        """The number of sessions."""
         return 0 if parent is not None and parent.isValid() else len(self.shown)
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        """The `Summary` (UserRole), or all of it in words."""
+        """The `Summary` (UserRole), or a sentence for screen readers."""
         session = self.shown[index.row()]
         if role == Qt.ItemDataRole.UserRole:
             return session
@@ -39,14 +39,14 @@ class SessionListModel(QAbstractListModel):
         return None
 
     def show(self, shown: list[Summary]) -> None:
-        """Show these, in this order."""
+        """Show these sessions in this order."""
         self.beginResetModel()
         self.shown = shown
         self.endResetModel()
 
 
 class SessionDelegate(QStyledItemDelegate):
-    """One session: when and how long, its first words, how its turns sounded."""
+    """Paints one session: start, duration, first words, emotions."""
 
     def sizeHint(self, _option: QStyleOptionViewItem, _index: Index) -> QSize:
         small, lead = QFontMetrics(_font("small")), QFontMetrics(_font("body"))

@@ -36,11 +36,11 @@ _MONTH = re.compile(r"(\d{1,2})月(?:(\d{1,2})日)?", re.ASCII)
 
 
 def search(query: str, today: date) -> Callable[[Summary], bool]:
-    """A test for sessions in which every term of a query is found.
+    """Return a test that accepts sessions matching every term of a query.
 
-    A term is a word or a "phrase" of what was said or answered; a feeling ("sad", "anger"); a day ("today", "monday",
-    "2026-11-21"), a month ("november", "2026-11", "this month"), a week or a year. Quoted, it is text alone. Feelings
-    and dates may be said in either language of the window, whichever is in force.
+    A term is a word or a "phrase" of the conversation, an emotion ("sad", "anger"), a day ("today", "monday",
+    "2026-11-21"), a month ("november", "2026-11", "this month"), a week or a year. A quoted term is text only. Emotions
+    and dates work in English and Chinese, whatever the window's language.
     """
     tests: list[Callable[[Summary], bool]] = []
     for phrase, span, word in _TERM.findall(query):
@@ -73,7 +73,7 @@ def _has_date(text: str, today: date) -> Callable[[Summary], bool] | None:
 
 
 def _span(text: str, today: date) -> tuple[date, date] | None:
-    """First and last day of a date in words."""
+    """Return the first and the last day of a date in words."""
     text = _CHINESE.get(text, text)
     if text == "today":
         return today, today

@@ -1,4 +1,4 @@
-"""How the voice sounded in the turn that is being heard: beside the transcript where there is room."""
+"""The emotion panel of the Sessions page: the turn that is playing, and the whole session."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ui.widgets.waveform import Waveform
 
 
 class SessionEmotionPanel(ReadingArea):
-    """The reading of the current turn, its waveform, and the readings of the whole session.
+    """The reading of the current turn, its waveform, and the readings of the session.
 
     Signals:
-        sought: the user wants to be at that moment of the session, in seconds.
-        turn_asked: index of a turn that the user wants to hear.
+        seek_requested: a position of the session in seconds.
+        turn_requested: the index of a turn to play.
     """
 
     seek_requested = Signal(float)

@@ -1,4 +1,4 @@
-"""The list of sessions: newest first, searched, kept fresh while conversations are recorded."""
+"""The list of sessions: newest first, searchable, updated while a conversation is recorded."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from ui.sessions.summary import Summary, summarise
 from ui.widgets.common import EmptyState, IconButton, button, column, label, line, row
 
 Fingerprint = tuple[int, int, bool]
-"""What changes when a session does: its lines' time and size, and whether a lock lies in it."""
+"""Modification time and size of a session's lines, and whether it is locked. Changes with the session."""
 _BATCH = 25
 
 
 def scan_sessions(root: Path) -> dict[Path, Fingerprint]:
-    """All sessions, newest first, each with its stamp."""
+    """Return all sessions, newest first, each with its fingerprint."""
     found = {}
     for folder in sessions(root):
         try:
@@ -49,7 +49,7 @@ def _summaries(folders: Sequence[Path]) -> list[Summary]:
 
 
 class _View(QListView):
-    """Space and the arrows to the sides belong to the player."""
+    """A list that leaves Space, Left, Right and Delete to the player."""
 
     opened = Signal()
 
@@ -63,13 +63,13 @@ class _View(QListView):
 
 
 class SessionList(QWidget):
-    """Search, list, and what is said where there is nothing.
+    """The search field, the list and its empty states.
 
     Signals:
-        chosen: the `Summary` of the session to be shown, or None.
-        opened: the user wants to see it: in a narrow window the player takes the list's place.
-        import_asked: an archive is to be read in.
-        emptied: whether there is no session at all.
+        chosen: the `Summary` of the selected session, or None.
+        opened: the user opened it; in a narrow window the player replaces the list.
+        import_requested: the user wants to import an archive.
+        empty_changed: whether there is no session at all.
     """
 
     chosen = Signal(object)
@@ -146,21 +146,21 @@ class SessionList(QWidget):
 
     @property
     def current(self) -> Summary | None:
-        """The session that is chosen."""
+        """The selected session."""
         return self._current
 
     @property
     def shown(self) -> list[Summary]:
-        """The sessions that the search finds, newest first."""
+        """The sessions that match the search, newest first."""
         return self._rows.shown
 
     def refresh(self, wanted: Path | None = None) -> None:
-        """Look at the folder again; `wanted` is chosen once it is there."""
+        """Rescan the folder; `wanted` is selected once it is found."""
         self._wanted = wanted or self._wanted
         self.background.run(partial(scan_sessions, self.app.sessions), self._compare)
 
     def leave(self, folder: Path) -> None:
-        """A session is deleted: its neighbour is chosen."""
+        """Remove a deleted session and select its neighbour."""
         index = next((n for n, session in enumerate(self.shown) if session.folder == folder), 0)
         near = self.shown[index + 1 : index + 2] or self.shown[max(0, index - 1) : index]
         self._wanted = near[0].folder if near else None
@@ -169,19 +169,19 @@ class SessionList(QWidget):
         self._filter()
 
     def changeEvent(self, event: QEvent) -> None:
-        """Other sizes of text need other rows."""
+        """Follow the text size."""
         super().changeEvent(event)
         if event.type() in (QEvent.Type.FontChange, QEvent.Type.StyleChange):
             self.view.scheduleDelayedItemsLayout()
 
-    # ---- inside
+    # ---- internal
 
     def _on_event(self, event: object) -> None:
         if isinstance(event, TurnEnded):
             self._soon.start()
 
     def turn_on(self) -> None:
-        """Record from now on, and keep for some days."""
+        """Turn on recording for a limited time."""
         self.app.change("recording", mode="days")
 
     def _compare(self, found: dict[Path, Fingerprint]) -> None:
@@ -205,7 +205,7 @@ class SessionList(QWidget):
         self._filter()
 
     def _watch(self) -> None:
-        """The folder of all sessions, or of the user while there is none; and those that are being recorded."""
+        """Watch the sessions folder, or its parent while it does not exist, and the sessions being recorded."""
         root = self.app.sessions
         locked = [folder for folder, (_, _, lock) in self._known.items() if lock]
         wanted = {str(path) for path in (root if root.is_dir() else root.parent, *locked) if path.is_dir()}
@@ -216,7 +216,7 @@ class SessionList(QWidget):
             self._watcher.addPaths(sorted(wanted - watched))
 
     def _filter(self, *, searched: bool = False) -> None:
-        """Show what the search finds; a session that changes while it is shown stays until another search."""
+        """Show the matching sessions. A session that changes stays until the next search."""
         stays = self._current.folder if self._current and not searched else None
         test = search(self.field.text(), date.today())
         ordered = sorted(self._all.values(), key=lambda session: session.folder.name, reverse=True)

@@ -1,4 +1,4 @@
-"""A session as the list knows it: read from its lines alone, without its recordings."""
+"""What the list knows about a session: read from its event lines, without the recordings."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Summary:
     """A session in the list.
 
     Attributes:
-        started: local time of its start, None where its first line is lost.
-        seconds: from its start to its last line.
-        emotions: how its spoken turns sounded, in order, as the user corrected them.
-        first_words: of the first turn that has any.
-        text: all that was said and answered, folded for the search.
-        running: whether it is being recorded now.
-        damaged: lines that could not be read, and recordings that are not there.
-        lines: how many could; it tells whether anything was added.
+        started: local start time, None if the first line is lost.
+        seconds: from the start to the last line.
+        emotions: of the spoken turns in order, with the user's corrections.
+        first_words: of the first turn with text.
+        text: all messages and replies, normalised for the search.
+        running: whether it is being recorded.
+        damaged: the number of unreadable lines and missing recordings.
+        lines: the number of readable lines; it grows with the session.
     """
 
     folder: Path
@@ -46,20 +46,20 @@ class Summary:
 
     @property
     def day(self) -> date | None:
-        """The day it began."""
+        """The day it started."""
         return self.started.date() if self.started else None
 
 
 _KNOWN = (*EMOTIONS, UNSURE)
 _LATER = ("correction", "utterance_recovered")
-"""Lines that can be added long after the session has ended."""
+"""Lines that may be added long after the session ended."""
 
 
 def summarise(folder: Path) -> Summary:
-    """What a session's lines tell of it.
+    """Summarise a session from its event lines.
 
     Raises:
-        OSError: they cannot be read.
+        OSError: the lines cannot be read.
     """
     lines, damaged = read_lines(folder / EVENTS)
     about: Mapping[str, Any] = {}
@@ -115,7 +115,7 @@ def _time(text: object) -> datetime | None:
 
 
 def _in_use(lock: Path) -> bool:
-    """Whether a living program holds the lock; one that was killed leaves the file alone."""
+    """Return whether a running program holds the lock. A killed one leaves only the file."""
     if not lock.exists():
         return False
     try:
@@ -126,7 +126,7 @@ def _in_use(lock: Path) -> bool:
 
 
 def folded(text: str) -> str:
-    """Text as it is compared: without case, accents and forms of width."""
+    """Normalise text for comparison: no case, accents or width variants."""
     if text.isascii():
         return text.casefold()
     plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))

@@ -1,4 +1,4 @@
-"""A session on one line of time: what is to be played, where its parts lie, and the two lanes that show it."""
+"""A session on a time axis: its audio, its parts, and the two lanes that show it."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from ui.core.translations import tr
 from ui.widgets.common import column, label
 from ui.widgets.waveform import Clip, Waveform
 
-_PEAKS = 200  # per second; a lane needs no more of a recording
+_PEAKS = 200  # peaks per second of a lane
 _LANES = ("you", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Who is heard from `start` to `end`, in seconds.
+    """Who speaks from `start` to `end`, in seconds.
 
     Attributes:
-        turn: index of the turn in the session.
-        lost: a recording was made and is missing or damaged.
+        turn: the index of the turn in the session.
+        missing: the recording is missing or damaged.
     """
 
     turn: int
@@ -46,7 +46,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SessionAudio:
-    """A session as it is played: mono samples at 16 kHz, its parts in order, and the loudness of each lane.
+    """A session ready to play: mono samples at 16 kHz, its parts in order, and the peaks of each lane.
 
     Attributes:
         spans: start and end of each turn in seconds.
@@ -60,27 +60,30 @@ class SessionAudio:
 
     @property
     def seconds(self) -> float:
-        """How long it plays."""
+        """The duration."""
         return len(self.samples) / SAMPLE_RATE
 
     def start(self, turn: int) -> float:
-        """Where a turn begins, by its index."""
+        """The start of a turn, by its index."""
         return self.spans[turn][0]
 
     def turn_at(self, seconds: float) -> int:
-        """Index of the turn that is on at that moment; -1 in an empty session."""
+        """The index of the turn at that moment; -1 in an empty session."""
         return bisect(self.spans, seconds + 1e-3, key=lambda span: span[0]) - 1
 
     def part(self, turn: int, who: str) -> Part | None:
-        """A turn's message ("you") or its reply ("assistant"), if there is one."""
+        """A turn's message ("you") or reply ("assistant"), if any."""
         return next((part for part in self.parts if (part.turn, part.who) == (turn, who)), None)
 
 
 def load_session_audio(folder: Path) -> SessionAudio:
-    """Read a session, ready to be shown and played. It takes a while: not on Qt's thread.
+    """Read a session for display and playback. Slow: call it off Qt's thread.
+
+    Args:
+        folder: the session's folder.
 
     Raises:
-        AssistantError: there is no session in the folder, or it goes away meanwhile.
+        AssistantError: the folder holds no session, or was deleted.
     """
     try:
         session = read_session(folder)
@@ -107,13 +110,13 @@ def load_session_audio(folder: Path) -> SessionAudio:
 
 
 def emotion_of(recorded: RecordedTurn) -> str | None:
-    """How a turn's message sounded: by the user's word, else as it was read."""
+    """Return the emotion of a turn's message: the user's correction, or the reading."""
     reading = recorded.turn.reading
     return recorded.corrected or (reading.label if reading else None)
 
 
 def _validated(recorded: RecordedTurn) -> RecordedTurn:
-    """The turn without what no program of ours wrote: an archive comes from strangers."""
+    """Drop values that our program cannot have written: archives may come from anyone."""
     reading = recorded.turn.reading
     if reading is not None and not (
         reading.label in (*EMOTIONS, UNSURE)
@@ -127,7 +130,7 @@ def _validated(recorded: RecordedTurn) -> RecordedTurn:
 
 
 def _missing_recordings(session: Session) -> set[tuple[int, str]]:
-    """The recordings that lines name and that are not there, or not as they were written."""
+    """Return the recordings that lines name but that are missing or changed."""
     named: set[tuple[int, str]] = set()
     for one in read_lines(session.folder / EVENTS)[0]:
         if isinstance(one.get("audio"), str) and isinstance(number := one.get("turn"), int):
@@ -149,10 +152,10 @@ def _peaks(samples: Samples) -> NDArray[np.float32]:
 
 
 class Timeline(QWidget):
-    """Two lanes, yours and the assistant's, in step; each turn lies in a band of its emotion's hue.
+    """Two lanes, yours and the assistant's. Each turn has a band in its emotion's hue.
 
     Signals:
-        sought: the user wants to be at that moment, in seconds.
+        seek_requested: the position in seconds.
     """
 
     seek_requested = Signal(float)
@@ -161,7 +164,7 @@ class Timeline(QWidget):
         super().__init__()
         self._session_audio: SessionAudio | None = None
         self._turn = -1
-        self._backdrop: tuple[object, QPixmap] | None = None  # and how it was when it was drawn
+        self._backdrop: tuple[object, QPixmap] | None = None  # with the state it was drawn for
         names = {"you": self.tr("You"), "assistant": self.tr("Assistant")}
         self.lanes = {who: Waveform(name) for who, name in names.items()}
         layout = column(spacing=0)
@@ -198,14 +201,14 @@ class Timeline(QWidget):
             self.update()
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
-        """Beside the lanes a click goes there as well."""
+        """Seek, also between the lanes."""
         lane = self.lanes["you"]
         if self._session_audio and event.button() == Qt.MouseButton.LeftButton:
             share = (event.position().x() - lane.x()) / max(1, lane.width())
             self.seek_requested.emit(min(max(share, 0.0), 1.0) * self._session_audio.seconds)
 
     def paintEvent(self, _event: QPaintEvent) -> None:
-        """The bands of the turns, what is lost, where a reply was cut off; the lanes paint over them."""
+        """Paint the turn bands, missing recordings and interruptions; the lanes paint over them."""
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         looks = (self.size(), theme.colours().window, self._session_audio, self.lanes["you"].geometry())
@@ -225,7 +228,7 @@ class Timeline(QWidget):
         return lane.x() + seconds / self._session_audio.seconds * lane.width()
 
     def _draw_backdrop(self) -> QPixmap:
-        """All that stands still while it plays."""
+        """Draw everything that does not move during playback."""
         scale = self.devicePixelRatioF()
         drawn = QPixmap(self.size() * scale)
         drawn.setDevicePixelRatio(scale)
@@ -246,7 +249,7 @@ class Timeline(QWidget):
         return drawn
 
     def _band(self, index: int) -> tuple[QRectF, QColor]:
-        """Where a turn lies, and its faint hue."""
+        """Return the rectangle of a turn and its faint hue."""
         assert self._session_audio is not None, "painted only with a tape"
         c = theme.colours()
         left, right = (self._x(seconds) for seconds in self._session_audio.spans[index])

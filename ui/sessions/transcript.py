@@ -1,4 +1,4 @@
-"""A session to be read: turn by turn, in step with the player, with corrections of readings."""
+"""The transcript of a session, turn by turn, in step with the player, with corrections."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from ui.sessions.formatting import format_duration
 from ui.sessions.timeline import SessionAudio, emotion_of
 from ui.widgets.common import EmotionChip, IconButton, column, label, row
 
-_BATCH_MS = 20  # of making rows, before the window may do something else
+_BATCH_MS = 20  # spent on making rows before the window may react
 _EDGE = 8
 _WIDEST = 680  # pixels; about 72 characters a line
 
 
 def displayable(text: str) -> str:
-    """Text that a label lays out in a moment: no halves of characters, long paragraphs broken, the rest counted."""
+    """Make text fast to lay out: valid Unicode, short paragraphs, a count of what is left out."""
     shown, rest = paragraphs(text[:LONGEST]), len(text) - LONGEST
     more = tr("… and {} more characters. Export the session to read them.")
     return f"{shown}\n{more.format(rest)}" if rest > 0 else shown
 
 
 def unplayed_text(recorded: RecordedTurn) -> str:
-    """What was generated and not heard, or "" where all of it was."""
+    """Return the part of the reply that was not played, "" if all was."""
     turn = recorded.turn
     if turn.heard.strip() == turn.reply.strip():
         return ""
@@ -52,8 +52,8 @@ class TurnRow(QFrame):
     """One turn.
 
     Signals:
-        sought: the user wants to hear it from that moment, in seconds.
-        corrected: the emotion that it really was, or None: as it was read.
+        seek_requested: the position in seconds from which to play.
+        corrected: the correct emotion, or None for the reading.
     """
 
     seek_requested = Signal(float)
@@ -96,18 +96,18 @@ class TurnRow(QFrame):
         )
 
     def set_current(self, *, current: bool) -> None:
-        """Mark it as the one that is being heard."""
+        """Mark it as the turn that is playing."""
         if current != self._current:
             self._current = current
             self.update()
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
-        """Hear it."""
+        """Play it."""
         if event.button() == Qt.MouseButton.LeftButton:
             self.seek_requested.emit(self._start)
 
     def paintEvent(self, _event: QPaintEvent) -> None:
-        """The current one stands on a surface of its own, with a bar beside it."""
+        """Highlight the current turn."""
         if self._current:
             c = theme.colours()
             painter = QPainter(self)
@@ -118,7 +118,7 @@ class TurnRow(QFrame):
             painter.setBrush(QColor(c.accent))
             painter.drawRoundedRect(QRectF(4, 12, 4, self.height() - 24), 2, 2)
 
-    # ---- inside
+    # ---- internal
 
     def _head(self, who: str, at: float | None, marks: list[QWidget]) -> QVBoxLayout:
         name = label(who, "heading", wrap=False)
@@ -152,7 +152,7 @@ class TurnRow(QFrame):
         menu.popup(self.correct.mapToGlobal(QPoint(0, self.correct.height())))
 
     def _menu(self) -> QMenu:
-        """The five emotions and the way back."""
+        """The five emotions and a reset."""
         menu = QMenu(self)
         menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         group = QActionGroup(menu)
@@ -172,7 +172,7 @@ class TurnRow(QFrame):
             self.corrected.emit(emotion)
 
     def _ending(self) -> str:
-        """How the reply ended, where it was not heard to its end."""
+        """Say how the reply ended if it did not play to its end."""
         outcome = self._recorded.turn.outcome
         return {
             Outcome.ANSWERED: "",
@@ -190,7 +190,7 @@ def _text_label(text: str, role: str = "") -> QLabel:
 
 
 class ReadingArea(QScrollArea):
-    """Something to be read, scrolled with the keyboard too; Space and the arrows to the sides are for others."""
+    """A scroll area that the keyboard scrolls; Space, Left and Right are left to others."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -200,14 +200,14 @@ class ReadingArea(QScrollArea):
         self.setAccessibleName(name)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        """Up and down, by lines and pages."""
+        """Scroll by lines and pages."""
         if event.key() in (Qt.Key.Key_Up, Qt.Key.Key_Down, Qt.Key.Key_PageUp, Qt.Key.Key_PageDown):
             super().keyPressEvent(event)
         else:
             event.ignore()
 
     def paintEvent(self, event: QPaintEvent) -> None:
-        """A ring when the keyboard is here."""
+        """Paint a focus ring."""
         super().paintEvent(event)
         if self.hasFocus():
             painter = QPainter(self.viewport())
@@ -217,7 +217,7 @@ class ReadingArea(QScrollArea):
 
 
 class _Column(QWidget):
-    """Rows below each other. A row that comes in costs its own height only, which a layout of many would not know."""
+    """Rows from top to bottom. Adding a row costs only its own height, unlike in a layout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -226,7 +226,7 @@ class _Column(QWidget):
         self.setMaximumWidth(_WIDEST * theme.pixels("body") // theme.SIZES["body"])
 
     def put(self, turn: TurnRow, at: int) -> None:
-        """Put a row at the end, or in the place of another one."""
+        """Append a row, or replace one."""
         turn.setParent(self)
         if at < len(self.rows):
             self.rows[at].hide()
@@ -239,19 +239,19 @@ class _Column(QWidget):
         turn.show()
 
     def place(self) -> None:
-        """Give every row its place."""
+        """Place all rows."""
         self._bottom = _EDGE
         for turn in self.rows:
             self._place(turn)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """Another width, other heights."""
+        """Update the rows' heights."""
         super().resizeEvent(event)
         if event.size().width() != event.oldSize().width():
             self.place()
 
     def event(self, event: QEvent) -> bool:
-        """A row has another height: the size of the text has changed."""
+        """Update the rows' heights when the text size changes."""
         if event.type() == QEvent.Type.LayoutRequest:
             self.setMaximumWidth(_WIDEST * theme.pixels("body") // theme.SIZES["body"])
             self.place()
@@ -268,11 +268,11 @@ class _Column(QWidget):
 
 
 class Transcript(ReadingArea):
-    """All turns of a session, below each other; the current one is kept in sight.
+    """All turns of a session; the current one stays in view.
 
     Signals:
-        sought: the user wants to be at that moment, in seconds.
-        corrected: number of a turn, and the emotion that it really was or None.
+        seek_requested: the position in seconds.
+        corrected: the number of a turn, and its correct emotion or None.
     """
 
     seek_requested = Signal(float)
@@ -290,11 +290,11 @@ class Transcript(ReadingArea):
 
     @property
     def rows(self) -> list[TurnRow]:
-        """The turns that are there by now."""
+        """The rows made so far."""
         return self._column.rows
 
     def show_session_audio(self, session_audio: SessionAudio | None) -> None:
-        """Show a session, a long one little by little. Of the one that is shown already, only what has changed."""
+        """Show a session in batches. For the same session, update only what changed."""
         before, self._session_audio = self._session_audio, session_audio
         if not _is_continuation(before, session_audio):
             self._current = -1
@@ -307,7 +307,7 @@ class Transcript(ReadingArea):
         self._more.start()
 
     def set_current(self, index: int) -> None:
-        """Mark a turn, by its index, and bring it into sight."""
+        """Mark a turn, by its index, and scroll to it."""
         if index == self._current:
             return
         for number, current in ((self._current, False), (index, True)):
@@ -316,7 +316,7 @@ class Transcript(ReadingArea):
         self._current = index
         self._reveal()
 
-    # ---- inside
+    # ---- internal
 
     def _add(self) -> None:
         first, turns = len(self.rows), self._session_audio.session.turns if self._session_audio else ()
@@ -350,7 +350,7 @@ class Transcript(ReadingArea):
 
 
 def row_content(recorded: RecordedTurn) -> tuple[object, ...]:
-    """What a row shows of a turn."""
+    """Return what a row shows of a turn."""
     turn = recorded.turn
     label = turn.reading.label if turn.reading else None
     sounds = recorded.user_audio, recorded.reply_audio
@@ -358,7 +358,7 @@ def row_content(recorded: RecordedTurn) -> tuple[object, ...]:
 
 
 def _is_continuation(before: SessionAudio | None, now: SessionAudio | None) -> bool:
-    """Whether it is the same session, with more turns at most."""
+    """Return whether it is the same session, perhaps with more turns."""
     if before is None or now is None or before.session.folder != now.session.folder:
         return False
     numbers = [[one.turn.number for one in session_audio.session.turns] for session_audio in (before, now)]

@@ -1,4 +1,4 @@
-"""Settings: how the window looks."""
+"""Settings: appearance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ui.widgets.value_slider import ValueSlider
 
 
 class AppearanceSettings(Section):
-    """Theme, size of the text, language, tray."""
+    """Theme, text size, language, tray icon, menu entry."""
 
     def __init__(self, app: App) -> None:
         super().__init__(tr("Appearance"))

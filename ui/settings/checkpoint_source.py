@@ -1,4 +1,4 @@
-"""The released BLSP-Emo, or another checkpoint: found in a folder or downloaded, looked at, converted if need be."""
+"""A field for another checkpoint: choose a folder or download one, check it, convert it if needed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class CheckpointSource(QWidget):
-    """Fields for a folder and for the hub, and what is known of what they name.
+    """Fields for a folder and for the model hub, and the facts about the checkpoint.
 
     Signals:
-        changed: more is known, perhaps another `folder`.
+        changed: `folder` or the facts changed.
 
     Attributes:
-        folder: a checkpoint that can be loaded and fits, or "".
+        folder: a checkpoint that fits and can be loaded, or "".
     """
 
     changed = Signal()
@@ -65,7 +65,7 @@ class CheckpointSource(QWidget):
         self.setLayout(layout)
 
     def inspect(self, folder: str) -> None:
-        """Look at a folder, in a child process: what it is and whether it fits into memory."""
+        """Check a folder in a child process: what it is and whether it fits into memory."""
         self._take("")
         path = Path(folder.strip()).expanduser().absolute()
         self.path.setText(str(path))
@@ -100,7 +100,7 @@ class CheckpointSource(QWidget):
         if "state" in last and last["error"] is None:
             self._show(last)
         elif code == 0 and "folder" in last:
-            self.inspect(str(last["folder"]))  # downloaded, or converted
+            self.inspect(str(last["folder"]))  # downloaded or converted
         else:
             self.message.report(message or tr("Could not check the model: the program ended."), error=code != 130)
             self.changed.emit()

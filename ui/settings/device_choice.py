@@ -1,4 +1,4 @@
-"""Microphone and speaker: which, how loud, and what is the matter with them."""
+"""The choice of microphone and speaker, with the input level and errors."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _POLL_MS = 2000
 
 
 class DeviceChoice(QWidget):
-    """Two lists that follow the devices that come and go, and the microphone's level.
+    """Two device lists that stay up to date, and the microphone level.
 
     Args:
-        devices: finds the devices; called off Qt's thread.
-        beside: shown below the speaker.
+        devices: lists the devices; called off Qt's thread.
+        extra: shown below the speaker.
     """
 
-    def __init__(self, app: App, devices: Callable[[], Devices], beside: QWidget | None = None) -> None:
+    def __init__(self, app: App, devices: Callable[[], Devices], extra: QWidget | None = None) -> None:
         super().__init__()
         self.app = app
         self._devices = devices
@@ -44,8 +44,8 @@ class DeviceChoice(QWidget):
             titles[-1].setBuddy(part)
             part.setAccessibleName(title)
         layout = column(titles[0], self.microphone, self.meter, 14, titles[1], self.speaker, spacing=6)
-        if beside is not None:
-            layout.addWidget(beside)
+        if extra is not None:
+            layout.addWidget(extra)
         layout.addWidget(self.error)
         self.setLayout(layout)
         self.show_devices(Devices((), ()))
@@ -56,24 +56,24 @@ class DeviceChoice(QWidget):
         app.settings_changed.connect(self._follow)
 
     def showEvent(self, event: QShowEvent) -> None:
-        """Look for devices while it is seen."""
+        """Poll the devices while visible."""
         super().showEvent(event)
         self.inspect()
         self._timer.start()
 
     def hideEvent(self, event: QHideEvent) -> None:
-        """And no longer."""
+        """Stop polling."""
         super().hideEvent(event)
         self._timer.stop()
 
     def inspect(self) -> None:
-        """List the devices, off Qt's thread."""
+        """List the devices off Qt's thread."""
         if not self._listing:
             self._listing = True
             self._background.run(self._devices, self._found, self._fail)
 
     def show_devices(self, found: Devices) -> None:
-        """Offer these, and what is chosen although it is away."""
+        """Offer these devices, and the chosen one even if it is not connected."""
         self._shown = found
         sound = self.app.settings.sound
         self.microphone.show_options(_options(found.microphones, sound.microphone), sound.microphone)

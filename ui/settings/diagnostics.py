@@ -1,4 +1,4 @@
-"""Settings: what the doctor finds, the log, and a report without anything personal."""
+"""Settings: the results of `undertone doctor`, the log, and a report without personal data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PATH = re.compile(r"(?<![\w/\\])(?:[A-Za-z]:[\\/]|~?/)[^\s:;,'\")]+")
 
 
 class Diagnostics(Section):
-    """The doctor's findings with their remedies, the log's folder, the report."""
+    """The findings with their remedies, the log folder and the report."""
 
     def __init__(self, app: App) -> None:
         super().__init__(tr("Diagnostics"), tr("What works on this computer and what is missing."))
@@ -61,7 +61,7 @@ class Diagnostics(Section):
         self.inspect()
 
     def inspect(self) -> None:
-        """Ask the doctor, in a child process."""
+        """Run the doctor in a child process."""
         self.again.setEnabled(False)
         self.state.report(tr("Checking…"))
         job = self.app.run("doctor", "--model", self.app.settings.model.source, "--json")
@@ -109,7 +109,7 @@ class Diagnostics(Section):
         dialog.show()
 
     def write(self, path: str) -> None:
-        """Write the report that is shown."""
+        """Save the report."""
         try:
             write_atomically(Path(path), self.report.toPlainText() + "\n", mode=None)
         except OSError as error:
@@ -128,11 +128,11 @@ def _finding(name: str, value: str, remedy: str | None) -> QWidget:
     if remedy:
         text.addWidget(label(remedy, "muted", selectable=True))
     mark = StatusIcon("warning", "danger", 18) if remedy else StatusIcon("check", "muted", 18)
-    beside = row(mark, heading, spacing=10)
+    line_layout = row(mark, heading, spacing=10)
     for part in (mark, heading):
-        beside.setAlignment(part, Qt.AlignmentFlag.AlignTop)
-    beside.addLayout(text, 1)
-    made.setLayout(beside)
+        line_layout.setAlignment(part, Qt.AlignmentFlag.AlignTop)
+    line_layout.addLayout(text, 1)
+    made.setLayout(line_layout)
     made.setAccessibleName(f"{name}: {value} {remedy or ''}".strip())
     return made
 
@@ -141,7 +141,7 @@ def _finding(name: str, value: str, remedy: str | None) -> QWidget:
 
 
 def report(found: Mapping[str, Mapping[str, str | None]], settings: Settings, home: str, log: str) -> str:
-    """What helps to find a fault and names nobody: findings, settings, the last errors without their messages."""
+    """Return a report that helps to find a fault: findings, settings, and the last errors without messages."""
     lines = ["Undertone", f"system: {platform.system()} {platform.release()} {platform.machine()}", "", "[doctor]"]
     for name, one in found.items():
         remedy = f" -> {one['remedy']}" if one["remedy"] else ""
@@ -156,7 +156,7 @@ def report(found: Mapping[str, Mapping[str, str | None]], settings: Settings, ho
 
 
 def redacted(text: str, folders: Sequence[str] = ()) -> str:
-    """The text without paths, the user's name or the machine's; `folders` are known ones, with spaces perhaps."""
+    """Remove paths, the user's name and the computer's name. `folders` are known paths that may hold spaces."""
     for folder in sorted({*folders, str(Path.home())}, key=len, reverse=True):
         if "/" in folder or "\\" in folder:
             text = re.sub(rf"{re.escape(folder)}[^\s:;,'\")]*", "(a path)", text)
@@ -174,7 +174,7 @@ def _user() -> str:
 
 
 def _anonymous(section: str, values: Any) -> Any:
-    """Settings without what names something of the user's."""
+    """Remove personal names and paths from settings."""
     if not isinstance(values, dict):
         return values
     kept = dict(values)
@@ -190,7 +190,7 @@ def _anonymous(section: str, values: Any) -> Any:
 
 
 def _errors(log: str) -> list[str]:
-    """Of the last tracebacks: where they went, by file name and line, and the kind of error; no messages, no values."""
+    """Return the stack (file, line) and type of the last errors, without messages or values."""
     told = []
     for trace in log.split("Traceback (most recent call last):")[1:][-_TRACEBACKS:]:
         frames = re.findall(r'File "[^"\n]*?([^"/\\\n]+)", line (\d+), in (\w+)', trace)

@@ -1,4 +1,4 @@
-"""One checkpoint in the model manager: what it is, how it fits, and what can be done with it."""
+"""One checkpoint in the model list: what it is, whether it fits, and its actions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ui.widgets.model_text import (
 
 
 def choose_folder(owner: QWidget, text: str, chosen: Callable[[str], object]) -> QFileDialog:
-    """Let the user point at a folder, in a window beside this one that blocks nothing."""
+    """Open a non-modal folder dialog."""
     dialog = QFileDialog(owner, text)
     dialog.setFileMode(QFileDialog.FileMode.Directory)
     dialog.setOption(QFileDialog.Option.ShowDirsOnly)
@@ -39,7 +39,7 @@ def choose_folder(owner: QWidget, text: str, chosen: Callable[[str], object]) ->
 
 
 class TargetForm(QWidget):
-    """Where something new is to be written. Hidden until it is asked for.
+    """A form for a new folder. Hidden until needed.
 
     Signals:
         started: the folder.
@@ -56,14 +56,14 @@ class TargetForm(QWidget):
         self.path.returnPressed.connect(lambda: self.started.emit(self.path.text()))
         self.start = button(tr("Start"), lambda: self.started.emit(self.path.text()), "primary")
         cancel = button(tr("Cancel"), self.hide, "quiet")
-        beside = row(self.path, self.start, cancel)
+        line_layout = row(self.path, self.start, cancel)
         layout = column(self.text, spacing=6)
-        layout.addLayout(beside)
+        layout.addLayout(line_layout)
         self.setLayout(layout)
         self.hide()
 
     def ask(self, text: str, folder: Path) -> None:
-        """Propose a folder."""
+        """Show the form with a proposed folder."""
         self.text.setText(text)
         self.path.setText(str(folder))
         self._name(self.path.text())
@@ -80,9 +80,9 @@ class ModelCard(QFrame):
     """A checkpoint.
 
     Signals:
-        made: a new folder was made out of it.
-        removed: the user takes it off the list.
-        changed: it may be another one now; look at it again.
+        made: a new folder was written from it.
+        removed: the user removes it from the list.
+        changed: its state may have changed.
     """
 
     made = Signal(str)
@@ -129,20 +129,20 @@ class ModelCard(QFrame):
 
     @property
     def in_use(self) -> bool:
-        """Whether the settings name it."""
+        """Whether it is the current model."""
         return self.app.settings.model.source == self.source
 
     def show_about(self, about: About) -> None:
-        """What the manager says of it."""
+        """Show what the manager reports."""
         self.about = about
         self._update()
 
     def follow(self) -> None:
-        """The settings have changed."""
+        """Follow the settings."""
         self._update()
 
     def show_status(self, status: str, text: str) -> None:
-        """How loading it goes."""
+        """Show the loading status."""
         if status == "failed":
             back = self._before
             if back.source != self.source:
@@ -155,7 +155,7 @@ class ModelCard(QFrame):
         else:
             self.message.report(text)
 
-    # ---- what it looks like
+    # ---- display
 
     def _update(self) -> None:
         about, used = self.about, self.in_use
@@ -185,7 +185,7 @@ class ModelCard(QFrame):
         self.remove.setVisible(not self.preset and not used)
         self.buttons.setEnabled(not self.progress.running)
 
-    # ---- what can be done
+    # ---- actions
 
     def _load(self, device: str, quantize: str, *, anyway: bool = False) -> None:
         plan = self.about["plan"] if self.about else None

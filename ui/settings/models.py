@@ -1,4 +1,4 @@
-"""Settings: the model manager. Presets and the user's own folders, and how more of them come."""
+"""Settings: the model list with presets, the user's folders and downloads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class ModelSettings(Section):
-    """The checkpoints as cards, adding a folder, a download by id."""
+    """The checkpoints as cards, a field to add a folder, and a download from the hub."""
 
     def __init__(self, app: App) -> None:
         super().__init__(tr("Model"), tr("Choose the model that replies. All models run on this computer."))
@@ -75,7 +75,7 @@ class ModelSettings(Section):
         self.inspect(list(self.cards))
 
     def inspect(self, sources: Sequence[str]) -> None:
-        """Have checkpoints looked at, in a child process."""
+        """Query checkpoints in a child process."""
         self.error.report("")
         job = self.app.run_module("model.manager", "list", *sources)
         job.printed.connect(self._show)
@@ -127,12 +127,12 @@ class ModelSettings(Section):
         if isinstance(event, ModelStatus):
             card.show_status(event.status, event.text)
         elif isinstance(event, Ready) and (card.about is None or card.about["state"] == "absent"):
-            self.inspect([card.source])  # it was fetched while it was loaded
+            self.inspect([card.source])  # it was downloaded while loading
 
-    # ---- more and fewer
+    # ---- adding and removing
 
     def add_folder(self, folder: str) -> None:
-        """Put a folder on the list."""
+        """Add a folder to the list."""
         path = Path(folder.strip()).expanduser().absolute()
         if not path.is_dir():
             self.added.report(tr("Folder not found: {path}").format(path=path), error=True)
@@ -152,12 +152,12 @@ class ModelSettings(Section):
         choose_folder(self, tr("Add a model"), self.add_folder)
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
-        """Folders can be dropped here."""
+        """Accept dropped folders."""
         if any(url.isLocalFile() for url in event.mimeData().urls()):
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
-        """Add what is dropped."""
+        """Add the dropped folders."""
         for url in event.mimeData().urls():
             if url.isLocalFile():
                 self.add_folder(url.toLocalFile())

@@ -1,4 +1,4 @@
-"""The settings: a page of the window, sections at the left. Everything takes effect at once."""
+"""The Settings page, with its sections on the left. Changes apply at once."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ui.widgets.forms import Section
 SECTIONS = ("sound", "turns", "voice", "model", "recording", "appearance", "shortcuts", "diagnostics")
 _ICONS = ("speaker", "talk", "play", "model", "record", "settings", "keyboard", "info")
 _NARROW = 700
-"""Pixels, at the usual size of text, below which the list of sections becomes a drop-down above."""
+"""Pixels at the normal text size; narrower pages show a drop-down instead of the list."""
 
 
 def names() -> dict[str, str]:
-    """The sections and their titles."""
+    """Return the sections and their titles."""
     titles = (
         tr("Sound"),
         tr("Turn-taking"),
@@ -40,10 +40,10 @@ def names() -> dict[str, str]:
 
 
 class SettingsPage(QWidget):
-    """All settings. A section is made when it is first shown.
+    """All settings. A section is made when first shown.
 
     Args:
-        devices: finds the microphones and speakers; called off Qt's thread.
+        devices: lists the devices; called off Qt's thread.
     """
 
     def __init__(self, app: App, devices: Callable[[], Devices] = find_devices) -> None:
@@ -83,7 +83,7 @@ class SettingsPage(QWidget):
 
     @property
     def view_state(self) -> str:
-        """The section that is shown."""
+        """The current section."""
         return self._shown
 
     @view_state.setter
@@ -91,7 +91,7 @@ class SettingsPage(QWidget):
         self.show_section(section)
 
     def show_section(self, name: str) -> Section:
-        """Turn to a section of `SECTIONS`; returns it."""
+        """Show a section of `SECTIONS` and return it."""
         if name not in self.sections:
             section = _maker(name, self)()
             inside = QWidget()
@@ -113,18 +113,18 @@ class SettingsPage(QWidget):
         return self.sections[name]
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """Fold the list when it is narrow."""
+        """Replace the list by a drop-down when narrow."""
         super().resizeEvent(event)
         self._fold()
 
     def changeEvent(self, event: QEvent) -> None:
-        """Follow theme and size of text."""
+        """Follow theme and text size."""
         super().changeEvent(event)
         if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.FontChange) and self._list.count():
             self._retranslate()
 
     def _retranslate(self) -> None:
-        """The list's entries, in the colours and size in force."""
+        """Fill the list in the current language and colours."""
         self._list.blockSignals(True)
         self._list.clear()
         self._list.addItems(list(names().values()))

@@ -22,7 +22,7 @@ from ui.widgets.forms import Choices, InlineMessage, Section, actions, format_by
 
 @dataclass(frozen=True, slots=True)
 class StorageUse:
-    """What is on the disk."""
+    """The number and size of stored sessions, and the number of corrections."""
 
     sessions: int
     bytes: int
@@ -30,7 +30,7 @@ class StorageUse:
 
 
 class Retention(QWidget):
-    """Whether conversations are kept, and how long; what is chosen is in force at once."""
+    """Whether and how long conversations are kept. Applies at once."""
 
     def __init__(self, app: App) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Retention(QWidget):
 
 
 class RecordingSettings(Section):
-    """Off, for some days, or keep; what is stored; consent."""
+    """Retention, stored sessions and consent to keep corrections."""
 
     def __init__(self, app: App) -> None:
         super().__init__(tr("Recording"), tr("Everything stays in a folder on this computer."))
@@ -94,12 +94,12 @@ class RecordingSettings(Section):
         self._show(StorageUse(0, 0, 0))
 
     def showEvent(self, event: QShowEvent) -> None:
-        """Count anew."""
+        """Count again."""
         super().showEvent(event)
         self.count()
 
     def count(self) -> None:
-        """Look at the disk, off Qt's thread."""
+        """Count what is stored, off Qt's thread."""
         self._background.run(self._inspect, self._show, lambda why: self.error.report(why, error=True))
 
     def _inspect(self) -> StorageUse:
@@ -135,7 +135,7 @@ class RecordingSettings(Section):
             return
         QDesktopServices.openUrl(QUrl.fromLocalFile(str(self.app.sessions)))
 
-    # ---- deleting, with an undo
+    # ---- deleting
 
     def _delete(self) -> None:
         running = self.app.talk.folder if self.app.talk is not None else None

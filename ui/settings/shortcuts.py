@@ -1,4 +1,4 @@
-"""Settings: keys."""
+"""Settings: keyboard shortcuts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RESERVED_KEYS = ("Tab", "Shift+Backtab", "Return", "Enter", "Up", "Down", "Left
 
 
 def fixed_shortcuts() -> list[tuple[str, str]]:
-    """The keys of the window that cannot be changed, and what they do."""
+    """Return the fixed shortcuts of the window and what they do."""
     return [
         ("Ctrl+1", tr("Talk")),
         ("Ctrl+2", tr("Sessions")),
@@ -34,17 +34,17 @@ def fixed_shortcuts() -> list[tuple[str, str]]:
 
 
 def key_text(keys: str) -> str:
-    """Keys as people write them here."""
+    """Format a key as the desktop does."""
     return (
         tr("Space", "key") if keys == "Space" else QKeySequence(keys).toString(QKeySequence.SequenceFormat.NativeText)
     )
 
 
 class ShortcutButton(QPushButton):
-    """Shows a key; pressed, it takes the next one. Escape or leaving keeps the old one.
+    """Shows a key; when pressed, it records the next key. Escape or losing focus keeps the old one.
 
     Signals:
-        taken: the key as Qt writes it.
+        key_chosen: the key as Qt writes it.
         refused: a key that the window needs.
     """
 
@@ -66,7 +66,7 @@ class ShortcutButton(QPushButton):
         self.setAccessibleDescription(key_text(keys))
 
     def event(self, event: QEvent) -> bool:
-        """Take keys before shortcuts, Tab and the button's own Space do."""
+        """Record keys before shortcuts, Tab and the button's own Space see them."""
         if self.waiting and event.type() is QEvent.Type.ShortcutOverride:
             event.accept()
             return True
@@ -76,7 +76,7 @@ class ShortcutButton(QPushButton):
         return super().event(event)
 
     def focusOutEvent(self, event: QFocusEvent) -> None:
-        """Leaving keeps the old key."""
+        """Keep the old key."""
         super().focusOutEvent(event)
         if self.waiting:
             self.show_keys(self._keys)
@@ -101,7 +101,7 @@ class ShortcutButton(QPushButton):
 
 
 class ShortcutSettings(Section):
-    """The talk key, and the other ones to know."""
+    """The talk key and a list of the other shortcuts."""
 
     def __init__(self, app: App) -> None:
         super().__init__(tr("Shortcuts"))

@@ -22,10 +22,10 @@ _RATE = 24_000
 
 
 class SoundSettings(Section):
-    """Devices by name, their level, a check, and what is done about the echo.
+    """Devices with their level, a test, and echo cancellation.
 
     Args:
-        devices: finds the devices; called off Qt's thread.
+        devices: lists the devices; called off Qt's thread.
     """
 
     def __init__(self, app: App, devices: Callable[[], Devices] = find_devices) -> None:
@@ -65,7 +65,7 @@ class SoundSettings(Section):
     def _rescan(self) -> None:
         sound = self.app.settings.sound
         if self.app.talk is not None:
-            self.app.talk.choose_devices(sound.microphone, sound.speaker)  # the sound system starts afresh
+            self.app.talk.choose_devices(sound.microphone, sound.speaker)  # restarts the sound system
         self.devices.inspect()
 
     def _play_test(self) -> None:
@@ -77,7 +77,7 @@ class SoundSettings(Section):
 
 
 def test_sound() -> Samples:
-    """Three soft tones, one after the other."""
+    """Return three soft tones, one after the other."""
     time = np.arange(round(0.35 * _RATE)) / _RATE
     fade = np.minimum(1, time / 0.01) * np.exp(-4 * time)
     tones = [0.2 * fade * np.sin(2 * np.pi * hertz * time) for hertz in (440.0, 554.4, 659.3)]

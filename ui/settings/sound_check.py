@@ -1,4 +1,4 @@
-"""Trying out microphone and speaker: a soft noise for the echo, then the user speaks and hears it."""
+"""The test of microphone and speaker: a soft noise measures the echo, then the user speaks and hears it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PATIENCE_MS = 4000
 
 
 class SoundCheck(QWidget):
-    """A button, what is going on, and what came of it.
+    """A button, the current step, and the result.
 
     Signals:
         finished: the last `CheckResult`.
@@ -32,7 +32,7 @@ class SoundCheck(QWidget):
     def __init__(self, app: App) -> None:
         super().__init__()
         self.app = app
-        self._bridge = EventBridge(self)  # the check tells its steps on another thread
+        self._bridge = EventBridge(self)  # the check reports its steps on another thread
         self._bridge.event_received.connect(self._show)
         self._result: CheckResult | None = None
         self.begin = button(tr("Check microphone and speaker"), self.start, icon="microphone")
@@ -51,7 +51,7 @@ class SoundCheck(QWidget):
             part.hide()
 
     def start(self) -> None:
-        """Begin."""
+        """Start the test."""
         talk = self.app.talk
         if talk is None:
             self.level.report(tr("No audio available. See Diagnostics."), error=True)

@@ -1,4 +1,4 @@
-"""Settings: who speaks when."""
+"""Settings: turn-taking."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ui.widgets.forms import Choices, Section, actions
 
 
 class TurnsSettings(Section):
-    """Hands-free, patience, interrupting, empathy.
+    """Hands-free, patience, interruption, empathy.
 
     Args:
         go: shows another section.

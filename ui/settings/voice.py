@@ -1,4 +1,4 @@
-"""Settings: how replies are spoken."""
+"""Settings: speech output."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _SAMPLES = {
     "fr": "Le train avait du retard, mais j'ai eu le dernier bus.",
     "es": "El tren llegó tarde, pero alcancé el último autobús.",
 }
-_NUMBERS = "1, 2, 3, 4, 5, 6, 7."  # every voice reads them in its own language
+_NUMBERS = "1, 2, 3, 4, 5, 6, 7."  # every voice reads digits in its own language
 
 
 class VoiceSettings(Section):
-    """Engine, voice, pace, pitch, volume, and whether the mood colours them."""
+    """Engine, voice, rate, pitch, volume, and adapting to the mood."""
 
     def __init__(self, app: App) -> None:
         super().__init__(tr("Voice"))
@@ -102,7 +102,7 @@ class VoiceSettings(Section):
         if engine != "kokoro":
             self._use(engine)
             return
-        self.engine.choose(self.app.settings.voice.engine)  # until it is known to be there
+        self.engine.choose(self.app.settings.voice.engine)  # until it is known to be installed
         self._background.run(lambda: self._probe(engine), lambda _: self._use(engine), self._offer)
 
     def _probe(self, engine: str) -> None:
@@ -192,13 +192,13 @@ class VoiceSettings(Section):
 
 
 def download_bytes(name: str) -> int:
-    """The size of an artifact's packages, from the shipped list."""
+    """Return the download size of an artifact, from the shipped list."""
     entries = tomllib.loads((files("resources") / "weights.toml").read_text("utf-8"))
     return sum(package["size"] for package in entries[name]["source"][0]["package"])
 
 
 def _order(voice: Voice) -> tuple[int, str]:
-    """English and Chinese first; the rest by name."""
+    """Sort English and Chinese first, the rest by name."""
     first = ("en", "zh")
     language = voice.language.split("-")[0]
     return (first.index(language) if language in first else len(first), voice.title)

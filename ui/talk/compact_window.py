@@ -1,4 +1,4 @@
-"""Undertone beside other work: a small window that stays on top, and an icon in the tray."""
+"""The compact window that stays on top, and the tray icon."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _SHOWN = 600  # characters of it, the last ones
 
 
 class CompactWindow(QWidget):
-    """The talk button, the reply's last lines, stop, mute and the way back; above all other windows.
+    """The talk button, the last lines of the reply, stop, mute and restore; above all other windows.
 
     Signals:
-        closed: the user wants the whole window again.
+        closed: the user wants the full window again.
     """
 
     closed = Signal()
@@ -34,7 +34,7 @@ class CompactWindow(QWidget):
         self.setWindowIcon(icons.application_icon())
         self.button = TalkButton(app, key, 52)
         self.text = SelectableText("")
-        self.text.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Ignored)  # the window does not grow
+        self.text.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Ignored)  # keeps the window from growing
         self.text.setFixedHeight(_LINES * self.text.line)
         self.stop = IconButton("stop", "", self._stop)
         self.mute = IconButton("microphone", "", lambda: key.mute(on=not key.muted))
@@ -55,41 +55,41 @@ class CompactWindow(QWidget):
         self.resize(round(480 * theme.pixels("body") / theme.SIZES["body"]), self.minimumHeight())
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        """The talk key, and Escape to stop."""
+        """Handle the talk key, and Escape to stop."""
         if event.key() == Qt.Key.Key_Escape:
             self._stop()
         elif not self._key.take(event, down=True):
             super().keyPressEvent(event)
 
     def keyReleaseEvent(self, event: QKeyEvent) -> None:
-        """The talk key goes up."""
+        """Handle the release of the talk key."""
         if not self._key.take(event, down=False):
             super().keyReleaseEvent(event)
 
     def closeEvent(self, event: QCloseEvent) -> None:
-        """Back to the whole window."""
+        """Go back to the full window."""
         self._key.release_all()
         super().closeEvent(event)
         self.hide()
         self.closed.emit()
 
     def retranslate(self) -> None:
-        """Say what everything is, in the language in force."""
+        """Set all texts in the current language."""
         self.text.setAccessibleName(self.tr("Reply"))
         self.stop.show_icon("stop", self.tr("Stop (Esc)"))
         self.restore.show_icon("talk", self.tr("Full window"))
         self._show_mute()
         self._draw()
 
-    # ---- inside
+    # ---- internal
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """The end of the reply stays in sight."""
+        """Keep the end of the reply in view."""
         super().resizeEvent(event)
         self._draw()
 
     def changeEvent(self, event: QEvent) -> None:
-        """Another theme: its colours are in the text."""
+        """Follow the theme: the text holds its colours."""
         super().changeEvent(event)
         if event.type() == QEvent.Type.PaletteChange and hasattr(self, "text"):
             self.text.restyle()
@@ -114,7 +114,7 @@ class CompactWindow(QWidget):
         self._draw()
 
     def _draw(self) -> None:
-        """The end of the reply, as far as there is room for it."""
+        """Show the end of the reply."""
         self.text.write(self._reply or self.tr("The reply is shown here."), muted=not self._reply)
         bar = self.text.verticalScrollBar()
         bar.setValue(bar.maximum())
@@ -124,16 +124,16 @@ class CompactWindow(QWidget):
 
 
 def quit_program(window: QWidget) -> None:
-    """End the program, also where an icon in the tray would let it go on."""
+    """Quit the program, even with a tray icon."""
     window.close()
     QApplication.exit(0)
 
 
 class Tray(QSystemTrayIcon):
-    """The icon in the tray, where the desktop has one and the user wants it.
+    """The tray icon, where the desktop has a tray and the user wants it.
 
     Signals:
-        whole_wanted, compact_wanted, quit_wanted: the user chose that from its menu.
+        restore_requested, compact_requested, quit_requested: the menu item was chosen.
     """
 
     restore_requested = Signal()
@@ -144,7 +144,7 @@ class Tray(QSystemTrayIcon):
         super().__init__(icons.application_icon(), parent)
         self._app, self._key = app, key
         self.setToolTip("Undertone")
-        self.menu = QMenu()  # kept here: the icon does not own it
+        self.menu = QMenu()  # the tray icon does not own its menu
         self._whole, self._compact = self.menu.addAction(""), self.menu.addAction("")
         self.menu.addSeparator()
         self.hands_free, self.muted = self.menu.addAction(""), self.menu.addAction("")
@@ -165,7 +165,7 @@ class Tray(QSystemTrayIcon):
         self._show_state()
 
     def retranslate(self) -> None:
-        """Say what the menu's items are, in the language in force."""
+        """Set the menu's texts in the current language."""
         self._whole.setText(self.tr("Open Undertone"))
         self._compact.setText(self.tr("Compact window"))
         self.hands_free.setText(self.tr("Hands-free"))

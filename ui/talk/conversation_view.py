@@ -1,4 +1,4 @@
-"""The conversation as it goes: turn under turn, the newest at the bottom. Only turns near the sight have widgets."""
+"""The conversation: turns from top to bottom. Only turns near the visible area have widgets."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ from ui.talk.turn_view import Entry, TurnActions, TurnView, spoken
 from ui.widgets.common import IconButton, row
 
 _COLUMN = 72  # characters of a line of text, at most
-_NEAR = 24  # pixels from the end that still count as being there
-_EDGE = 8  # pixels beside, above and below the turns
+_NEAR = 24  # pixels from the end that count as the end
+_EDGE = 8  # margin around the turns in pixels
 
 
 @dataclass(slots=True, eq=False)
 class _Slot:
     entry: Entry
-    height: int = 120  # pixels; until the turn has been in sight, a guess
+    height: int = 120  # pixels; an estimate until the turn was visible
     view: TurnView | None = None
 
 
 class ConversationView(QAbstractScrollArea):
-    """Turns as events tell of them.
+    """The turns of the conversation, updated by events.
 
-    Up and Down go from turn to turn; Tab goes on to the actions for the turn one is at.
+    Up and Down move between turns; Tab goes to the actions of the current turn.
 
     Signals:
-        acted: the user wants something of a turn: "play", "copy", "edit", "again" or "undo", and its number.
-        chosen: the user went to a turn; its number.
+        action_requested: "play", "copy", "edit", "again" or "undo", and the number of the turn.
+        chosen: the number of the turn that the user moved to.
     """
 
     action_requested = Signal(str, int)
@@ -62,10 +62,10 @@ class ConversationView(QAbstractScrollArea):
         self._rebuilding.setSingleShot(True)
         self._rebuilding.timeout.connect(self._rebuild)
         self._slots: list[_Slot] = []
-        self._forgotten = 0  # what is told of turns up to this number belongs to a conversation that is over
+        self._forgotten = 0  # events of turns up to this number belong to an earlier conversation
         self._current: _Slot | None = None
         self._hovered: _Slot | None = None
-        self._rested: QPoint | None = None  # where the mouse was when the keyboard took over
+        self._rested: QPoint | None = None  # mouse position when the keyboard took over
         self._playing: int | None = None
         self._following = True
         self._arranging = False
@@ -85,13 +85,13 @@ class ConversationView(QAbstractScrollArea):
         assert isinstance(application, QApplication), "there are no widgets without one"
         application.focusChanged.connect(self._focus_moved)
 
-    # ---- what happens
+    # ---- events
 
     def handle_event(self, event: object) -> None:
-        """Show what an event of the conversation tells."""
+        """Update from an event of the conversation."""
         if isinstance(event, StateChanged):
             if not event.user_speaking and self._slots and self._slots[-1].entry.message is None:
-                self._remove(self._slots[-1])  # it was no speech
+                self._remove(self._slots[-1])  # it was not speech
         elif isinstance(event, SpeechStarted | UtteranceEnded):
             self._begin(event)
         else:
@@ -102,13 +102,13 @@ class ConversationView(QAbstractScrollArea):
                 self._show_news(slot)
 
     def show_correction(self, number: int, emotion: str | None) -> None:
-        """How a turn sounded, says the user; None: as it was read."""
+        """Show the user's correction of a turn; None restores the reading."""
         if (slot := self._slot(number)) is not None:
             slot.entry.corrected = emotion
             self._show_news(slot)
 
     def clear(self) -> None:
-        """Begin anew; what is still told of the turns before is ignored."""
+        """Remove all turns and ignore later events about them."""
         self._forgotten = max((one.number for one in self.entries if one.message is not None), default=self._forgotten)
         for slot in self._slots:
             self._drop(slot)
@@ -122,7 +122,7 @@ class ConversationView(QAbstractScrollArea):
         return [slot.entry for slot in self._slots]
 
     def entry(self, number: int) -> Entry | None:
-        """The turn with that number."""
+        """Return the turn with that number."""
         slot = self._slot(number)
         return None if slot is None else slot.entry
 
@@ -131,7 +131,7 @@ class ConversationView(QAbstractScrollArea):
 
     @property
     def last(self) -> Entry | None:
-        """The newest turn."""
+        """The latest turn."""
         return self._slots[-1].entry if self._slots else None
 
     @property
@@ -147,7 +147,7 @@ class ConversationView(QAbstractScrollArea):
         slot = self._slots[-1]
         if isinstance(event, UtteranceEnded):
             slot.entry.message = event.message
-        for other in self._slots[-2:]:  # the one before is the last no more
+        for other in self._slots[-2:]:  # the one before is no longer the latest
             self._show_news(other)
 
     def _show_news(self, slot: _Slot) -> None:
@@ -165,15 +165,15 @@ class ConversationView(QAbstractScrollArea):
         else:
             self._arrange()
 
-    # ---- moving about
+    # ---- navigation
 
     def follow(self) -> None:
-        """Go to the newest turn, and stay with it."""
+        """Scroll to the latest turn and stay there."""
         self._following = True
         self._arrange()
 
     def go_to(self, index: int) -> None:
-        """Make a turn the one that the actions are for, and bring it into sight."""
+        """Make a turn the current one and scroll to it."""
         if not self._slots:
             return
         index = min(max(index, 0), len(self._slots) - 1)
@@ -191,7 +191,7 @@ class ConversationView(QAbstractScrollArea):
         self.chosen.emit(slot.entry.number)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        """Up, Down, Home and End go from turn to turn; pages scroll."""
+        """Up, Down, Home and End move between turns; Page keys scroll."""
         end = len(self._slots) - 1
         at = self._slots.index(self._current) if self._current is not None else end
         steps = {Qt.Key.Key_Up: at - 1, Qt.Key.Key_Down: at + 1, Qt.Key.Key_Home: 0, Qt.Key.Key_End: end}
@@ -205,26 +205,26 @@ class ConversationView(QAbstractScrollArea):
             event.ignore()
 
     def focusInEvent(self, event: QFocusEvent) -> None:
-        """The actions come to where the keyboard is, wherever the mouse rests."""
+        """Show the actions at the keyboard's turn, wherever the mouse is."""
         self._hovered, self._rested = None, QCursor.pos()
         super().focusInEvent(event)
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
-        """A click beside the words chooses the turn."""
+        """Choose the clicked turn."""
         index = bisect_right(self._tops(), round(event.position().y()) + self.verticalScrollBar().value()) - 1
         if 0 <= index < len(self._slots):
             self._choose(self._slots[index])
 
     def eventFilter(self, watched: object, event: QEvent) -> bool:
-        """The mouse goes from turn to turn."""
+        """Track the turn under the mouse."""
         moved = isinstance(event, QEnterEvent) and event.globalPosition().toPoint() != self._rested
-        if moved and isinstance(watched, TurnView):  # not the turn that was scrolled under a resting mouse
+        if moved and isinstance(watched, TurnView):  # not a turn that scrolled under a resting mouse
             self._hovered = next((slot for slot in self._slots if slot.view is watched), None)
             self._show_actions()
         return False
 
     def leaveEvent(self, event: QEvent) -> None:
-        """The mouse is elsewhere."""
+        """Forget the turn under the mouse."""
         super().leaveEvent(event)
         self._hovered = None
         self._show_actions()
@@ -237,7 +237,7 @@ class ConversationView(QAbstractScrollArea):
         self.viewport().update()
 
     def _at(self) -> _Slot | None:
-        """The turn that the actions are for: under the mouse, or where the keyboard is."""
+        """The turn that the actions apply to: under the mouse, or where the keyboard is."""
         now = QApplication.focusWidget()
         acting = now is not None and self.action_bar.isAncestorOf(now)
         if self._hovered is not None and not acting:
@@ -247,12 +247,12 @@ class ConversationView(QAbstractScrollArea):
         return None
 
     def show_playing(self, number: int | None) -> None:
-        """That turn's recording is being played; None: nothing is."""
+        """Mark the turn whose recording plays; None for none."""
         self._playing = number
         self._show_actions()
 
     def _show_actions(self) -> None:
-        """Put the actions beside the turn they are for."""
+        """Place the actions at their turn."""
         slot = self._at()
         if slot is None or slot.view is None or slot.entry.message is None:
             self.action_bar.hide()
@@ -281,30 +281,30 @@ class ConversationView(QAbstractScrollArea):
     # ---- arranging
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """Turns have other heights at another width."""
+        """Lay out again: heights depend on the width."""
         super().resizeEvent(event)
         self._arrange()
 
     def showEvent(self, event: QShowEvent) -> None:
-        """What changed meanwhile: turns, the theme, the language."""
+        """Lay out what changed while hidden."""
         super().showEvent(event)
         self._arrange()
 
     def scrollContentsBy(self, _dx: int, _dy: int) -> None:
-        """The user scrolled: the newest turn is followed while it is in sight."""
+        """Follow the latest turn while it is in view."""
         if not self._arranging:
             bar = self.verticalScrollBar()
             self._following = bar.value() >= bar.maximum() - _NEAR
             self._arrange()
 
     def changeEvent(self, event: QEvent) -> None:
-        """Another theme, size of text or language: make what is in sight anew."""
+        """Rebuild the visible turns for another theme, text size or language."""
         super().changeEvent(event)
         if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.StyleChange, QEvent.Type.LanguageChange):
             self._rebuilding.start(0)
 
     def paintEvent(self, event: QPaintEvent) -> None:
-        """Hairlines between the turns, a ring around the one that the keyboard is at."""
+        """Paint hairlines between turns, and a focus ring."""
         painter = QPainter(self.viewport())
         painter.setRenderHint(painter.RenderHint.Antialiasing)
         at = self._current or (self._slots[-1] if self._slots else None)
@@ -320,7 +320,7 @@ class ConversationView(QAbstractScrollArea):
                 painter.drawRoundedRect(QRectF(place).adjusted(2, 2, -2, -2), 10, 10)
 
     def _tops(self) -> list[int]:
-        """Where each turn begins, and below the last one where they all end: pixels from the top of the first."""
+        """The top of each turn and the bottom of the last, in pixels from the first."""
         return list(accumulate((slot.height for slot in self._slots), initial=_EDGE))
 
     def _column(self) -> int:
@@ -339,11 +339,11 @@ class ConversationView(QAbstractScrollArea):
             self._arranging = False
 
     def _place(self, width: int) -> None:
-        """Give widgets to the turns in sight, measure them, and put them where they belong."""
+        """Make, measure and place the turns near the visible area."""
         bar, room = self.verticalScrollBar(), self.viewport().height()
         tops = self._tops()
         first = max(0, bisect_right(tops, bar.value()) - 1)
-        offset = bar.value() - tops[first]  # what is at the top of the sight stays there
+        offset = bar.value() - tops[first]  # keep what is at the top in place
         while True:
             tops = self._tops()
             end = max(0, tops[-1] + _EDGE - room)
@@ -353,7 +353,7 @@ class ConversationView(QAbstractScrollArea):
                 for slot, top in zip(self._slots, tops, strict=False)
                 if top + slot.height > value - room / 2 and top < value + 1.5 * room
             ]
-            other = [self._measure(slot, width) for slot in near]  # every one of them
+            other = [self._measure(slot, width) for slot in near]  # measure all, without short-circuit
             if not any(other):
                 break
         for slot in self._slots:
@@ -376,7 +376,7 @@ class ConversationView(QAbstractScrollArea):
         self.viewport().update()
 
     def _measure(self, slot: _Slot, width: int) -> bool:
-        """Give a turn its widgets; whether its height is another than was thought."""
+        """Make a turn's widgets; return whether its height changed."""
         if slot.view is None:
             slot.view = TurnView(slot.entry, self.viewport())
             slot.view.refresh(last=slot is self._slots[-1])

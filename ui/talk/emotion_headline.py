@@ -1,4 +1,4 @@
-"""The emotion panel's headline: what the voice sounded like, how sure that is, and what kind of reading it is."""
+"""The headline of the emotion panel: the emotion, its confidence and the kind of reading."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ui.widgets.common import label, restyle, row
 
 
 def prosody_explanation() -> str:
-    """What a prosody estimate is."""
+    """Explain the prosody estimate."""
     return tr(
         "Estimated only from pitch, loudness, tempo and tone of voice. It was trained on synthetic voices. "
         "Its accuracy on real people has not been measured."
@@ -21,7 +21,7 @@ def prosody_explanation() -> str:
 
 
 class _HelpButton(QPushButton):
-    """A word that explains itself under the mouse, when it gets the focus, and to a screen reader."""
+    """A word whose explanation shows on hover, on focus and to screen readers."""
 
     def __init__(self, text: str, explanation: str) -> None:
         super().__init__(text)
@@ -31,7 +31,7 @@ class _HelpButton(QPushButton):
         self.clicked.connect(self._explain)
 
     def focusInEvent(self, event: QFocusEvent) -> None:
-        """Explain."""
+        """Show the explanation."""
         super().focusInEvent(event)
         if event.reason() in (Qt.FocusReason.TabFocusReason, Qt.FocusReason.BacktabFocusReason):
             self._explain()
@@ -41,26 +41,26 @@ class _HelpButton(QPushButton):
 
 
 class _Glyph(QWidget):
-    """A large glyph, in the hue of its emotion."""
+    """A large glyph in the hue of its emotion."""
 
     def __init__(self) -> None:
         super().__init__()
         self._name = UNSURE
 
     def show_glyph(self, name: str) -> None:
-        """An emotion, or any other icon, which is muted."""
+        """Show an emotion, or any other icon in the muted colour."""
         self._name = name
         self.setFixedSize(theme.pixels("display"), theme.pixels("display"))
         self.update()
 
     def paintEvent(self, _event: QPaintEvent) -> None:
-        """The icon, as large as the text asks."""
+        """Paint the icon at the size of the text."""
         painter = QPainter(self)
         icons.paint(painter, self._name, QRectF(self.rect()), theme.colours().emotion(self._name))
 
 
 class Headline(QWidget):
-    """Glyph, words, confidence."""
+    """Glyph, text and confidence."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,26 +79,26 @@ class Headline(QWidget):
         self.setLayout(self._top)
 
     def show_text(self, glyph: str, text: str, tip: str) -> None:
-        """Say something, with a glyph: an emotion's or any other."""
+        """Show a text with a glyph: an emotion or another icon."""
         self._glyph.show_glyph(glyph)
         self.text.setText(text)
         self.text.setToolTip(tip)
 
     def show_confidence(self, confidence: str, *, estimate: bool) -> None:
-        """How sure a reading is, "" without one; `estimate`: it comes from prosody alone."""
+        """Show the confidence, "" for none. `estimate`: it comes from prosody alone."""
         self._sure.setVisible(bool(confidence))
         self.confidence.setText(confidence)
         self.estimate.setVisible(estimate)
 
     def fit(self, width: int, *, strip: bool) -> None:
-        """Fill `width` pixels. In a strip it is one line where there is room, and never more than two."""
+        """Fit into `width` pixels. In a strip it takes one line, or two if narrow."""
         title = QFont(self.font())
         title.setPixelSize(theme.pixels("title"))
         title.setBold(True)
         text = QFontMetrics(title).horizontalAdvance(self.text.text()) + self._glyph.width()
-        beside = strip and text + self._sure.sizeHint().width() + 120 < width
+        one_line = strip and text + self._sure.sizeHint().width() + 120 < width
         down, across = QBoxLayout.Direction.TopToBottom, QBoxLayout.Direction.LeftToRight
-        self._top.setDirection(across if beside else down)
-        self._top.setStretch(1, int(beside))
+        self._top.setDirection(across if one_line else down)
+        self._top.setStretch(1, int(one_line))
         self.text.setWordWrap(not strip)
         restyle(self.text, role="heading" if strip and text + 120 > width else "title")

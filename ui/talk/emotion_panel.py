@@ -1,4 +1,4 @@
-"""The emotion panel: what the voice sounded like in this turn and over the conversation, and the user's correction."""
+"""The emotion panel: the emotion of the current turn and of the conversation, and corrections."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from ui.widgets.emotion_charts import ReadingBars, ReadingHistory, TurnReading, 
 from ui.widgets.emotion_correction import EmotionCorrection, remember_answer, was_asked
 from ui.widgets.waveform import Waveform
 
-_STRIP_HEIGHT = 320  # pixels of the unfolded strip, at most
-_TWO_COLUMNS = 32  # heights of the text; a narrower strip has one column
-_NEAR = 24  # pixels from the end that still count as being there
+_STRIP_HEIGHT = 320  # pixels; maximum height of the expanded strip
+_TWO_COLUMNS = 32  # text heights; a narrower strip has one column
+_NEAR = 24  # pixels from the end that count as the end
 _UNLIMITED = 16_777_215  # Qt's own largest height
 
 
@@ -47,20 +47,21 @@ class _Turn:
     number: int
     spoken: Spoken
     reading: EmotionReading | None = None
-    read: bool = False  # an answer came, with a reading or without
-    ended: bool = False  # it stands in the history: only then can it be corrected
+    read: bool = False  # the model answered, with or without a reading
+    ended: bool = False  # it is in the history; before that it cannot be corrected
     corrected: str | None = None
-    before: str | None = None  # what `corrected` was before
+    before: str | None = None  # the previous value of `corrected`
 
 
 class EmotionPanel(QWidget):
-    """Listens to `app.happened` by itself. Beside the conversation it is a column; `set_strip` lays it above.
+    """Follows `app.event_received`. A column next to the conversation, or a strip above it (`set_strip`).
 
     Args:
-        before: the panel in another language, whose place this one takes and whose turns it keeps.
+        app: the application object.
+        before: the panel in the previous language, whose turns this one keeps.
 
     Signals:
-        corrected: the number of a turn, and how it sounded, says the user; None: as it was read.
+        corrected: the number of a turn, and its correct emotion; None restores the reading.
     """
 
     corrected = Signal(int, object)
@@ -82,32 +83,32 @@ class EmotionPanel(QWidget):
         app.event_received.connect(self._on_event)
         self._draw()
 
-    # ---- what the page calls
+    # ---- for the page
 
     def show_turn(self, number: int) -> None:
-        """Show that turn's reading, if it was spoken."""
+        """Show the reading of a turn, if it was spoken."""
         if number in self._turns and number != self._shown:
             self._shown = number
             self._draw()
 
     def clear(self) -> None:
-        """A new conversation has begun."""
+        """Forget all turns for a new conversation."""
         self._turns.clear()
         self._shown = None
         self._draw()
 
     def set_strip(self, on: bool) -> None:
-        """A strip above the conversation, folded at first, instead of a column beside it."""
+        """Switch between a column and a strip, which starts collapsed."""
         if on != self._strip:
             self._strip = on
             self._edge.setContentsMargins(16, 8 if on else 12, 16, 8 if on else 12)
             self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum if on else self._free)
-            self._edge.setStretch(self._edge.count() - 1, int(on))  # what is left is left empty
+            self._edge.setStretch(self._edge.count() - 1, int(on))  # takes the remaining space
             self._fold.setVisible(on)
             self.set_folded(on)
 
     def set_folded(self, folded: bool) -> None:
-        """Whether the strip shows its headline alone."""
+        """Collapse the strip to its headline, or expand it."""
         self._folded = folded and self._strip
         self._body.setVisible(not self._folded)
         self._fold.show_icon(*(("down", self.tr("More")) if self._folded else ("close", self.tr("Less"))))
@@ -115,11 +116,11 @@ class EmotionPanel(QWidget):
 
     @property
     def shown(self) -> int | None:
-        """The number of the turn that is shown."""
+        """The number of the current turn."""
         return self._shown
 
     def correct(self, emotion: str) -> None:
-        """The user says how the shown turn really sounded."""
+        """Correct the emotion of the current turn."""
         turn = self._turn
         if turn is not None and turn.corrected != emotion:
             turn.before, turn.corrected = turn.corrected, emotion
@@ -129,7 +130,7 @@ class EmotionPanel(QWidget):
             self._draw()
 
     def undo(self) -> None:
-        """Take the last correction of the shown turn back."""
+        """Undo the last correction of the current turn."""
         turn = self._turn
         if turn is not None:
             turn.corrected, turn.before = turn.before, None
@@ -137,7 +138,7 @@ class EmotionPanel(QWidget):
             self._correction.ask(on=False)
             self._draw()
 
-    # ---- what happens
+    # ---- events
 
     def _on_event(self, event: object) -> None:
         if isinstance(event, StateChanged):
@@ -265,19 +266,19 @@ class EmotionPanel(QWidget):
         self._body.ensureWidgetVisible(self._conversation, 0, 8)
 
     def _show_more(self, *_: int) -> None:
-        """In a low window the conversation's emotions are below the edge: say so."""
+        """Show a button if the conversation's emotions are below the visible area."""
         bar = self._body.verticalScrollBar()
         below = bar.maximum() - bar.value() > _NEAR
         self._more.setVisible(below and not self._folded and self._conversation.isVisibleTo(self))
 
     def changeEvent(self, event: QEvent) -> None:
-        """Follow the theme and the size of the text."""
+        """Follow the theme and the text size."""
         super().changeEvent(event)
         if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.FontChange) and self.layout() is not None:
             self._draw()
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """Side by side what fits side by side."""
+        """Lay out for the new width."""
         super().resizeEvent(event)
         self._arrange()
 
@@ -316,7 +317,7 @@ class EmotionPanel(QWidget):
             self._correction.show_correction(turn.corrected, confirms=turn.corrected == turn.reading.label)
 
     def _text(self, turn: _Turn | None) -> tuple[str, str, str]:
-        """Glyph, headline, note."""
+        """Return glyph, headline and note."""
         if self._speaking:
             return "microphone", self.tr("Listening"), self.tr("The emotion appears when you finish speaking.")
         if turn is not None and turn.reading is not None:
@@ -339,7 +340,7 @@ class EmotionPanel(QWidget):
         return bool(self._about.get("prosody_estimate", source.partition("-")[0] == "mini"))
 
     def _arrange(self) -> None:
-        """In a strip the halves stand side by side, where there is room."""
+        """In a strip, put the halves side by side where there is room."""
         across, down = QBoxLayout.Direction.LeftToRight, QBoxLayout.Direction.TopToBottom
         self._headline.fit(self.width() - 32, strip=self._strip)
         two = self._strip and self.width() > _TWO_COLUMNS * theme.pixels("body")

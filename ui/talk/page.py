@@ -1,4 +1,4 @@
-"""The Talk page: the conversation, how the voice sounds, and what one talks with."""
+"""The Talk page: the conversation, the emotion panel and the talk bar."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ from ui.talk.talk_button import TalkKey
 from ui.widgets.common import EmptyState, column, label, line
 
 _NARROW = 900
-"""Pixels; below it the emotion panel is a strip above the conversation."""
-_PANEL = 320  # pixels, at the normal size of text
+"""Pixels; in narrower windows the emotion panel is a strip above the conversation."""
+_PANEL = 320  # pixels, at the normal text size
 _ANY = 16_777_215  # Qt's largest size
-_POLL_MS = 100  # between two looks at whether a recording is still being played
-_PATIENCE = 10  # looks in which it must begin
+_POLL_MS = 100  # interval for polling the playback
+_PATIENCE = 10  # polls within which it must start
 
 
 class TalkPage(QWidget):
-    """Where one talks.
+    """The Talk page.
 
     Attributes:
-        key: what is held to talk; bar, view, panel: its parts; compact: the small window in its place.
+        key: the talk key.
+        view, panel, bar: the conversation, the emotion panel and the talk bar.
+        compact: the compact window.
     """
 
     def __init__(self, app: App) -> None:
@@ -71,10 +73,10 @@ class TalkPage(QWidget):
         self._shortcut("Ctrl+Z", self.undo)
         app.event_received.connect(self._on_event)
 
-    # ---- what the user does
+    # ---- actions
 
     def act(self, action: str, number: int) -> None:
-        """Do something with a turn: "play", "copy", "edit", "again" or "undo"."""
+        """Run an action on a turn: "play", "copy", "edit", "again" or "undo"."""
         entry, talk = self.view.entry(number), self.app.talk
         if entry is None or talk is None:
             return
@@ -85,7 +87,7 @@ class TalkPage(QWidget):
         elif action == "play":
             self._play(number)
         elif entry is not self.view.last:
-            return  # the conversation can be taken back by its end alone
+            return  # only the latest turn can be changed
         elif action == "edit":
             self.bar.edit(entry.user_text)
         elif action == "again":
@@ -94,7 +96,7 @@ class TalkPage(QWidget):
             self.undo()
 
     def undo(self) -> None:
-        """Forget the last turn; what was typed or said can be asked again."""
+        """Undo the last turn and offer to edit its message."""
         last, talk = self.view.last, self.app.talk
         if last is not None and talk is not None:
             talk.undo()
@@ -103,7 +105,7 @@ class TalkPage(QWidget):
                 self.app.notify(self.tr("Last turn undone."), self.tr("Edit"), lambda: self._write(notes))
 
     def start_new(self) -> None:
-        """A new conversation."""
+        """Start a new conversation."""
         if self.app.talk is not None and self.view.last is not None:
             self.app.talk.new()
             self.view.clear()
@@ -112,16 +114,16 @@ class TalkPage(QWidget):
             self._update_empty_state()
 
     def show_compact(self) -> None:
-        """Leave the window for the small one that stays on top."""
+        """Switch to the compact window."""
         self.key.release_all()
         self.compact.show()
         self.window().hide()
 
     def leave_compact(self) -> None:
-        """Back to the whole window."""
+        """Switch back to the full window."""
         if self.compact.isVisible():
             self.compact.close()
-            return  # it tells when it is closed
+            return  # its `closed` signal calls this again
         window = self.window()
         window.show()
         window.activateWindow()
@@ -130,7 +132,7 @@ class TalkPage(QWidget):
         self.bar.line.setText(" ".join(notes.split()))
         self.bar.line.setFocus(Qt.FocusReason.OtherFocusReason)
 
-    # ---- playing what was said
+    # ---- playback
 
     def _play(self, number: int) -> None:
         entry, talk = self.view.entry(number), self.app.talk
@@ -146,7 +148,7 @@ class TalkPage(QWidget):
             self._playback_timer.start()
 
     def _inspect(self) -> None:
-        """The recording ends by itself, or makes way for a turn."""
+        """Poll whether the recording has ended, or gave way to a turn."""
         talk = self.app.talk
         self._polls += 1
         if talk is None or not (talk.clips.playing or self._polls < _PATIENCE):
@@ -162,29 +164,29 @@ class TalkPage(QWidget):
     # ---- the talk key
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        """What nobody on the page wanted for themselves: the talk key goes down."""
+        """Handle Escape and the talk key if no widget did."""
         if event.key() == Qt.Key.Key_Escape:
             self.bar.stop_all()
         elif not self.key.take(event, down=True):
             super().keyPressEvent(event)
 
     def keyReleaseEvent(self, event: QKeyEvent) -> None:
-        """The talk key goes up."""
+        """Handle the release of the talk key."""
         if not self.key.take(event, down=False):
             super().keyReleaseEvent(event)
 
     def showEvent(self, event: QShowEvent) -> None:
-        """One can talk at once."""
+        """Focus the talk button."""
         super().showEvent(event)
         self.bar.button.setFocus(Qt.FocusReason.OtherFocusReason)
 
     def hideEvent(self, event: QHideEvent) -> None:
-        """Another page: nobody holds the key."""
+        """Release the talk key."""
         super().hideEvent(event)
         self.key.release_all()
 
     def changeEvent(self, event: QEvent) -> None:
-        """Another language."""
+        """Follow the language."""
         super().changeEvent(event)
         if event.type() == QEvent.Type.LanguageChange:
             self.bar.retranslate()
@@ -194,12 +196,12 @@ class TalkPage(QWidget):
             self._make_panel()
             self._show_model()
 
-    # ---- what happens
+    # ---- events
 
     def _on_event(self, event: object) -> None:
         self.bar.handle_event(event)
         if isinstance(event, UtteranceEnded | SpeechStarted) and self.bar.editing:
-            self.bar.end_editing()  # the message that was edited is not the last one any more
+            self.bar.end_editing()  # the edited message is no longer the latest
         if isinstance(event, ModelStatus | Ready):
             self._model = event
             self._show_model()
@@ -252,7 +254,7 @@ class TalkPage(QWidget):
         self._lay_out(narrow=False)
 
     def _make_empty(self) -> None:
-        """What is said where nothing has been said yet."""
+        """Make the empty state."""
         if self._nothing is not None:
             self._pages.removeWidget(self._nothing)
             self._nothing.deleteLater()
@@ -266,7 +268,7 @@ class TalkPage(QWidget):
         self._update_empty_state()
 
     def _make_panel(self) -> None:
-        """The emotion panel in another language."""
+        """Remake the emotion panel in the current language."""
         before, self.panel = self.panel, EmotionPanel(self.app, self.panel)
         self.panel.corrected.connect(self.view.show_correction)
         self._upper.replaceWidget(before, self.panel)
@@ -274,7 +276,7 @@ class TalkPage(QWidget):
         self._lay_out(narrow=self.width() < _NARROW)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """A narrow window has the panel above the conversation."""
+        """Put the panel above the conversation in a narrow window."""
         super().resizeEvent(event)
         self._lay_out(narrow=event.size().width() < _NARROW)
 

@@ -1,4 +1,4 @@
-"""What one talks with: the large button, the microphone's level, switches, and a line to type a message."""
+"""The talk bar: talk button, microphone level, switches, and the text field."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ui.core.app import App
 from ui.talk.talk_button import LevelStrip, TalkButton, TalkKey, show_mute
 from ui.widgets.common import IconButton, Switch, row
 
-_NARROW = 780  # pixels, at the normal size of text
+_NARROW = 780  # pixels, at the normal text size
 
 
 class TalkBar(QWidget):
     """The bar at the bottom of the Talk page. It calls the conversation itself.
 
     Signals:
-        new_wanted, compact_wanted: the user pressed that button.
+        new_requested, compact_requested: the button was pressed.
     """
 
     new_requested = Signal()
@@ -31,7 +31,7 @@ class TalkBar(QWidget):
         super().__init__()
         self._app, self._key = app, key
         self.editing = False
-        """Whether what is sent takes the last message's place."""
+        """Whether the next message replaces the last one."""
         self.button = TalkButton(app, key)
         self.strip = LevelStrip(key)
         self.hands_free, self.empathy = self._switch("hands_free"), self._switch("empathy")
@@ -69,14 +69,14 @@ class TalkBar(QWidget):
         self.retranslate()
 
     def handle_event(self, event: object) -> None:
-        """Show what an event of the conversation tells."""
+        """Update from an event of the conversation."""
         self.button.handle_event(event)
         self.strip.handle_event(event)
         if isinstance(event, StateChanged):
             self.stop.setEnabled(self.button.state is not State.IDLE)
 
     def send(self) -> None:
-        """Send what was typed; while a message is edited it takes that one's place."""
+        """Send the typed message; while editing, it replaces the last message."""
         text, talk = self.line.text().strip(), self._app.talk
         if text and talk is not None:
             talk.again(text) if self.editing else talk.type(text)
@@ -84,14 +84,14 @@ class TalkBar(QWidget):
             self.end_editing()
 
     def edit(self, text: str) -> None:
-        """Put the last message's words into the line; sending them takes that message's place."""
+        """Put the last message into the text field to edit it."""
         self.editing = True
         self.line.setText(" ".join(text.split()))
         self._show_hint()
         self.line.setFocus(Qt.FocusReason.OtherFocusReason)
 
     def end_editing(self) -> None:
-        """What is sent is a new message again."""
+        """Stop editing: the next message is a new one."""
         self.editing = False
         self._show_hint()
 
@@ -102,7 +102,7 @@ class TalkBar(QWidget):
             self._app.talk.stop()
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        """Escape leaves the line."""
+        """Escape leaves the text field."""
         if event.key() == Qt.Key.Key_Escape and self.line.hasFocus():
             if self.editing:
                 self.line.clear()
@@ -112,12 +112,12 @@ class TalkBar(QWidget):
             super().keyPressEvent(event)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """In a narrow window its parts stand below each other."""
+        """Stack the parts in a narrow window."""
         super().resizeEvent(event)
         self._arrange(narrow=event.size().width() < _NARROW * theme.pixels("body") / theme.SIZES["body"])
 
     def retranslate(self) -> None:
-        """Say what everything is, in the language in force."""
+        """Set all texts in the current language."""
         for switch, text, tip in (
             (self.hands_free, self.tr("Hands-free"), self.tr("Listen without holding a key")),
             (self.empathy, self.tr("Empathy"), self.tr("Take your mood into account in replies")),
@@ -135,7 +135,7 @@ class TalkBar(QWidget):
         self._show_mute()
         self._show_hint()
 
-    # ---- inside
+    # ---- internal
 
     def _show_hint(self) -> None:
         new, other = self.tr("Type a message…"), self.tr("Edit your message…")
@@ -143,7 +143,7 @@ class TalkBar(QWidget):
 
     def _switch(self, setting: str) -> Switch:
         made = Switch("", lambda on: self._app.change("turns", **{setting: on}))
-        made.setFocusPolicy(Qt.FocusPolicy.TabFocus)  # after a click Space is the talk key, not this switch's
+        made.setFocusPolicy(Qt.FocusPolicy.TabFocus)  # after a click, Space must remain the talk key
         return made
 
     def _show_settings(self, *_: object) -> None:

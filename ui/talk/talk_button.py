@@ -1,4 +1,4 @@
-"""The talk key, the large button that is one way to hold it, and the microphone's level."""
+"""The talk key, the talk button and the microphone level."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ui.core.app import App
 from ui.widgets.common import IconButton
 
 _QUIETEST_DB = -60.0
-_FALL = 0.8  # of a level that is left after a twentieth of a second
-_TURN_MS = 40  # between two pictures of the thinking ring
+_FALL = 0.8  # decay of the level per event
+_TURN_MS = 40  # frame interval of the thinking ring
 
 
 class TalkKey(QObject):
-    """What all places to talk share: whether the key is held, by whatever means, and whether the microphone is muted.
+    """Whether the talk key is held, by any means, and whether the microphone is muted.
 
     Signals:
         held_changed, muted_changed: the new value.
@@ -32,15 +32,15 @@ class TalkKey(QObject):
         super().__init__(app)
         self._app = app
         self._holders: set[str] = set()
-        self._key = 0  # what went down
+        self._key = 0  # the Qt key that is down
         self.muted = False
         application = QApplication.instance()
         assert isinstance(application, QApplication), "there are no keys without one"
-        application.focusWindowChanged.connect(self.release_all)  # its release would go to another window
+        application.focusWindowChanged.connect(self.release_all)  # the release would go to another window
 
     @property
     def held(self) -> bool:
-        """Whether somebody holds it."""
+        """Whether anyone holds it."""
         return bool(self._holders)
 
     @property
@@ -49,7 +49,7 @@ class TalkKey(QObject):
         return QKeySequence(self._app.settings.turns.shortcut).toString(QKeySequence.SequenceFormat.NativeText)
 
     def press(self, holder: str = "button") -> None:
-        """Begin to talk, unless the microphone is muted: then say so."""
+        """Start to talk; if the microphone is muted, offer to unmute it."""
         talk = self._app.talk
         if self.muted:
             self._app.notify(self.tr("The microphone is muted."), self.tr("Unmute"), lambda: self.mute(on=False))
@@ -60,7 +60,7 @@ class TalkKey(QObject):
                 self.held_changed.emit(True)
 
     def release(self, holder: str = "button") -> None:
-        """One of those who hold it lets go; the last one ends it."""
+        """Release one holder; the last one ends the utterance."""
         if holder in self._holders:
             self._holders.remove(holder)
             if not self._holders and self._app.talk is not None:
@@ -68,12 +68,12 @@ class TalkKey(QObject):
                 self.held_changed.emit(False)
 
     def release_all(self, *_: object) -> None:
-        """Nobody holds it any more: another window is in front, or this one is gone."""
+        """Release all holders: another window is in front, or this one closed."""
         for holder in tuple(self._holders):
             self.release(holder)
 
     def mute(self, *, on: bool) -> None:
-        """Ignore the microphone, or hear it again."""
+        """Mute or unmute the microphone."""
         if on != self.muted:
             self.release_all()
             self.muted = on
@@ -82,12 +82,12 @@ class TalkKey(QObject):
             self.muted_changed.emit(on)
 
     def take(self, event: QKeyEvent, *, down: bool) -> bool:
-        """Whether a key event that nobody else wanted is the talk key's; then it has been obeyed."""
+        """Handle a key event if it is the talk key's; return whether it was."""
         if down:
             if QKeySequence(event.keyCombination()) != QKeySequence(self._app.settings.turns.shortcut):
                 return False
             self._key = event.key()
-        elif event.key() != self._key:  # whether Ctrl or Shift went up before it does not matter
+        elif event.key() != self._key:  # modifiers may be released first
             return False
         if not event.isAutoRepeat():
             self.press("key") if down else self.release("key")
@@ -95,16 +95,18 @@ class TalkKey(QObject):
 
 
 def show_mute(button: IconButton, *, muted: bool) -> None:
-    """What a mute button shows, and what it would do."""
+    """Set icon and name of a mute button."""
     name = button.tr("Unmute the microphone (Ctrl+M)") if muted else button.tr("Mute the microphone (Ctrl+M)")
     button.show_icon("microphone-off" if muted else "microphone", name)
 
 
 class TalkButton(QAbstractButton):
-    """Hold it to talk. Its ring is the level; each state has a shape and a word of its own.
+    """Hold it to talk. Its ring shows the level; each state has its own shape and word.
 
     Args:
-        diameter: of the disc, in pixels at the normal size of text.
+        app: the application object.
+        key: the talk key.
+        diameter: of the disc, in pixels at the normal text size.
     """
 
     def __init__(self, app: App, key: TalkKey, diameter: int = 76) -> None:
@@ -126,7 +128,7 @@ class TalkButton(QAbstractButton):
         self._retranslate()
 
     def handle_event(self, event: object) -> None:
-        """Show what an event of the conversation tells."""
+        """Update from an event of the conversation."""
         if isinstance(event, StateChanged):
             self._state, self._speaking = event.state, event.user_speaking
             self._retranslate()
@@ -136,14 +138,14 @@ class TalkButton(QAbstractButton):
 
     @property
     def state(self) -> State:
-        """The state that is shown; while the key is held or the user speaks it is listening."""
+        """The state shown; it is listening while the key is held or the user speaks."""
         if self._key.held or self._speaking:
             return State.LISTENING
         return self._state
 
     @property
     def caption(self) -> str:
-        """The state in words, or what to do."""
+        """The state as a word, or what to do."""
         state, turns = self.state, self._app.settings.turns
         if state is State.LISTENING:
             return self.tr("Listening")
@@ -157,14 +159,14 @@ class TalkButton(QAbstractButton):
         return f"{hold} · {self._key.key_name}" if self._key.key_name else hold
 
     def sizeHint(self) -> QSize:
-        """Disc, ring and the words below; as wide as the longest of them, so that nothing moves."""
+        """Disc, ring and the longest caption, so that nothing moves."""
         metrics = self.fontMetrics()
         longest = f"{self.tr('Just speak, or hold')} · {self._key.key_name}"
         width = max(self._across + 28, metrics.horizontalAdvance(longest) + 12)
         return QSize(width, self._across + 24 + metrics.height())
 
     def minimumSizeHint(self) -> QSize:
-        """The disc and its ring; where there is no room the key is not named."""
+        """Disc and ring; without room the caption omits the key."""
         return QSize(self._across + 28, self.sizeHint().height())
 
     @property
@@ -172,11 +174,11 @@ class TalkButton(QAbstractButton):
         return round(self._diameter * min(1.4, theme.pixels("body") / theme.SIZES["body"]))
 
     def hitButton(self, _position: object) -> bool:
-        """Holding goes on wherever the mouse is moved."""
+        """Holding continues wherever the mouse moves."""
         return True
 
     def changeEvent(self, event: QEvent) -> None:
-        """Text of another size or language."""
+        """Follow text size and language."""
         super().changeEvent(event)
         if event.type() == QEvent.Type.FontChange:
             self.updateGeometry()
@@ -202,10 +204,10 @@ class TalkButton(QAbstractButton):
         if self.isVisible():
             self.update()
 
-    # ---- its picture
+    # ---- painting
 
     def paintEvent(self, _event: QPaintEvent) -> None:
-        """Disc, glyph, ring, words."""
+        """Paint disc, glyph, ring and caption."""
         c, state = theme.colours(), self.state
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
@@ -275,7 +277,7 @@ class TalkButton(QAbstractButton):
         icons.paint(painter, name, place, QColor(colour))
 
     def _arc(self, painter: QPainter, ring: QRectF, share: float, colour: str) -> None:
-        """From the bottom up on both sides, as far as the level reaches."""
+        """Paint the level as an arc, from the bottom up on both sides."""
         if share > 0.01:
             painter.setBrush(Qt.BrushStyle.NoBrush)
             painter.setPen(QPen(QColor(colour), 5, c=Qt.PenCapStyle.RoundCap))
@@ -284,12 +286,12 @@ class TalkButton(QAbstractButton):
 
 
 def level(decibels: float) -> float:
-    """A microphone's level as a share of the meter, 0 to 1."""
+    """Convert decibels to a share of the meter, 0 to 1."""
     return min(1.0, max(0.0, 1 - decibels / _QUIETEST_DB))
 
 
 class LevelStrip(QWidget):
-    """The microphone's level over the last seconds, the newest at the right."""
+    """The microphone level over the last seconds, the latest on the right."""
 
     def __init__(self, key: TalkKey) -> None:
         super().__init__()
@@ -299,7 +301,7 @@ class LevelStrip(QWidget):
         key.muted_changed.connect(self._forget)
 
     def handle_event(self, event: object) -> None:
-        """Take in a level."""
+        """Add a level."""
         if isinstance(event, InputLevel):
             self._levels.append(level(event.decibels))
             self.update()
@@ -313,7 +315,7 @@ class LevelStrip(QWidget):
         self.update()
 
     def paintEvent(self, _event: QPaintEvent) -> None:
-        """Bars around a middle line."""
+        """Paint bars around a middle line."""
         c = theme.colours()
         painter = QPainter(self)
         middle = self.height() / 2

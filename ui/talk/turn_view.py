@@ -1,4 +1,4 @@
-"""One turn as it is shown: what the user said and how it sounded, the reply, how it ended."""
+"""One turn of the conversation: message, emotion, reply, how it ended."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ from ui.widgets.common import EmotionChip, IconButton, button, column, label, ro
 from ui.widgets.delay_chip import DelayChip, Waterfall, delay
 
 SHOWN = 6000
-"""Characters of one text that are laid out; copying gives all of them."""
-_LEADING = 118  # per cent of the font's own distance between lines
-_CUT = "|"  # where a reply was cut off
+"""Characters of a text that are laid out; copying returns all of it."""
+_LEADING = 118  # line height in per cent of the font's
+_CUT = "|"  # marks where a reply was cut off
 
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """What is known of a turn so far. `outcome` is None while it goes on."""
+    """What is known about a turn so far. `outcome` is None while it runs."""
 
     number: int
     at: datetime = field(default_factory=datetime.now)
@@ -59,7 +59,7 @@ class Entry:
     transcript: str = ""
     emotion: str = ""
     confidence: float = 0.0
-    corrected: str | None = None  # how it sounded, says the user
+    corrected: str | None = None  # the emotion that the user chose
     reply: str = ""
     heard: str = ""
     outcome: Outcome | None = None
@@ -69,7 +69,7 @@ class Entry:
     unfolded: bool = False
 
     def handle_event(self, event: object) -> bool:
-        """Take in what an event tells of this turn; whether it told something."""
+        """Update from an event of this turn; return whether anything changed."""
         match event:
             case EmotionRead(reading=reading) if reading is not None:
                 self.emotion, self.confidence = reading.label, reading.confidence
@@ -92,17 +92,17 @@ class Entry:
 
     @property
     def user_text(self) -> str:
-        """What the user said or typed, "" where nobody wrote it down."""
+        """The typed message or the transcript, "" without one."""
         return self.message.text if isinstance(self.message, Typed) else self.transcript
 
     @property
     def time_of_day(self) -> str:
-        """The time of day, as the user's country writes it."""
+        """The time of day in the user's format."""
         return QLocale().toString(QTime(self.at.hour, self.at.minute), QLocale.FormatType.ShortFormat)
 
     @property
     def cut(self) -> int | None:
-        """Characters of the reply that were heard, where it was cut off."""
+        """The number of characters of the reply that were played, if it was cut off."""
         if self.outcome not in (Outcome.INTERRUPTED, Outcome.STOPPED) or not self.reply:
             return None
         heard = len(self.heard) if self.reply.startswith(self.heard) else 0
@@ -110,7 +110,7 @@ class Entry:
 
     @property
     def note(self) -> str:
-        """How it ended, where that needs words."""
+        """How the turn ended, if that needs words."""
         if self.outcome is Outcome.SUPERSEDED:
             return tr("You kept speaking before the reply.")
         if self.outcome not in (Outcome.INTERRUPTED, Outcome.STOPPED):
@@ -126,7 +126,7 @@ class Entry:
 
 
 class SelectableText(QTextEdit):
-    """Plain text that can be selected, as tall as it needs to be, whatever it holds."""
+    """Selectable plain text, as tall as its content."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class SelectableText(QTextEdit):
         self.restyle()
 
     def restyle(self) -> None:
-        """Follow the theme and the size of text."""
+        """Follow the theme and the text size."""
         font = QFont(self.font())
         font.setPixelSize(theme.pixels("lead"))
         self.setFont(font)
@@ -156,7 +156,7 @@ class SelectableText(QTextEdit):
         self._rewrite(text, cut, muted=muted)
 
     def write(self, text: str, cut: int | None = None, *, muted: bool = False) -> None:
-        """Show the beginning of `text`, `SHOWN` characters; what lies behind `cut` is marked off as not heard."""
+        """Show at most `SHOWN` characters of a text; what follows `cut` is marked as not played."""
         text = text[:SHOWN]
         if (text, cut, muted) == self._written:
             return
@@ -180,17 +180,17 @@ class SelectableText(QTextEdit):
         cursor.setBlockFormat(lines)
         cursor.insertText(paragraphs(text[:cut]), faint if muted else plain)
         if cut is not None:
-            faint.setFontItalic(True)  # in high contrast there is no fainter colour
+            faint.setFontItalic(True)  # high contrast has no muted colour
             cursor.insertText(_CUT, mark)
             cursor.insertText(paragraphs(text[cut:]), faint)
 
     @property
     def line(self) -> int:
-        """Pixels from line to line."""
+        """The line height in pixels."""
         return round(self.fontMetrics().lineSpacing() * _LEADING / 100)
 
     def height_for(self, width: int) -> int:
-        """Pixels that the text needs at a width."""
+        """The height of the text at a width, in pixels."""
         if self.document().textWidth() != width:
             self.document().setTextWidth(width)
         return max(self.fontMetrics().height(), round(self.document().size().height() + 0.5))
@@ -200,11 +200,11 @@ class SelectableText(QTextEdit):
         return QSize(40, self.fontMetrics().height())
 
     def wheelEvent(self, event: QWheelEvent) -> None:
-        """The conversation scrolls, not its texts."""
+        """Let the conversation scroll."""
         event.ignore()
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        """Copying and selecting all; everything else, the talk key above all, is for others."""
+        """Handle copy and select all only; the talk key and others pass through."""
         if event.matches(QKeySequence.StandardKey.Copy) or event.matches(QKeySequence.StandardKey.SelectAll):
             super().keyPressEvent(event)
         else:
@@ -212,11 +212,11 @@ class SelectableText(QTextEdit):
 
 
 class TurnView(QWidget):
-    """The widgets of one turn, made while it is in sight.
+    """The widgets of one turn, made while it is near the visible area.
 
     Signals:
-        again: the user wants a turn that failed to be tried once more.
-        changed: something was unfolded, so that the height is another.
+        again: the user wants to retry a failed turn.
+        changed: its height changed.
     """
 
     again = Signal()
@@ -254,7 +254,7 @@ class TurnView(QWidget):
         self.refresh(last=False)
 
     def refresh(self, *, last: bool) -> None:
-        """Show what is known by now. `last`: whether it is the newest turn, which alone can be asked again."""
+        """Show the current state. `last`: it is the latest turn, the only one that can be retried."""
         one = self.entry
         self._chip.setVisible(bool(one.emotion))
         if one.corrected:
@@ -278,14 +278,14 @@ class TurnView(QWidget):
         self.setAccessibleName(spoken(one))
 
     def fold(self) -> None:
-        """Unfold what the delay went into, or fold it again."""
+        """Expand or collapse the delay details."""
         self.entry.unfolded = not self.entry.unfolded
         self._delay.setChecked(self.entry.unfolded)
         self._waterfall.setVisible(self.entry.unfolded)
         self.changed.emit()
 
     def height_for(self, width: int) -> int:
-        """Pixels that all of it needs at a width; gives the texts their heights."""
+        """Set the texts' heights and return the total height at a width, in pixels."""
         layout = self.layout()
         assert layout is not None, "made in __init__"
         margins = layout.contentsMargins()
@@ -312,7 +312,7 @@ class TurnView(QWidget):
 
 
 def spoken(entry: Entry) -> str:
-    """A turn as a screen reader says it."""
+    """Describe a turn for a screen reader."""
     parts = [tr("You"), entry.time_of_day]
     if emotion := entry.corrected or entry.emotion:
         parts.append(voice_sounds(emotion))
@@ -322,10 +322,10 @@ def spoken(entry: Entry) -> str:
 
 
 class TurnActions(QFrame):
-    """What can be done with a turn, as icons; shown for one turn at a time.
+    """The actions of a turn as icons; shown for one turn at a time.
 
     Signals:
-        acted: "play", "copy", "edit", "again", "undo" or "delay", and the number of the turn.
+        action_requested: "play", "copy", "edit", "again", "undo" or "delay", and the number of the turn.
     """
 
     action_requested = Signal(str, int)
@@ -343,7 +343,7 @@ class TurnActions(QFrame):
         self.hide()
 
     def retranslate(self) -> None:
-        """Say what they do, in the language in force."""
+        """Set all texts in the current language."""
         for action, picture, name in (
             ("play", "play", tr("Play your message")),
             ("copy", "copy", tr("Copy message and reply")),
@@ -356,11 +356,11 @@ class TurnActions(QFrame):
 
     @property
     def end(self) -> QWidget:
-        """The last of them in the order of the Tab key."""
+        """The last button in tab order."""
         return self.buttons["delay"]
 
     def show_for(self, entry: Entry, *, last: bool, playing: bool) -> None:
-        """Be for this turn. Only the newest can be edited, answered again and undone."""
+        """Show the actions of a turn. Only the latest turn can be edited, regenerated and undone."""
         self._number = entry.number
         name = tr("Stop playing") if playing else tr("Play your message")
         self.buttons["play"].show_icon("stop" if playing else "play", name)

@@ -1,4 +1,4 @@
-"""Small parts that all pages share."""
+"""Small widgets and layout helpers that all pages share."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _Box = TypeVar("_Box", QHBoxLayout, QVBoxLayout)
 
 
 class _Label(QLabel):
-    """Plain text, however long."""
+    """A label that shows any text, however long, as plain text."""
 
     def setText(self, text: str) -> None:
-        """Show the beginning of a text that is too long to be laid out in a moment."""
+        """Show the beginning of a text that is too long to lay out quickly."""
         super().setText(paragraphs(text[:LONGEST]))
 
 
 def label(text: str = "", role: str = "", *, wrap: bool = True, selectable: bool = False) -> QLabel:
-    """A label of plain text; what the model wrote is never taken for markup."""
+    """Make a label. Its text is always plain, never markup."""
     made = _Label()
     made.setTextFormat(Qt.TextFormat.PlainText)
     made.setWordWrap(wrap)
@@ -77,7 +77,7 @@ class _Button(QPushButton):
 
 
 def button(text: str, act: Callable[[], object], kind: str = "", icon: str = "") -> QPushButton:
-    """A push button; `kind` is "primary", "quiet", "danger", "tab" or ""."""
+    """Make a push button; `kind` is "primary", "quiet", "danger", "tab" or ""."""
     made = _Button(text, kind, icon)
     made.setCursor(Qt.CursorShape.PointingHandCursor)
     made.clicked.connect(lambda _checked=False: act())
@@ -85,7 +85,7 @@ def button(text: str, act: Callable[[], object], kind: str = "", icon: str = "")
 
 
 def line() -> QFrame:
-    """A horizontal hairline."""
+    """Make a horizontal hairline."""
     made = QFrame()
     made.setProperty("role", "line")
     made.setFixedHeight(1)
@@ -93,12 +93,12 @@ def line() -> QFrame:
 
 
 def row(*parts: QWidget | int | None, spacing: int = theme.GRID) -> QHBoxLayout:
-    """Widgets beside each other; a number is a space in pixels, None takes what is left."""
+    """Lay out widgets side by side; a number adds space in pixels, None adds a stretch."""
     return _filled(QHBoxLayout(), parts, spacing)
 
 
 def column(*parts: QWidget | int | None, spacing: int = theme.GRID) -> QVBoxLayout:
-    """Widgets below each other, as `row`."""
+    """Lay out widgets from top to bottom, as `row`."""
     return _filled(QVBoxLayout(), parts, spacing)
 
 
@@ -116,7 +116,7 @@ def _filled(layout: _Box, parts: tuple[QWidget | int | None, ...], spacing: int)
 
 
 def restyle(widget: QWidget, **properties: object) -> None:
-    """Set properties that the style sheet looks at, and let it look again."""
+    """Set style properties and update the widget's style."""
     for name, value in properties.items():
         widget.setProperty(name, value)
     widget.style().unpolish(widget)
@@ -124,7 +124,7 @@ def restyle(widget: QWidget, **properties: object) -> None:
 
 
 class IconLabel(QLabel):
-    """An icon that does nothing; `role` is a field of `theme.Colours`."""
+    """An icon without function; `role` is a field of `theme.Colours`."""
 
     def __init__(self, icon: str, size: int = 16, role: str = "muted") -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class IconLabel(QLabel):
 
 
 class IconButton(QToolButton):
-    """A button that is an icon; `name` is what a screen reader says and the tool tip shows."""
+    """A button with an icon only; `name` is its accessible name and its tooltip."""
 
     def __init__(self, icon: str, name: str, act: Callable[[], object] | None = None, size: int = 20) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class IconButton(QToolButton):
             self.clicked.connect(lambda _checked=False: act())
 
     def show_icon(self, icon: str, name: str) -> None:
-        """Another icon and name, for buttons that do one of two things."""
+        """Change icon and name, for buttons with two functions."""
         if (icon, name) != (self._icon, self.toolTip()):
             self._icon = icon
             self.setAccessibleName(name)
@@ -165,7 +165,7 @@ class IconButton(QToolButton):
             self._draw()
 
     def changeEvent(self, event: QEvent) -> None:
-        """Follow the theme."""
+        """Follow the theme and the text size."""
         super().changeEvent(event)
         if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.FontChange):
             self._draw()
@@ -177,7 +177,7 @@ class IconButton(QToolButton):
 
 
 class Switch(QAbstractButton):
-    """On or off, said by the knob's place and by its mark, not by colour alone."""
+    """An on/off switch. The knob's position and a check mark show the state, not colour alone."""
 
     def __init__(self, text: str, act: Callable[[bool], object] | None = None) -> None:
         super().__init__()
@@ -191,12 +191,12 @@ class Switch(QAbstractButton):
             self.clicked.connect(act)
 
     def sizeHint(self) -> QSize:
-        """The knob's track and the words beside it."""
+        """The track and the text."""
         caption = self.fontMetrics().horizontalAdvance(self.text())
         return QSize(46 + (8 + caption if caption else 0), max(26, self.fontMetrics().height() + 4))
 
     def paintEvent(self, _event: QPaintEvent) -> None:
-        """Track, knob, mark, words."""
+        """Paint track, knob, check mark and text."""
         c = theme.colours()
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
@@ -220,7 +220,7 @@ class Switch(QAbstractButton):
 
 
 class EmotionChip(QWidget):
-    """A reading in a word, with its glyph and hue."""
+    """An emotion as a pill with glyph, hue and word."""
 
     def __init__(self, emotion: str = UNSURE, note: str = "") -> None:
         super().__init__()
@@ -230,8 +230,8 @@ class EmotionChip(QWidget):
         self.show_emotion(emotion, note)
 
     def show_emotion(self, emotion: str, note: str = "") -> None:
-        """One of `EMOTIONS`, or "unsure"; `note` follows the word ("72 %", "corrected")."""
-        self.emotion = emotion if emotion in EMOTIONS else UNSURE  # a recording may say anything
+        """Show one of `EMOTIONS` or "unsure"; `note` follows the word ("72 %", "corrected")."""
+        self.emotion = emotion if emotion in EMOTIONS else UNSURE  # a recording may hold any label
         self._note = note
         self.setAccessibleName(f"{voice_sounds(self.emotion)} {note}".strip())
         self.updateGeometry()
@@ -246,7 +246,7 @@ class EmotionChip(QWidget):
         return f"{tr(self.emotion)}  {self._note}" if self._note else tr(self.emotion)
 
     def paintEvent(self, _event: QPaintEvent) -> None:
-        """A pill with the hue as its edge."""
+        """Paint a pill outlined in the hue."""
         c = theme.colours()
         hue = c.emotion(self.emotion)
         painter = QPainter(self)
@@ -265,7 +265,7 @@ class EmotionChip(QWidget):
 
 
 class Picker(QComboBox):
-    """A list to choose from; `picked` tells the value when the user takes another one. The wheel scrolls the page."""
+    """A drop-down list. `picked` carries the value that the user chose; the mouse wheel scrolls the page instead."""
 
     picked = Signal(object)
 
@@ -278,18 +278,18 @@ class Picker(QComboBox):
         self.activated.connect(lambda at: self.picked.emit(self.itemData(at)))
 
     def wheelEvent(self, event: Any) -> None:
-        """Not here: a page that scrolls under the pointer would change the setting."""
+        """Ignore the wheel: scrolling the page must not change a setting."""
         event.ignore()
 
     def paintEvent(self, event: QPaintEvent) -> None:
-        """The style sheet leaves out the arrow."""
+        """Paint the arrow, which the style sheet leaves out."""
         super().paintEvent(event)
         c = theme.colours()
         place = QRectF(self.width() - 28, self.height() / 2 - 8, 16, 16)
         icons.paint(QPainter(self), "down", place, QColor(c.text if self.isEnabled() else c.outline))
 
     def show_options(self, options: Sequence[tuple[Any, str]], value: Any) -> None:
-        """Values and texts; an open list stays as it is while nothing has changed."""
+        """Set values and texts. An open list stays as it is if nothing changed."""
         options = [(data, one_line(text)) for data, text in options]
         with QSignalBlocker(self):
             if options != [(self.itemData(at), self.itemText(at)) for at in range(self.count())]:
@@ -301,7 +301,7 @@ class Picker(QComboBox):
 
 
 class EmptyState(QWidget):
-    """What to do where there is nothing yet: one sentence and one button."""
+    """What an empty page shows: an icon, one sentence and one button."""
 
     def __init__(self, icon: str, sentence: str, text: str = "", act: Callable[[], object] | None = None) -> None:
         super().__init__()
@@ -318,10 +318,10 @@ class EmptyState(QWidget):
 
 
 class Banner(QFrame):
-    """A message in place: what happened, a button with the remedy or an undo, and a cross. Never modal.
+    """A message above the page with an optional action and a close button. Never modal.
 
     Signals:
-        dismissed: it goes.
+        dismissed: the banner was closed.
     """
 
     dismissed = Signal()
@@ -343,7 +343,7 @@ class Banner(QFrame):
         self.setLayout(layout)
 
     def dismiss(self) -> None:
-        """Take it away."""
+        """Close the banner."""
         self.hide()
         self.deleteLater()
         self.dismissed.emit()

@@ -1,4 +1,4 @@
-"""How long the user waited for a reply, and, unfolded, what the time went into. Only what was measured is shown."""
+"""The delay of a reply and, expanded, its stages. Only measured values are shown."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from PySide6.QtWidgets import QAbstractButton, QSizePolicy, QWidget
 from ui.core import icons, theme
 from ui.core.translations import tr
 
-_SHORT = 0.002  # seconds; what is shorter plays no part
+_SHORT = 0.002  # seconds; shorter stages are left out
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One bar of the waterfall: `start` in seconds after the user had finished (negative: before), and how long.
+    """One bar of the waterfall.
 
-    `waiting`: nothing was computed; it was waited for the user to go on, or for a model that was not free yet.
+    Attributes:
+        start: seconds after the user finished speaking; negative is before.
+        seconds: the length.
+        waiting: nothing was computed: the user might still have gone on, or the model was busy.
     """
 
     name: str
@@ -29,7 +32,7 @@ class Stage:
 
 
 def delay(marks: Mapping[str, float]) -> tuple[str, float] | None:
-    """What came first, sound or text, in words, and the seconds until then; None where it was not measured."""
+    """Return what came first, sound or text, and the seconds until then; None if not measured."""
     for mark, text in (("first_sound", tr("first sound")), ("first_text", tr("first words"))):
         if mark in marks and "ended" in marks:
             return text, max(0.0, marks[mark] - marks["ended"])
@@ -37,9 +40,9 @@ def delay(marks: Mapping[str, float]) -> tuple[str, float] | None:
 
 
 def stages(marks: Mapping[str, float], figures: Mapping[str, float]) -> list[Stage]:
-    """The stages between the user's last word and the first sound that have been measured, in order.
+    """Return the measured stages between the last word and the first sound, in order.
 
-    A reply may be begun on trial before the end of the utterance is certain: such stages lie before zero.
+    A speculative reply starts before the final end of the utterance; such stages lie before zero.
     """
     if "ended" not in marks:
         return []
@@ -62,7 +65,7 @@ def stages(marks: Mapping[str, float], figures: Mapping[str, float]) -> list[Sta
     voice = (
         (tr("first sentence"), "first_text", "first_sentence"),
         (tr("synthesis"), "first_sentence", "first_speech"),
-        # What was ready early waits for the end of the turn before it may be heard: that is no work of the output.
+        # Speech that is ready early waits for the end of the turn; that wait is not playback time.
         (tr("playback"), "first_speech", "first_sound"),
     )
     for name, begin, end in voice:
@@ -73,17 +76,17 @@ def stages(marks: Mapping[str, float], figures: Mapping[str, float]) -> list[Sta
 
 
 class DelayChip(QAbstractButton):
-    """ "first sound 0.7 s"; checked it is unfolded."""
+    """The delay as a button, such as "first sound 0.7 s". Checked means expanded."""
 
     def __init__(self) -> None:
         super().__init__()
         self.setCheckable(True)
-        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # the conversation's action bar unfolds it from the keyboard
+        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # the conversation's action bar expands it from the keyboard
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
 
     def show_delay(self, marks: Mapping[str, float]) -> None:
-        """Show what was measured, or nothing."""
+        """Show the measured delay, or hide."""
         measured = delay(marks)
         self.setVisible(measured is not None)
         if measured is not None:
@@ -94,12 +97,12 @@ class DelayChip(QAbstractButton):
             self.updateGeometry()
 
     def sizeHint(self) -> QSize:
-        """Words and an arrow."""
+        """The text and an arrow."""
         metrics = QFontMetrics(_small(self.font()))
         return QSize(metrics.horizontalAdvance(self.text()) + 24, metrics.height() + 8)
 
     def paintEvent(self, _event: QPaintEvent) -> None:
-        """Muted words, an arrow that points down when unfolded."""
+        """Paint the text and an arrow that points down when expanded."""
         c = theme.colours()
         painter = QPainter(self)
         colour = QColor(c.text if self.underMouse() or self.isChecked() else c.muted)
@@ -112,7 +115,7 @@ class DelayChip(QAbstractButton):
 
 
 class Waterfall(QWidget):
-    """The stages of one delay as bars on one line of time."""
+    """The stages of one delay as bars on a time axis."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,7 +124,7 @@ class Waterfall(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
 
     def show_stages(self, marks: Mapping[str, float], figures: Mapping[str, float]) -> None:
-        """Show what was measured."""
+        """Show the measured stages."""
         self._stages = stages(marks, figures)
         measured = delay(marks)
         self._until = measured[1] if measured else 0.0
@@ -131,7 +134,7 @@ class Waterfall(QWidget):
         self.update()
 
     def sizeHint(self) -> QSize:
-        """A line for each stage, and one for the words at zero."""
+        """One line per stage and one for the axis label."""
         return QSize(280, (len(self._stages) + 1) * self._line + 8)
 
     @property
@@ -139,7 +142,7 @@ class Waterfall(QWidget):
         return QFontMetrics(_small(self.font())).height() + 5
 
     def paintEvent(self, _event: QPaintEvent) -> None:
-        """Name, bar, length; a hairline at the moment the user had finished."""
+        """Paint names, bars and lengths, and a line at the end of speech."""
         c, line = theme.colours(), self._line
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
@@ -163,7 +166,7 @@ class Waterfall(QWidget):
             area = QRectF(bar.right() + 6, top, self.width(), line)
             painter.drawText(area, Qt.AlignmentFlag.AlignVCenter, _length(stage.seconds))
             painter.setPen(QPen(QColor(c.accent), 1.2))
-            # Hollow: waiting. Filled: work.
+            # Hollow bars are waiting, filled bars are work.
             painter.setBrush(Qt.BrushStyle.NoBrush if stage.waiting else QColor(c.accent))
             painter.drawRoundedRect(bar, 2, 2)
         painter.setPen(QColor(c.muted))

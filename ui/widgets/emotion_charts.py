@@ -1,4 +1,4 @@
-"""Readings drawn: the five bars of one utterance, and a conversation's readings over its turns, row by row."""
+"""Charts of emotion readings: five bars for one utterance, and a grid over the turns of a conversation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FAINT = 0.4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TurnReading:
-    """How a turn sounded: the reading, and the emotion that the user said it was, if they corrected it."""
+    """The reading of a turn, and the emotion that the user corrected it to, if any."""
 
     number: int
     reading: EmotionReading
@@ -27,25 +27,25 @@ class TurnReading:
 
 
 def percent(share: float) -> str:
-    """A share of 1 as it is written everywhere."""
+    """Format a share of 1 as a percentage."""
     return f"{share:.0%}".replace("%", "\N{NARROW NO-BREAK SPACE}%")
 
 
 def _translucent() -> QColor:
-    """A light shade on any surface."""
+    """Return a light shade that works on any surface."""
     shade = QColor(theme.colours().text)
     shade.setAlphaF(0.1)
     return shade
 
 
 def shares(reading: EmotionReading) -> str:
-    """All five in words, the largest first, for screen readers."""
+    """List all five probabilities for screen readers, the largest first."""
     order = reading.probabilities.argsort()[::-1]
     return tr(", ").join(f"{tr(EMOTIONS[at])} {percent(float(reading.probabilities[at]))}" for at in order)
 
 
 class _EmotionRows(QWidget):
-    """One row an emotion: its glyph, its word if there is room for words, a field to draw in, and a figure."""
+    """One row per emotion: glyph, optional word, drawing area, figure."""
 
     show_labels = True
 
@@ -68,7 +68,7 @@ class _EmotionRows(QWidget):
         return QSize(260, len(EMOTIONS) * self._row)
 
     def changeEvent(self, event: QEvent) -> None:
-        """Follow the size of the text."""
+        """Follow the text size."""
         super().changeEvent(event)
         if event.type() in (QEvent.Type.FontChange, QEvent.Type.StyleChange):
             self.updateGeometry()
@@ -80,7 +80,7 @@ class _EmotionRows(QWidget):
         return font
 
     def _field(self) -> QRectF:
-        """Where the charts are drawn, over all rows."""
+        """The drawing area over all rows."""
         metrics = QFontMetrics(self._font(bold=True))
         labels = max(metrics.horizontalAdvance(tr(emotion)) for emotion in EMOTIONS) + 12 if self.show_labels else 0
         left = self._glyph + 8 + labels
@@ -111,14 +111,14 @@ class ReadingBars(_EmotionRows):
         self._reading: EmotionReading | None = None
 
     def show_reading(self, reading: EmotionReading | None) -> None:
-        """None: the tracks stay empty."""
+        """Show a reading; None leaves the tracks empty."""
         self._reading = reading
         description = shares(reading) if reading else tr("none yet")
         self.setAccessibleName(f"{self._name}: {description}")
         self.update()
 
     def paintEvent(self, _event: QPaintEvent) -> None:
-        """Tracks and bars; those of an unsure reading are hollow."""
+        """Paint tracks and bars. The bars of an unsure reading are hollow."""
         c, field, reading = theme.colours(), self._field(), self._reading
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
@@ -143,37 +143,37 @@ class ReadingBars(_EmotionRows):
 
 
 class ReadingHistory(_EmotionRows):
-    """A conversation's readings: one row an emotion, one column a turn. Click a turn, or go with the arrow keys.
+    """The readings of a conversation: one row per emotion, one column per turn. Click or use the arrow keys.
 
     Signals:
-        chosen: the number of the turn that the user wants to see.
+        chosen: the number of the turn that the user selected.
     """
 
     chosen = Signal(int)
-    show_labels = False  # a hundred turns want the room
+    show_labels = False  # leaves room for a hundred turns
 
     def __init__(self) -> None:
         super().__init__(tr("This conversation"))
         self._turns: Sequence[TurnReading] = ()
-        self._shown: int | None = None  # numbers of turns
+        self._shown: int | None = None  # turn numbers
         self._pointed: int | None = None
         self.setMouseTracking(True)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
 
     def show_turns(self, turns: Sequence[TurnReading], shown: int | None) -> None:
-        """Show these, in order; `shown` is the number of the one that is looked at."""
+        """Show these turns in order; `shown` is the number of the selected one."""
         self._turns, self._shown, self._pointed = turns, shown, None
         self._describe()
         self.update()
 
     def sizeHint(self) -> QSize:
-        """One more line for the numbers of the turns."""
+        """One more line for the turn numbers."""
         hint = super().sizeHint()
         return QSize(hint.width(), hint.height() + self._axis)
 
     @property
     def highlighted(self) -> TurnReading | None:
-        """The turn under the mouse, else the one that is shown."""
+        """The turn under the mouse, otherwise the selected one."""
         number = self._shown if self._pointed is None else self._pointed
         return next((turn for turn in self._turns if turn.number == number), None)
 
@@ -194,32 +194,32 @@ class ReadingHistory(_EmotionRows):
         corrected = tr(", corrected to {0}").format(tr(turn.corrected)) if turn.corrected else ""
         self.setAccessibleName(description + corrected)
 
-    # ---- the user
+    # ---- input
 
     def _at(self, x: float) -> TurnReading | None:
         number = int((x - self._field().left()) // self._step)
         return self._turns[number] if 0 <= number < len(self._turns) else None
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
-        """Show that turn."""
+        """Select the turn."""
         turn = self._at(event.position().x())
         if turn is not None and event.button() == Qt.MouseButton.LeftButton:
             self.chosen.emit(turn.number)
 
     def mouseMoveEvent(self, event: QMouseEvent) -> None:
-        """Its figures."""
+        """Show the figures of the turn under the mouse."""
         turn = self._at(event.position().x())
         self._pointed = turn.number if turn else None
         self.update()
 
     def leaveEvent(self, event: QEvent) -> None:
-        """The shown turn's figures again."""
+        """Show the figures of the selected turn again."""
         super().leaveEvent(event)
         self._pointed = None
         self.update()
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        """Left, right, Home, End."""
+        """Left, Right, Home and End select a turn."""
         numbers = [turn.number for turn in self._turns]
         here = numbers.index(self._shown) if self._shown in numbers else len(numbers)
         last = len(numbers) - 1
@@ -233,7 +233,7 @@ class ReadingHistory(_EmotionRows):
     # ---- painting
 
     def paintEvent(self, _event: QPaintEvent) -> None:
-        """Columns, the turn that is looked at, its figures, the numbers of the first and the last turn."""
+        """Paint the columns, the highlighted turn with its figures, and the turn numbers."""
         c, field, step = theme.colours(), self._field(), self._step
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)

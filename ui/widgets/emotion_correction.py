@@ -1,4 +1,4 @@
-"""The user's word against a reading: one click, taken back as easily, and asked once whether it may be kept."""
+"""Correcting a reading: one click, with undo, and a single question whether corrections may be kept."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ui.widgets.common import EmotionChip, button, column, label, row
 
 
 def was_asked(app: App) -> bool:
-    """Whether the user was asked if corrections may be kept, here or among the first steps."""
+    """Return whether the user was asked if corrections may be kept, here or in the first-run wizard."""
     return _store(app).value("corrections_asked", "") == "yes"
 
 
 def remember_answer(app: App) -> None:
-    """The user was asked; the answer is in the settings."""
+    """Note that the user was asked. The answer itself is in the settings."""
     _store(app).setValue("corrections_asked", "yes")
 
 
@@ -30,11 +30,11 @@ def _store(app: App) -> QSettings:
 
 
 class EmotionCorrection(QWidget):
-    """Five emotions to choose from, and what was chosen.
+    """Five emotions to choose from, and the current choice.
 
     Signals:
         chosen: one of `EMOTIONS`.
-        undone: the last choice is taken back.
+        undone: the last choice was undone.
         answered: whether corrections may be kept.
     """
 
@@ -69,24 +69,24 @@ class EmotionCorrection(QWidget):
         self._draw()
 
     def show_correction(self, emotion: str | None, *, confirms: bool = False) -> None:
-        """What the user chose, None for nothing; `confirms`: it is what was read."""
+        """Show the user's choice, None for none. `confirms`: it equals the reading."""
         self._chip.setVisible(emotion is not None)
         self._undo.setVisible(emotion is not None)
         if emotion is not None:
             self._chip.show_emotion(emotion, self.tr("confirmed") if confirms else self.tr("corrected"))
 
     def ask(self, *, on: bool) -> None:
-        """Ask in place whether corrections may be kept, or ask no more."""
+        """Show or hide the question whether corrections may be kept."""
         self._consent.setVisible(on)
 
     def changeEvent(self, event: QEvent) -> None:
-        """Follow the theme."""
+        """Follow the theme and the text size."""
         super().changeEvent(event)
         if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.FontChange) and self.layout() is not None:
             self._draw()
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """Words under the glyphs where there is room for them."""
+        """Show words under the glyphs where there is room."""
         super().resizeEvent(event)
         self._fit()
 
@@ -110,7 +110,7 @@ class EmotionCorrection(QWidget):
         self._fit()
 
     def _fit(self) -> None:
-        """All five with their words, or none; each as wide as its word asks."""
+        """Show all five words or none; each button is as wide as its word."""
         widths = [made.fontMetrics().horizontalAdvance(made.text()) + 10 for made in self._buttons.values()]
         roomy = sum(widths) <= self.width()
         style = Qt.ToolButtonStyle.ToolButtonTextUnderIcon if roomy else Qt.ToolButtonStyle.ToolButtonIconOnly

@@ -1,4 +1,4 @@
-"""What the sections of the settings are built of."""
+"""Building blocks of forms: sections, choices, messages, progress."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from ui.core.untrusted_text import brief
 from ui.widgets.common import button, column, label, row
 
 WIDTH = 640
-"""Pixels of a section's column, at the usual size of text: lines stay short enough to be read."""
+"""Width of a section in pixels at the normal text size, for readable lines."""
 
 _QUIET_DB = -60.0
 _RING = 18
 
 
 class Section(QWidget):
-    """A page of the settings: a title, and fields below each other in a column of readable width."""
+    """A page of the settings: a title and fields in a column of readable width."""
 
     def __init__(self, title: str, intro: str = "") -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Section(QWidget):
         self.setMaximumWidth(round(WIDTH * theme.pixels("body") / theme.SIZES["body"]))
 
     def add(self, *parts: QWidget | QLayout, gap: int = 20) -> None:
-        """More below; `gap` pixels follow."""
+        """Add widgets or layouts at the end, followed by `gap` pixels."""
         for part in parts:
             at = self._column.count() - 1
             if isinstance(part, QWidget):
@@ -66,7 +66,7 @@ class Section(QWidget):
         self._column.insertSpacing(self._column.count() - 1, gap)
 
     def add_field(self, title: str, *parts: QWidget, note: str = "") -> QLabel:
-        """A titled control, with what it means under it. Returns the title, a buddy of the first part."""
+        """Add a titled control with a note below. Returns the title, the buddy of the first part."""
         heading = label(title, "heading")
         heading.setBuddy(parts[0])
         if not parts[0].accessibleName():
@@ -77,22 +77,22 @@ class Section(QWidget):
 
 
 def actions(*buttons: QWidget) -> QWidget:
-    """Buttons beside each other, from the left."""
+    """Lay out buttons side by side, from the left."""
     made = QWidget()
     made.setLayout(row(*buttons, None))
     return made
 
 
 class Radio(QRadioButton):
-    """One of several: a ring, filled where it is the one."""
+    """A radio button that follows the theme."""
 
     def sizeHint(self) -> QSize:
-        """The ring and the words."""
+        """The ring and the text."""
         metrics = self.fontMetrics()
         return QSize(_RING + 12 + metrics.horizontalAdvance(self.text()), max(_RING + 8, metrics.height() + 4))
 
     def paintEvent(self, _event: QPaintEvent) -> None:
-        """Ring, dot, words."""
+        """Paint ring, dot and text."""
         c = theme.colours()
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
@@ -113,21 +113,21 @@ class Radio(QRadioButton):
         painter.drawText(area, Qt.AlignmentFlag.AlignVCenter, self.text())
 
     def hitButton(self, pos: QPoint) -> bool:
-        """All of it can be clicked."""
+        """The whole area can be clicked."""
         return self.rect().contains(pos)
 
 
 class Choices(QWidget):
-    """A few exclusive ways, each with what it means.
+    """A group of radio buttons, each with an explanation.
 
     Signals:
-        chosen: the value, when the user takes another one.
+        chosen: the value that the user chose.
     """
 
     chosen = Signal(str)
 
     def __init__(self, options: Sequence[tuple[str, str, str]], value: str, title: str = "") -> None:
-        """`options`: value, text, and what it means ("" for nothing)."""
+        """`options`: value, text and explanation ("" for none)."""
         super().__init__()
         self.setAccessibleName(title)
         self.buttons: dict[str, QRadioButton] = {}
@@ -148,22 +148,22 @@ class Choices(QWidget):
         self.setFocusProxy(self.buttons[value] if value in self.buttons else next(iter(self.buttons.values())))
 
     def _point(self, radio: QRadioButton, on: bool) -> None:
-        """The keyboard comes to what is chosen."""
+        """Move the focus proxy to the chosen button."""
         if on:
             self.setFocusProxy(radio)
 
     @property
     def value(self) -> str:
-        """What is chosen."""
+        """The chosen value."""
         return next((name for name, radio in self.buttons.items() if radio.isChecked()), "")
 
     def choose(self, value: str) -> None:
-        """Show a value without telling."""
+        """Select a value without a signal."""
         self.buttons[value].setChecked(True)
 
 
 class LevelMeter(QWidget):
-    """How loud the microphone is, from -60 dB to full scale, with the loudest moment marked for a while."""
+    """The microphone level from -60 dB to full scale, with a peak mark."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -177,14 +177,14 @@ class LevelMeter(QWidget):
         return QSize(200, 12)
 
     def show_level(self, decibels: float) -> None:
-        """The level now."""
+        """Show the current level in dB."""
         self.decibels = max(_QUIET_DB, min(0.0, decibels))
         self._peak = max(self.decibels, self._peak - 0.6)
         self.setAccessibleDescription(f"{self.decibels:.0f} dB")
         self.update()
 
     def paintEvent(self, _event: QPaintEvent) -> None:
-        """A bar in a groove, and a tick."""
+        """Paint the groove, the bar and the peak mark."""
         c = theme.colours()
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
@@ -205,7 +205,7 @@ class LevelMeter(QWidget):
 
 
 class StatusIcon(QWidget):
-    """A small icon that follows the theme."""
+    """A small icon that follows the theme and can change."""
 
     def __init__(self, icon: str, role: str = "muted", size: int = 20) -> None:
         super().__init__()
@@ -213,34 +213,34 @@ class StatusIcon(QWidget):
         self.setFixedSize(size, size)
 
     def show_icon(self, icon: str, role: str) -> None:
-        """Another one, in a colour of the theme."""
+        """Change the icon and its colour."""
         self._icon, self._role = icon, role
         self.update()
 
     def paintEvent(self, _event: QPaintEvent) -> None:
-        """The icon."""
+        """Paint the icon."""
         colour = QColor(getattr(theme.colours(), self._role))
         icons.paint(QPainter(self), self._icon, QRectF(self.rect()), colour)
 
 
 class InlineMessage(QWidget):
-    """A line in place that says how something went, with its remedy as a button; hidden while there is nothing."""
+    """A message next to the control it belongs to, with its remedy as a button. Hidden when empty."""
 
     def __init__(self) -> None:
         super().__init__()
         self._mark = StatusIcon("info")
         self.text = label(selectable=True)
-        self._beside = row(self._mark, spacing=10)
-        self._beside.setAlignment(self._mark, Qt.AlignmentFlag.AlignTop)
-        self._beside.addWidget(self.text, 1)
+        self._row = row(self._mark, spacing=10)
+        self._row.setAlignment(self._mark, Qt.AlignmentFlag.AlignTop)
+        self._row.addWidget(self.text, 1)
         self.action: QPushButton | None = None
-        self.setLayout(self._beside)
+        self.setLayout(self._row)
         self.hide()
 
     def report(
         self, text: str, *, error: bool = False, action: str = "", act: Callable[[], object] | None = None
     ) -> None:
-        """Show a text; "" hides it. `act` is the remedy."""
+        """Show a text; "" hides the message. `act` is the remedy."""
         self.text.setText(brief(text))
         self._mark.show_icon("warning" if error else "info", "danger" if error else "muted")
         if self.action is not None:
@@ -248,15 +248,15 @@ class InlineMessage(QWidget):
             self.action = None
         if act is not None:
             self.action = button(action, act, "quiet")
-            self._beside.addWidget(self.action, 0, Qt.AlignmentFlag.AlignTop)
+            self._row.addWidget(self.action, 0, Qt.AlignmentFlag.AlignTop)
         self.setVisible(bool(text))
 
 
 class JobProgress(QWidget):
-    """A child process at work: what it does, how far it is, and a way to stop it. Hidden when it has ended.
+    """The progress of a child process, with a stop button. Hidden when no job runs.
 
     Signals:
-        ended: exit code, its last line for the user, and its last JSON line.
+        ended: exit code, message for the user, last JSON line.
     """
 
     ended = Signal(int, str, object)
@@ -272,17 +272,17 @@ class JobProgress(QWidget):
         self._stopped = False
         layout = QVBoxLayout()
         layout.setContentsMargins(0, 0, 0, 0)
-        beside = row(self.text)
-        beside.setStretch(0, 1)
-        beside.addWidget(self.stop)
-        layout.addLayout(beside)
+        line_layout = row(self.text)
+        line_layout.setStretch(0, 1)
+        line_layout.addWidget(self.stop)
+        layout.addLayout(line_layout)
         layout.addWidget(self.bar)
         self.setLayout(layout)
         self.hide()
 
     @property
     def running(self) -> bool:
-        """Whether something is at work."""
+        """Whether a job runs."""
         return self.job is not None
 
     def follow(self, job: Job, what: str) -> None:
@@ -319,7 +319,7 @@ class JobProgress(QWidget):
 
 
 def format_bytes(count: float) -> str:
-    """Bytes for people: 980 kB, 271 MB, 15.2 GB."""
+    """Format a size: 980 kB, 271 MB, 15.2 GB."""
     for unit in ("B", "kB", "MB"):
         if count < 999.5:
             return f"{count:.0f} {unit}"

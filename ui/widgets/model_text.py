@@ -1,4 +1,4 @@
-"""What `model.manager list` says about a checkpoint, in plain words."""
+"""What `model.manager list` reports about a checkpoint, in plain language."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ About = Mapping[str, Any]
 
 
 def presets() -> tuple[str, ...]:
-    """The presets that the program ships, the default first."""
+    """Return the built-in presets, the default first."""
     return tuple(tomllib.loads((files("resources") / "presets.toml").read_text("utf-8")))
 
 
 def checkpoint_name(source: str) -> str:
-    """A checkpoint's name: the preset's, or the folder's last part."""
+    """Return a checkpoint's name: the preset's name or the last part of the folder."""
     return one_line(Path(source).name or source)
 
 
 def checkpoint_purpose(source: str) -> str:
-    """For whom a preset is."""
+    """Say whom a preset suits."""
     known = {
         "mini": tr("Small and fast, for any computer. English only."),
         "mini-0.5b": tr("A larger language model: better answers, but slower."),
@@ -38,7 +38,7 @@ def checkpoint_purpose(source: str) -> str:
 
 
 def facts(about: About) -> str:
-    """Where it is, how large, what it can do; one line."""
+    """Describe a checkpoint in one line: where it is, how large, what it can do."""
     if about["state"] == "absent":
         amount = about["download_bytes"]
         return tr("not on this computer yet · {size} download").format(size=format_bytes(amount)) if amount else ""
@@ -53,7 +53,7 @@ def facts(about: About) -> str:
 
 
 def loading_mode(device: str, quantize: str) -> str:
-    """A way to load a checkpoint."""
+    """Describe a device and a precision."""
     bits = {
         "none": tr("full precision"),
         "int8": tr("8-bit"),
@@ -64,7 +64,7 @@ def loading_mode(device: str, quantize: str) -> str:
 
 
 def plan_text(plan: Mapping[str, Any]) -> str:
-    """Whether it fits into memory, how, and what helps where it does not."""
+    """Say whether a checkpoint fits into memory, how, and what helps if it does not."""
     best = plan["recommended"]
     if best is None:
         near = min(plan["estimates"], key=lambda one: one["needed_bytes"] - one["free_bytes"])
@@ -81,7 +81,7 @@ def plan_text(plan: Mapping[str, Any]) -> str:
 
 
 def loading_modes(plan: Mapping[str, Any]) -> list[tuple[tuple[str, str], str]]:
-    """All ways to load it, automatic first, each with what it needs."""
+    """Return all ways to load a checkpoint, automatic first, each with its memory."""
     best = plan["recommended"]
     automatic = tr("Automatic ({way})").format(way=loading_mode(**best)) if best else tr("Automatic")
     verdicts = {"fits": tr("fits"), "tight": tr("may just fit"), "does not fit": tr("does not fit")}
@@ -96,7 +96,7 @@ def loading_modes(plan: Mapping[str, Any]) -> list[tuple[tuple[str, str], str]]:
 
 
 def fits(plan: Mapping[str, Any], device: str, quantize: str) -> bool:
-    """Whether that way fits, or may."""
+    """Return whether that way fits, or may fit."""
     if (device, quantize) == AUTOMATIC:
         return plan["recommended"] is not None
     return any(

@@ -1,4 +1,4 @@
-"""What training looks like: curves over its steps, and which emotion was read as which."""
+"""Plots of a training run: curves over the steps, the confusion matrix, the balance of emotions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NARROWEST = 320  # pixels of a picture with its legend
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One curve: its name, and its points. `dashed` tells it from the others without colour."""
+    """One curve: its name and points. `dashed` tells it from the others without colour."""
 
     name: str
     points: tuple[tuple[float, float], ...]
@@ -28,7 +28,7 @@ class Series:
 
 
 def ticks(low: float, high: float, count: int = _TICKS) -> list[float]:
-    """Round numbers from at most `low` to at least `high`, about `count` of them."""
+    """Return about `count` round numbers that cover `low` to `high`."""
     if high <= low:
         high = low + (abs(low) or 1.0)
     rough = (high - low) / count
@@ -39,7 +39,7 @@ def ticks(low: float, high: float, count: int = _TICKS) -> list[float]:
 
 
 class ResponsivePair(QWidget):
-    """Two pictures beside each other where there is room, else below each other."""
+    """Two widgets side by side where there is room, otherwise stacked."""
 
     def __init__(self, one: QWidget, other: QWidget) -> None:
         super().__init__()
@@ -52,21 +52,22 @@ class ResponsivePair(QWidget):
         self._widest = max(one.minimumSizeHint().width(), other.minimumSizeHint().width(), _NARROWEST)
 
     def minimumSizeHint(self) -> QSize:
-        """That of one of them: below each other they need no more."""
+        """The width of one of them."""
         return QSize(self._widest, super().minimumSizeHint().height())
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """Turn."""
+        """Choose the direction."""
         super().resizeEvent(event)
         wide = event.size().width() >= 2 * self._widest + 24
         self._layout.setDirection(QBoxLayout.Direction.LeftToRight if wide else QBoxLayout.Direction.TopToBottom)
 
 
 class Curves(QWidget):
-    """Curves over steps, with their latest values as a legend. It fills the room that it gets.
+    """Curves over steps, with their latest values as a legend.
 
     Args:
-        title: what is shown; `share`: the values are shares of 1, from 0 to 1.
+        title: the quantity.
+        share: the values are shares from 0 to 1.
     """
 
     def __init__(self, title: str, *, share: bool = False) -> None:
@@ -83,7 +84,7 @@ class Curves(QWidget):
         return QSize(420, 220)
 
     def show_series(self, series: Sequence[Series], of: float = 0.0) -> None:
-        """Draw these; `of` is the last step that will come."""
+        """Draw these curves; `of` is the total number of steps."""
         self._series, self._of = tuple(one for one in series if one.points), of
         latest = ", ".join(f"{one.name} {self._text(one.points[-1][1])}" for one in self._series)
         self.setAccessibleDescription(latest)
@@ -93,7 +94,7 @@ class Curves(QWidget):
         return f"{value:.0%}" if self._share else f"{value:.3g}"
 
     def paintEvent(self, _event: QPaintEvent) -> None:
-        """Title and legend, grid, curves."""
+        """Paint title, legend, grid and curves."""
         c = theme.colours()
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
@@ -152,7 +153,7 @@ class Curves(QWidget):
         return pen
 
     def _legend(self, painter: QPainter, line: int) -> None:
-        """From the right: each curve's line, name and latest value."""
+        """Paint each curve's line, name and latest value, from the right."""
         x = float(self.width() - 4)
         for number, one in reversed(list(enumerate(self._series))):
             text = f"{one.name}  {self._text(one.points[-1][1])}"
@@ -166,7 +167,7 @@ class Curves(QWidget):
 
 
 class Confusion(QWidget):
-    """Which emotion was read as which: a row for each that was spoken; what lies on the diagonal is right."""
+    """A confusion matrix: one row per spoken emotion, one column per detected emotion."""
 
     def __init__(self, title: str) -> None:
         super().__init__()
@@ -176,7 +177,7 @@ class Confusion(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
 
     def show_table(self, table: Sequence[Sequence[int]]) -> None:
-        """Counts, [5][5], rows as spoken, columns as read."""
+        """Show counts, [5][5]: rows as spoken, columns as detected."""
         self._table = [list(row) for row in table]
         total, right = sum(map(sum, self._table)), sum(row[at] for at, row in enumerate(self._table))
         self.setAccessibleDescription(tr("{right} of {total} correct").format(right=right, total=total))
@@ -187,7 +188,7 @@ class Confusion(QWidget):
         return QSize(330, 30 + 28 + 5 * 40)
 
     def minimumSizeHint(self) -> QSize:
-        """Words and cells that can be read."""
+        """Readable words and cells."""
         return QSize(250, self.sizeHint().height())
 
     def heightForWidth(self, _width: int) -> int:
@@ -195,7 +196,7 @@ class Confusion(QWidget):
         return self.sizeHint().height()
 
     def paintEvent(self, _event: QPaintEvent) -> None:
-        """Title, glyphs of what was read above, words of what was spoken on the left, shaded counts."""
+        """Paint the title, glyphs for the columns, words for the rows and shaded counts."""
         c = theme.colours()
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
@@ -228,7 +229,7 @@ class Confusion(QWidget):
 
 
 class EmotionBalance(QWidget):
-    """How many recordings there are of each emotion, as bars beside each other."""
+    """The number of recordings per emotion as bars."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -237,7 +238,7 @@ class EmotionBalance(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
 
     def show_counts(self, counts: dict[str, int]) -> None:
-        """Draw these."""
+        """Draw these counts."""
         self._counts = dict(counts)
         self.setAccessibleDescription(tr(", ").join(f"{tr(name)} {count}" for name, count in counts.items()))
         self.update()
@@ -247,7 +248,7 @@ class EmotionBalance(QWidget):
         return QSize(420, theme.pixels("body") + 26)
 
     def paintEvent(self, _event: QPaintEvent) -> None:
-        """Glyph, word, count, and a bar against the most frequent."""
+        """Paint glyph, word, count, and a bar relative to the most frequent."""
         c = theme.colours()
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)

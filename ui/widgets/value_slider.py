@@ -1,4 +1,4 @@
-"""A slider that says its value, and tells it when the hand rests."""
+"""A slider that shows its value and reports it once the user stops moving it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _SETTLE_MS = 250
 
 
 class ValueSlider(QWidget):
-    """A slider with its value in words; `settled` tells it once the hand rests.
+    """A slider with its value as text; `settled` carries the value once it rests.
 
     Args:
         low, high, step: of the value.
-        words: the value for people.
+        format_value: returns the text of a value.
     """
 
     settled = Signal(float)
@@ -48,11 +48,11 @@ class ValueSlider(QWidget):
 
     @property
     def value(self) -> float:
-        """Where it stands."""
+        """The current value."""
         return round(self.slider.value() * self._step, 4)
 
     def show_value(self, value: float) -> None:
-        """Stand there without telling."""
+        """Set the value without a signal."""
         with QSignalBlocker(self.slider):
             self.slider.setValue(round(value / self._step))
         self.shown.setText(self._format(self.value))

@@ -1,4 +1,4 @@
-"""A waveform, tinted moment by moment by what the voice sounded like there, with a playhead."""
+"""A waveform coloured by the emotion of each moment, with a playhead."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ui.core import icons, theme
 from ui.core.translations import tr
 
 _BAR, _GAP = 2, 1  # pixels
-_BAND = 18  # pixels below the bars: which emotion a stretch speaks for, by its glyph
-_SMOOTH_SECONDS = 0.6  # a stretch is told over so much time; a single frame wavers
-_FINEST = 1 << 17  # loudness values that are kept of a recording
-_QUIET = 0.05  # a recording that is softer than this is not blown up to full height
+_BAND = 18  # pixels below the bars: the glyph of the strongest emotion
+_SMOOTH_SECONDS = 0.6  # smoothing of segments; single frames are noisy
+_FINEST = 1 << 17  # peaks kept of a recording
+_QUIET = 0.05  # softer recordings are not scaled to full height
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clip:
-    """A recording at its place in a lane: `start` in seconds, mono samples, and how it sounded, if that was read."""
+    """A recording at its place in a lane: `start` in seconds, mono samples, and its reading, if any."""
 
     start: float
     samples: Samples
@@ -34,13 +34,13 @@ class Clip:
 
     @property
     def end(self) -> float:
-        """Seconds."""
+        """The end in seconds."""
         return self.start + len(self.samples) / self.rate
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Seconds of a lane that speak for one emotion most."""
+    """A part of a lane, in seconds, in which one emotion is strongest."""
 
     start: float
     end: float
@@ -48,12 +48,13 @@ class Segment:
 
 
 def dominant_emotions(reading: EmotionReading, seconds: float = 0.0) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """What each frame speaks for: the emotion it adds most to, and how clearly, 0 to 1; both [frames].
+    """Return the strongest emotion of each frame and its strength, 0 to 1; both [frames].
 
-    Clear (1) is a lead over the runner-up that one frame in ten reaches.
+    Strength 1 is a lead over the second emotion that one frame in ten reaches.
 
     Args:
-        seconds: the mean of so much time around each frame in its place.
+        reading: the reading of the clip.
+        seconds: the width of a moving average over the frames.
     """
     count = len(reading.contributions)
     reach = round(seconds / reading.frame_seconds / 2)
@@ -64,7 +65,7 @@ def dominant_emotions(reading: EmotionReading, seconds: float = 0.0) -> tuple[ND
 def _dominant_between(
     reading: EmotionReading, first: NDArray[np.intp], last: NDArray[np.intp]
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """`leanings` of the mean of frames [first, last), row by row."""
+    """Return `dominant_emotions` of the mean of frames [first, last), row by row."""
     shares = reading.contributions.astype(np.float64) + reading.offset / len(reading.contributions)
     sums = np.vstack([np.zeros(len(EMOTIONS)), np.cumsum(shares, 0)])
     means = (sums[last] - sums[first]) / (last - first)[:, None]
@@ -78,7 +79,7 @@ def _margin(shares: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def segments(clip: Clip) -> list[Segment]:
-    """The stretches of a piece, in order; none where nothing was read."""
+    """Return the segments of a clip in order; none without a reading."""
     if clip.reading is None or not len(clip.reading.contributions):
         return []
     strongest, _ = dominant_emotions(clip.reading, _SMOOTH_SECONDS)
@@ -92,10 +93,10 @@ def segments(clip: Clip) -> list[Segment]:
 
 
 class Waveform(QWidget):
-    """One recording, or a lane of several. Click it, or move in it with the arrow keys.
+    """One recording, or a lane of several. Seek by a click or the arrow keys.
 
     Signals:
-        sought: the user wants to be at that moment, in seconds.
+        seek_requested: the position in seconds.
     """
 
     seek_requested = Signal(float)
@@ -118,14 +119,14 @@ class Waveform(QWidget):
     def show(
         self, samples: Samples | None = None, rate: int = SAMPLE_RATE, reading: EmotionReading | None = None
     ) -> None:
-        """Show one recording; without samples only the widget itself, as every `QWidget.show`."""
+        """Show one recording; without samples, show the widget itself, as `QWidget.show` does."""
         if samples is None:
             super().show()
         else:
             self.show_lane([Clip(0.0, samples, rate, reading)])
 
     def show_lane(self, clips: Sequence[Clip], duration: float | None = None) -> None:
-        """Show recordings at their places; the lane lasts to the end of the last one, or `duration` seconds."""
+        """Show clips at their places. The lane ends with the last one, or after `duration` seconds."""
         self._clips = [clip for clip in clips if len(clip.samples)]
         self.duration = duration if duration is not None else max((clip.end for clip in self._clips), default=0.0)
         self._loudness = [_loudness(clip.samples) for clip in self._clips]
@@ -141,29 +142,29 @@ class Waveform(QWidget):
         self.show_lane([])
 
     def set_position(self, seconds: float | None) -> None:
-        """Move the playhead; None takes it away."""
+        """Move the playhead; None hides it."""
         if seconds != self._position:
             self._position = seconds
             self.update()
 
     @property
     def position(self) -> float | None:
-        """Where the playhead is."""
+        """The position of the playhead."""
         return self._position
 
     def sizeHint(self) -> QSize:
         """As wide as there is room."""
         return QSize(240, 60 + _BAND)
 
-    # ---- the user
+    # ---- input
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
-        """Go there."""
+        """Seek."""
         if event.button() == Qt.MouseButton.LeftButton and self.duration:
             self._seek(self._time(event.position().x()))
 
     def mouseMoveEvent(self, event: QMouseEvent) -> None:
-        """Say what is there."""
+        """Show a tooltip."""
         if not self.duration:
             return
         self._pointed = self._time(event.position().x())
@@ -171,13 +172,13 @@ class Waveform(QWidget):
         self.update()
 
     def leaveEvent(self, event: QEvent) -> None:
-        """Say no more."""
+        """Hide the pointer line."""
         super().leaveEvent(event)
         self._pointed = None
         self.update()
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        """Left and right by a little, Page Up and Page Down by more, Home, End; Space and Enter: from here."""
+        """Arrow keys, Page Up, Page Down, Home and End seek; Space and Enter play from here."""
         here, step = self._position or 0.0, max(0.25, self.duration / 50)
         places = {
             Qt.Key.Key_Left: here - step,
@@ -214,7 +215,7 @@ class Waveform(QWidget):
     # ---- painting
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """Other bars."""
+        """Redraw the bars."""
         super().resizeEvent(event)
         self._picture = None
 
@@ -225,7 +226,7 @@ class Waveform(QWidget):
             self._picture = None
 
     def paintEvent(self, _event: QPaintEvent) -> None:
-        """What stands still is painted once; over it the lines that move."""
+        """Paint the cached bars and, over them, the moving lines."""
         c = theme.colours()
         if self._picture is None or self._picture.devicePixelRatioF() != self.devicePixelRatioF():
             self._picture = self._painted()
@@ -242,7 +243,7 @@ class Waveform(QWidget):
             painter.drawRoundedRect(QRectF(self.rect()).adjusted(1, 1, -1, -1), 6, 6)
 
     def _painted(self) -> QPixmap:
-        """The bars, and the glyphs of the stretches below."""
+        """Draw the bars and the glyphs of the segments."""
         c, ratio = theme.colours(), self.devicePixelRatioF()
         picture = QPixmap(self.size() * ratio)
         picture.setDevicePixelRatio(ratio)
@@ -284,7 +285,7 @@ class Waveform(QWidget):
         return seconds / self.duration * self.width() if self.duration else 0.0
 
     def _bars(self) -> list[tuple[float, int | None, float]]:
-        """From left to right: height, the emotion that the moment speaks for, and how clearly."""
+        """Return height, emotion and strength of each bar, from left to right."""
         count = max(1, self.width() // (_BAR + _GAP))
         heights = np.zeros(count, np.float32)
         emotion = np.full(count, -1)
@@ -306,14 +307,14 @@ class Waveform(QWidget):
 
 
 def _loudness(samples: Samples) -> NDArray[np.float32]:
-    """The largest magnitudes of equal blocks of a recording, few enough to be looked through at every width."""
+    """Return the peak of equal blocks of a recording, few enough to redraw quickly."""
     block = -(-len(samples) // _FINEST)
     loud = np.abs(samples)
     return loud if block == 1 else np.maximum.reduceat(loud, np.arange(0, len(loud), block))
 
 
 def _ranges(edges: NDArray[np.float64], count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Between neighbouring edges, indexes [first, last) of at least one of `count` values."""
+    """Return index ranges [first, last) between neighbouring edges, each with at least one of `count` values."""
     first = np.minimum(edges[:-1].astype(np.intp), count - 1)
     return first, np.minimum(np.maximum(first + 1, edges[1:].astype(np.intp)), count)
 

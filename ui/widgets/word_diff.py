@@ -1,4 +1,4 @@
-"""Two replies compared word by word, and a text with the words marked in which it differs."""
+"""A word-by-word comparison of two replies, and a label that marks the differences."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Span = tuple[int, int]
 """Characters [first, last) of a text."""
 
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
-_MOST = 800  # words of each text that are compared; more would take too long
+_MOST = 800  # words compared of each text; more would take too long
 
 
 def differing(before: str, after: str) -> tuple[list[Span], list[Span]]:
-    """The words of `before` that `after` has not, and the other way round; neighbouring ones joined."""
+    """Return the spans of words that only `before` has, and those that only `after` has."""
     one, other = ([match.span() for match in _WORD.finditer(text)][:_MOST] for text in (before, after))
     words = [before[slice(*span)] for span in one], [after[slice(*span)] for span in other]
     gone: list[Span] = []
@@ -35,12 +35,12 @@ def differing(before: str, after: str) -> tuple[list[Span], list[Span]]:
 
 
 def marked(text: str, spans: list[Span]) -> float:
-    """The share of a text that lies in spans."""
+    """Return the share of a text that lies in spans."""
     return sum(last - first for first, last in spans) / max(1, len(text))
 
 
 class MarkedText(QWidget):
-    """Plain text; its marked words are struck out, or bold and underlined."""
+    """Plain text with marked words: struck out, or bold and underlined."""
 
     def __init__(self, text: str, marks: list[Span], *, struck: bool) -> None:
         super().__init__()
@@ -54,11 +54,11 @@ class MarkedText(QWidget):
         self.setAccessibleDescription((tr("removed: {}") if struck else tr("added: {}")).format(words) if words else "")
 
     def heightForWidth(self, width: int) -> int:
-        """Pixels that the text needs."""
+        """The height of the text in pixels."""
         return round(self._layout_for(width)[1] + 0.5)
 
     def sizeHint(self) -> QSize:
-        """At a usual width."""
+        """The size at a usual width."""
         return QSize(280, self.heightForWidth(280))
 
     def minimumSizeHint(self) -> QSize:
@@ -66,19 +66,19 @@ class MarkedText(QWidget):
         return QSize(60, self.fontMetrics().height())
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """Other lines."""
+        """Wrap again."""
         super().resizeEvent(event)
         self.update()
 
     def changeEvent(self, event: QEvent) -> None:
-        """Another size of text."""
+        """Follow the text size."""
         super().changeEvent(event)
         if event.type() in (QEvent.Type.FontChange, QEvent.Type.StyleChange):
             self._laid_out = None
             self.updateGeometry()
 
     def paintEvent(self, _event: QPaintEvent) -> None:
-        """The lines."""
+        """Paint the lines."""
         painter = QPainter(self)
         painter.setPen(QColor(theme.colours().text))
         self._layout_for(self.width())[0].draw(painter, QPointF(0, 0))
