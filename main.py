@@ -215,7 +215,7 @@ def add_generate(command: argparse.ArgumentParser) -> None:
     from model.commands.generate import DESCRIPTION, Options
 
     command.description = DESCRIPTION
-    Options.add_to(command)
+    Options.add_arguments(command)
 
 
 def generate(options: argparse.Namespace) -> int:
@@ -223,7 +223,7 @@ def generate(options: argparse.Namespace) -> int:
     from model.commands.generate import Options
     from model.commands.generate_command import run
 
-    return run(Options.chosen(options))
+    return run(Options.of(vars(options)))
 
 
 # ---- plan, doctor

@@ -7,19 +7,19 @@ was killed goes on where it stopped. The command line reads its options here, so
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, fields
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Self, get_type_hints
+from typing import Any, ClassVar, Literal, Self
 
 from filelock import FileLock, Timeout
+from pydantic import Field, model_validator
 
+from assistant import options
 from model.errors import BadInput
 from model.files import write_atomically
 
@@ -32,92 +32,57 @@ when the same command is given again.
 """
 
 
-def _option(default: Any, text: str, choices: Sequence[str] | None = None) -> Any:
-    return field(default=default, metadata={"help": text, "choices": choices})
+_PATH: dict[str, Any] = {"metavar": "FILE"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the batch tool is told; each field is an option of the command line, written with dashes."""
+class Options(options.Options):
+    """The options of the batch tool; names and defaults as the original's."""
 
-    input_file: Path = field(metadata={"help": "JSON lines to answer"})
-    output_file: Path = field(metadata={"help": "where the replies go, one line each"})
-    model: str = _option("mini", "mini, mini-0.5b, mini-speech, or a checkpoint folder")
-    instruction: str = _option("", "stands before every message, instead of the lines' own")
-    audio_field: str = _option("", "field with the path of a recording, seen from the input file or from here")
-    text_field: str = _option("", "field with text that follows the instruction")
-    reference_field: str = _option("", "field that is copied to the output as the reference")
-    batch_size: int = _option(
-        24, "lines answered at once; beyond rounding it changes no reply, except with --legacy-batching"
+    refusal: ClassVar[type[Exception]] = BadInput
+
+    input_file: Path = Field(description="JSON lines to answer", json_schema_extra=_PATH)
+    output_file: Path = Field(description="where the replies go, one line each", json_schema_extra=_PATH)
+    model: str = Field("mini", description="mini, mini-0.5b, mini-speech, or a checkpoint folder")
+    instruction: str = Field("", description="put before every message, instead of the lines' own")
+    audio_field: str = Field("", description="field with a recording's path, relative to the input file or to here")
+    text_field: str = Field("", description="field with text that follows the instruction")
+    reference_field: str = Field("", description="field that is copied to the output as the reference")
+    batch_size: int = Field(
+        24,
+        ge=1,
+        description="lines answered at once; beyond rounding it changes no reply, except with --legacy-batching",
     )
-    use_emotion: bool = _option(False, "ask for empathy with the emotion in the voice")
-    max_new_tokens: int = _option(128, "longest reply")
-    min_new_tokens: int = _option(1, "shortest reply; its end counts")
-    do_sample: bool = _option(False, "sample instead of taking the best token")
-    temperature: float = _option(1.0, "of sampling")
-    top_p: float = _option(0.5, "of sampling")
-    top_k: int = _option(0, "of sampling; 0 for all tokens")
-    seed: int = _option(0, "of sampling; each line has its own chances")
-    repetition_penalty: float | None = _option(None, "the checkpoint's own if not given")
-    num_beams: int = _option(1, "1: there is no beam search")
-    legacy_batching: bool = _option(False, "pad batches as the original did, where a row depends on its neighbours")
-    device: str = _option("auto", "where to compute", ("auto", "cpu", "cuda"))
-    quantize: str = _option("auto", "auto: 4 bits on a GPU, none on a CPU", ("auto", "none", "int8", "nf4", "nf4-all"))
-    restart: bool = _option(False, "write the output anew, whatever is there")
+    use_emotion: bool = Field(False, description="ask for empathy with the emotion in the voice")
+    max_new_tokens: int = Field(128, ge=1, description="longest reply")
+    min_new_tokens: int = Field(1, ge=0, description="shortest reply; its end counts")
+    do_sample: bool = Field(False, description="sample instead of taking the best token")
+    temperature: float = Field(1.0, gt=0, description="of sampling")
+    top_p: float = Field(0.5, gt=0, le=1, description="of sampling")
+    top_k: int = Field(0, ge=0, description="of sampling; 0 for all tokens")
+    seed: int = Field(0, description="of sampling; each line has its own chances")
+    repetition_penalty: float | None = Field(None, gt=0, description="the checkpoint's own if not given")
+    num_beams: int = Field(1, description="1: there is no beam search")
+    legacy_batching: bool = Field(
+        False, description="pad batches as the original did, where a row depends on its neighbours"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute")
+    quantize: Literal["auto", "none", "int8", "nf4", "nf4-all"] = Field(
+        "auto", description="auto: 4 bits on a GPU, none on a CPU"
+    )
+    restart: bool = Field(False, description="write the output anew, whatever is there")
 
-    @classmethod
-    def add_to(cls, parser: argparse.ArgumentParser) -> None:
-        """Add every field to a command line."""
-        types = get_type_hints(cls)
-        for one in fields(cls):
-            name, about = "--" + one.name.replace("_", "-"), one.metadata
-            if types[one.name] is bool:
-                parser.add_argument(name, action="store_true", help=about["help"])
-                continue
-            kind = {float | None: float}.get(types[one.name], types[one.name])
-            required = "choices" not in about
-            default = None if required else one.default
-            shown = "" if default in (None, "") else f" (default {default})"
-            parser.add_argument(
-                name,
-                type=kind,
-                required=required,
-                default=default,
-                choices=about.get("choices"),
-                metavar=None if about.get("choices") else kind.__name__.upper(),
-                help=about["help"] + shown,
-            )
-
-    @classmethod
-    def chosen(cls, arguments: argparse.Namespace) -> Self:
-        """The options that a parsed command line names."""
-        return cls(**{one.name: getattr(arguments, one.name) for one in fields(cls)})
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work.
-
-        Raises:
-            BadInput: an option's value is out of range.
-        """
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
         if self.num_beams != 1:
-            raise BadInput("Beam search is not supported: leave --num-beams at 1, or use --do-sample.")
-        penalty = 1.0 if self.repetition_penalty is None else self.repetition_penalty
-        for good, wish in (
-            (self.batch_size >= 1, "--batch-size must be at least 1"),
-            (self.max_new_tokens >= 1, "--max-new-tokens must be at least 1"),
-            (0 <= self.min_new_tokens <= self.max_new_tokens, "--min-new-tokens must lie between 0 and the maximum"),
-            (self.temperature > 0, "--temperature must be above 0"),
-            (0 < self.top_p <= 1, "--top-p must be above 0 and at most 1"),
-            (self.top_k >= 0, "--top-k must be at least 0"),
-            (penalty > 0, "--repetition-penalty must be above 0"),
-        ):
-            if not good:
-                raise BadInput(f"{wish}: change it and start again.")
+            raise ValueError("Beam search is not supported: leave --num-beams at 1, or use --do-sample.")
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError("--min-new-tokens must lie between 0 and the maximum: change it and start again.")
+        return self
 
     def decisive(self) -> dict[str, Any]:
         """The options that the output depends on, as JSON values."""
-        idle = {"output_file", "restart"} | (set() if self.legacy_batching else {"batch_size"})
-        decisive = {name: value for name, value in asdict(self).items() if name not in idle}
+        unused = {"output_file", "restart"} | (set() if self.legacy_batching else {"batch_size"})
+        decisive = {name: value for name, value in self.model_dump().items() if name not in unused}
         return decisive | {"input_file": str(self.input_file.resolve())}
 
 

@@ -22,9 +22,9 @@ def options(folder: Path, lines: list[Any] | bytes | None = None, *words: str, *
         text = lines if isinstance(lines, bytes) else "".join(json.dumps(line) + "\n" for line in lines).encode()
         source.write_bytes(text)
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    Options.add_to(parser)
+    Options.add_arguments(parser)
     given_ = ["--input-file", str(source), "--output-file", str(folder / "out.jsonl"), *words]
-    return Options.chosen(argparse.Namespace(**vars(parser.parse_args(given_)) | changes))
+    return Options.of(vars(parser.parse_args(given_)) | changes)
 
 
 def run(loaded: Checkpoint, chosen: Options) -> list[dict]:
