@@ -1,4 +1,4 @@
-"""What the conversation takes and what it returns: happenings in, commands out.
+"""Messages of the conversation: inbox events go in, commands come out.
 
 `ask` is the number under which the model and the voice were asked; an answer under an older number is stale.
 """
@@ -27,7 +27,7 @@ class TurnSettings:
     Attributes:
         reply_seconds: a reply must show its first text within it.
         stall_seconds: a reply that plays must progress within it.
-        pause_seconds: how long playback waits for a suspicion of speech to be confirmed.
+        pause_seconds: how long playback stays paused for possible speech that is not confirmed yet.
     """
 
     barge_in: BargeIn = BargeIn.VOICE
@@ -37,12 +37,12 @@ class TurnSettings:
     pause_seconds: float = 1.5
 
 
-# ---- what happened: from the ears ...
+# ---- inbox events: from endpointing ...
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechOnset:
-    """It sounds as if the user began to speak; too short yet to be sure."""
+    """Possible speech, too short yet to be sure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,29 +55,29 @@ class SpeechConfirmed:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SpeechPaused:
-    """The soft end: a short silence, after which the user may or may not go on."""
+    """The speculative end: a short silence. A speculative reply may start; the user may still go on."""
 
     utterance: Utterance
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechResumed:
-    """The user went on after the soft end."""
+    """The user went on after the speculative end."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SpeechEnded:
-    """The hard end. Without a resumption the utterance equals that of the soft end, sample for sample."""
+    """The final end. Without a resumption the utterance equals that of the speculative end, sample for sample."""
 
     utterance: Utterance
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechRejected:
-    """What had begun was no speech: a cough, a click, a breath."""
+    """A false start: a cough, a click, a breath."""
 
 
-# ---- ... from the model and the voice, each under the number of its ask ...
+# ---- ... from the model and the player, each with the number of its ask ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,7 +123,7 @@ class ModelFailed:
 
 @dataclass(frozen=True, slots=True)
 class PlayerReached:
-    """How far the voice is with the reply: "first_sentence" is cut, "first_speech" is made of it."""
+    """Progress of speech synthesis: the "first_sentence" is complete, its "first_speech" is synthesized."""
 
     ask: int
     stage: str
@@ -131,14 +131,14 @@ class PlayerReached:
 
 @dataclass(frozen=True, slots=True)
 class PlayerStarted:
-    """The reply's first sample is being played."""
+    """The reply's first sample plays."""
 
     ask: int
 
 
 @dataclass(frozen=True, slots=True)
 class PlayerProgressed:
-    """What has been heard so far, to the last whole word."""
+    """What was heard so far, up to the last whole word."""
 
     ask: int
     heard: str
@@ -146,13 +146,13 @@ class PlayerProgressed:
 
 @dataclass(frozen=True, slots=True)
 class PlayerEnded:
-    """Everything was played, or the voice fell silent as it was told; `heard` is final."""
+    """Playback ended, or was stopped; `heard` is final."""
 
     ask: int
     heard: str
 
 
-# ---- ... and from the user's hands
+# ---- ... and from keys, buttons and the keyboard
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class MessageTyped:
 
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """Stop whatever is going on."""
+    """Stop listening, thinking and speaking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ class NewConversationRequested:
 
 @dataclass(frozen=True, slots=True)
 class SettingsChanged:
-    """Other settings from now on."""
+    """The settings changed."""
 
     settings: TurnSettings
 
@@ -205,12 +205,12 @@ InboxEvent = (
 )  # fmt: skip
 
 
-# ---- what is to be done
+# ---- commands
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ask:
-    """Let the model hear and answer `message`."""
+    """Have the model hear and answer `message`."""
 
     ask: int
     history: tuple[Exchange, ...]
@@ -220,7 +220,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepare:
-    """Let the model take in the history ahead of the next message."""
+    """Have the model prefill the history before the next message."""
 
     history: tuple[Exchange, ...]
     empathy: bool
@@ -228,14 +228,14 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class CancelAsk:
-    """The model need not go on."""
+    """Cancel an ask."""
 
     ask: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Speak:
-    """Make speech of this text, after what was said before under this ask; hold it until `StartPlayback`."""
+    """Synthesize this text, after the earlier text of this ask. It plays after `StartPlayback`."""
 
     ask: int
     text: str
@@ -244,28 +244,28 @@ class Speak:
 
 @dataclass(frozen=True, slots=True)
 class SpeakEnd:
-    """There is no more text; `PlayerEnded` follows when all is played."""
+    """The text is complete; `PlayerEnded` follows when all of it has played."""
 
     ask: int
 
 
 @dataclass(frozen=True, slots=True)
 class StartPlayback:
-    """From now on what is ready may be heard."""
+    """Play what is synthesized, now and as it comes."""
 
     ask: int
 
 
 @dataclass(frozen=True, slots=True)
 class PausePlayback:
-    """Pause playback where it is."""
+    """Pause playback."""
 
     ask: int
 
 
 @dataclass(frozen=True, slots=True)
 class ResumePlayback:
-    """Go on with playback where it was paused."""
+    """Resume playback."""
 
     ask: int
 
@@ -279,7 +279,7 @@ class StopPlayback:
 
 @dataclass(frozen=True, slots=True)
 class DiscardUtterance:
-    """Throw away what the user is just saying."""
+    """Discard the utterance in progress."""
 
 
 Command = (

@@ -1,7 +1,7 @@
-"""The whole conversation, composed: sound, ears, turns, model, voice and recording, for a terminal or a window.
+"""The session facade: composes sound, endpointing, turns, model, voice and recording for a terminal or a window.
 
-It tells its listener of every event and prints nothing. What is missing (devices, PortAudio, the echo canceller)
-is told as `Failed`, and the rest goes on: without sound one types and reads.
+It sends every event to its listener and prints nothing. What is missing (devices, PortAudio, the echo canceller) is
+reported as `Failed`, and the rest works: without sound the user types and reads.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from assistant.turns.loop import ConversationLoop
 
 @dataclass(frozen=True, slots=True)
 class TalkSettings:
-    """What the user chooses.
+    """The user's choices.
 
     Attributes:
         microphone, speaker: names of devices; None for the system's defaults.
         patience: a key of `PATIENCE`.
-        sessions: the folder of all sessions; None records nothing. `keep_days`: older ones are deleted at the start.
+        sessions: the folder of all sessions; None records nothing. `keep_days`: older ones are deleted at start.
         corrections: the file of all corrections of readings; None keeps them in the sessions alone.
         server: the module that the model's process runs.
     """
@@ -70,21 +70,21 @@ Listener = Callable[[Event | Ready], None]
 
 
 class Talk:
-    """A conversation from its start to its end. Its methods may be called from any thread, and none of them waits.
+    """A conversation from start to end. Its methods may be called from any thread, and none of them blocks.
 
     Args:
-        settings: what the user chose; the setters below change it while it runs.
-        synthesizer: the voice; None: replies are read. It belongs to the caller.
-        listener: told of every event, on the conversation's thread; it must not block.
+        settings: the user's choices; the setters below change them while it runs.
+        synthesizer: reads replies aloud; None: they are shown only. It belongs to the caller.
+        listener: receives every event, on the conversation's thread; it must not block.
         sound: makes microphone and speaker; None: the devices that the settings name.
-        earlier: where sessions lie that were recorded earlier: what they were promised holds, even if nothing is
+        earlier: the folder of earlier sessions: they are repaired, and expire as promised, even if nothing is
             recorded now.
 
     Attributes:
         clips: plays recordings through the replies' speaker.
 
     Raises:
-        AssistantError: the judge of speech is not installed, or a recording cannot be read.
+        AssistantError: the speech detector is not installed, or a recording cannot be read.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Talk:
         self.settings = settings
         self._listener = listener
         self._reference = Reference()
-        self._errands = ThreadPoolExecutor(1, "errands")  # what takes longer than a moment
+        self._background = ThreadPoolExecutor(1, "background")  # work that takes longer than a moment
         self._check: AudioCheck | None = None
         self._listening_in: Callable[[Samples], None] | None = None
         endpointer = Endpointer(SileroDetector(), EndpointingSettings(patience=PATIENCE[settings.patience]))
@@ -131,7 +131,7 @@ class Talk:
             put(Failed(None, trouble))
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Start listening."""
         self.loop.start()
         try:
             self.sound.start()
@@ -139,29 +139,29 @@ class Talk:
             self.loop.put(Failed(None, str(error)))
 
     def close(self) -> None:
-        """End everything, in the order in which nothing is lost. This one waits.
+        """End everything, in an order that loses nothing. This one blocks.
 
         Raises:
-            AssistantError: the file in the speaker's place cannot be written.
+            AssistantError: the file in place of the speaker cannot be written.
         """
         try:
             self.sound.close()
         finally:
             self.loop.close()
             self.voice.close()
-            self._errands.shutdown(cancel_futures=True)
+            self._background.shutdown(cancel_futures=True)
             self.model.close()
             self._writer.close()
 
     @property
     def quiet(self) -> bool:
-        """Whether no turn is under way."""
+        """Whether no turn is in progress."""
         conversation = self.loop.conversation
         return conversation.state is State.IDLE and not conversation.user_speaking
 
     @property
     def folder(self) -> Path | None:
-        """Where the session is recorded, once that has begun."""
+        """The session's folder, once recording has begun."""
         recorder = self._writer.recorder
         return recorder.folder if recorder else None
 
@@ -172,24 +172,24 @@ class Talk:
         self.loop.put(MessageTyped(text))
 
     def press(self) -> None:
-        """The talk key goes down."""
+        """The talk key went down."""
         self.loop.press()
 
     def release(self) -> None:
-        """The talk key goes up."""
+        """The talk key went up."""
         self.loop.release()
 
     def stop(self) -> None:
-        """Stop listening, thinking, speaking, a recording that is being played, and a check."""
+        """Stop listening, thinking, speaking, playback of a recording, and an audio check."""
         self.loop.stop()
         self.loop.put(self._end_others)
 
     def undo(self) -> None:
-        """Forget the last turn: `TurnUndone` tells which."""
+        """Forget the last turn; `TurnUndone` says which."""
         self.loop.put(UndoRequested())
 
     def again(self, text: str | None = None) -> None:
-        """Answer the last message once more, or `text` in its place; `TurnUndone` tells of the turn that goes."""
+        """Answer the last message again, or `text` in its place; `TurnUndone` names the replaced turn."""
         self.loop.put(RegenerateRequested(text))
 
     def new(self) -> None:
@@ -198,9 +198,9 @@ class Talk:
         self.loop.put(lambda: self._writer.begin_anew(self.loop.conversation.number))
 
     def correct(self, turn: int, emotion: str | None, *, consent: bool) -> None:
-        """The user says how that spoken turn of this conversation really sounded, or takes it back (None).
+        """The user says how a spoken turn of this conversation really sounded, or takes it back (None).
 
-        It stands in the session, if that is recorded; with consent also in `TalkSettings.corrections`.
+        It goes into the session, if that is recorded, and with consent into `TalkSettings.corrections`.
         """
 
         def find() -> None:
@@ -211,65 +211,65 @@ class Talk:
 
         self.loop.put(find)
 
-    # ---- what can be chosen while it runs
+    # ---- changes while it runs
 
     def set_hands_free(self, on: bool) -> None:
-        """Whether the ears open by themselves."""
+        """Switch hands-free listening."""
         self.loop.set_hands_free(on)
 
     def set_muted(self, on: bool) -> None:
-        """Whether the microphone is ignored."""
+        """Mute or unmute the microphone."""
         self.loop.set_muted(on)
 
     def configure(self, turns: TurnSettings) -> None:
-        """Who may interrupt, empathy, ceilings."""
+        """Change who may interrupt, empathy, and timeouts."""
         self.loop.configure(turns)
 
     def set_patience(self, name: str) -> None:
-        """A key of `PATIENCE`."""
+        """Choose a key of `PATIENCE`."""
         endpointer, patience = self.loop.endpointer, PATIENCE[name]
         self.loop.put(lambda: setattr(endpointer, "settings", replace(endpointer.settings, patience=patience)))
 
     def set_duplex(self, duplex: Duplex) -> None:
-        """How it keeps from hearing itself; without a canceller it becomes deaf while it speaks, and says why."""
-        self._errand(lambda: self._change_duplex(duplex))
+        """Change the duplex mode; without a canceller it becomes half-duplex, and a `Failed` says why."""
+        self._in_background(lambda: self._change_duplex(duplex))
 
     def choose_devices(self, microphone: str | None, speaker: str | None) -> None:
-        """Devices by name, None for the system's default. The same names again look for devices that are new."""
+        """Choose devices by name; None is the system's default. The same names again look for new devices."""
         self.sound.choose(microphone, speaker)
 
     def set_voice(self, settings: VoiceSettings) -> None:
-        """How replies are spoken, from the next sentence on."""
+        """Change how replies are spoken, from the next sentence on."""
         self.loop.put(lambda: setattr(self.voice, "settings", settings))
 
     def set_synthesizer(self, synthesizer: Synthesizer | None) -> None:
-        """Who speaks, from the next sentence on; the one before may be closed once no reply is being spoken."""
+        """Change the synthesizer, from the next sentence on; close the old one once no reply is being spoken."""
         self.loop.put(lambda: setattr(self.voice, "synthesizer", synthesizer))
 
     def replace_model(self, choice: ModelChoice) -> None:
-        """Let the model go and load another one: `ModelStatus` and `Ready` tell how it goes."""
-        self._errand(lambda: self.model.replace(choice))
+        """Release the model and load another one; `ModelStatus` and `Ready` report progress."""
+        self._in_background(lambda: self.model.replace(choice))
 
     def release_model(self) -> None:
-        """Let the model go: `ModelStatus` "stopped" comes once its memory is free."""
-        self._errand(self.model.close)
+        """Release the model; `ModelStatus` "stopped" comes once its memory is free."""
+        self._in_background(self.model.close)
 
     def record(self, sessions: Path | None, keep_days: int | None = None) -> None:
-        """Record below that folder from now on, or nothing (None); sessions older than `keep_days` are deleted."""
+        """Record in that folder from now on, or nothing (None); sessions older than `keep_days` are deleted."""
         self._writer.record(sessions, keep_days)
 
-    # ---- microphone and speaker tried out
+    # ---- audio check
 
     def listen_in(self, callback: Callable[[Samples], None] | None) -> None:
-        """Hand every chunk of the microphone, mono 16 kHz, to `callback` on the conversation's thread; None ends it."""
+        """Pass every chunk of the microphone, mono 16 kHz, to `callback` on the conversation's thread; None ends it."""
         self.loop.put(lambda: setattr(self, "_listening_in", callback))
 
     def audio_check(self, notify: Callable[[CheckResult], None], *, seconds: float = 3.0, echo: bool = True) -> None:
         """Measure the echo with a soft noise, record the user for some seconds, and play that back.
 
-        `notify` hears of every step on the conversation's thread, lastly of `Step.DONE`; `stop` ends it early. The
-        turn under way is stopped; nothing said meanwhile becomes a turn. Without a microphone no step ends: offer
-        a way out.
+        `notify` is called with every step on the conversation's thread, last with `Step.DONE`; `stop` ends it early.
+        The turn in progress is stopped; nothing said meanwhile becomes a turn. Without a microphone no step ends:
+        offer a way out.
         """
 
         def begin() -> None:
@@ -280,8 +280,8 @@ class Talk:
         self.stop()
         self.loop.put(begin)
 
-    def _errand(self, work: Callable[[], None]) -> None:
-        self._errands.submit(work).add_done_callback(_raise)
+    def _in_background(self, work: Callable[[], None]) -> None:
+        self._background.submit(work).add_done_callback(_raise)
 
     # ---- on the conversation's thread
 
@@ -306,7 +306,7 @@ class Talk:
                 self._end_others()
 
     def _end_others(self) -> None:
-        """What is no turn makes way for one."""
+        """A turn ends playback of recordings and an audio check."""
         self.clips.end()
         if self._check is not None:
             check, self._check = self._check, None
@@ -326,7 +326,7 @@ class Talk:
             before.abort()
 
     def _change_duplex(self, duplex: Duplex) -> None:
-        """On the errands' thread: a canceller takes a moment to be loaded."""
+        """On the background thread: loading a canceller takes a moment."""
         canceller = None
         if duplex is Duplex.CANCEL:
             try:
@@ -337,14 +337,14 @@ class Talk:
         self.loop.put(lambda: self.processor.use(duplex, canceller))
 
 
-def _raise(errand: Future[None]) -> None:
-    """Let what an errand did not expect be logged; that the end of the program came first is no trouble."""
-    if not errand.cancelled():
-        errand.result()
+def _raise(work: Future[None]) -> None:
+    """Raise an unexpected error, so that it is logged; work cancelled at the end of the program is fine."""
+    if not work.cancelled():
+        work.result()
 
 
 def _processor(reference: Reference, duplex: Duplex) -> tuple[MicrophoneProcessor, str]:
-    """The line; without a canceller it is half-duplex, and the second value says why."""
+    """The input processor; without a canceller it is half-duplex, and the second value says why."""
     try:
         return MicrophoneProcessor(reference, duplex), ""
     except AssistantError as error:
@@ -352,4 +352,4 @@ def _processor(reference: Reference, duplex: Duplex) -> tuple[MicrophoneProcesso
 
 
 def _without(error: AssistantError) -> str:
-    return f"{error} Until then nobody can interrupt by voice."
+    return f"{error} Until then you cannot interrupt by voice."

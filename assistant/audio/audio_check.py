@@ -1,4 +1,4 @@
-"""The check of microphone and speaker: how much of the assistant's voice comes back, and how one sounds.
+"""The audio check: how much of the assistant's voice the microphone picks up, and how the user sounds.
 
 A soft noise is played and looked for in what the microphone hears; then the user speaks, and hears it.
 """
@@ -18,11 +18,11 @@ from assistant.events import SAMPLE_RATE, Samples
 _ROOM_SECONDS, _NOISE_SECONDS, _AFTER_SECONDS = 1.0, 2.5, 0.5
 _NOISE_LEVEL = 0.1  # RMS: about as loud as a reply
 _NONE_DB, _STRONG_DB = -40.0, -30.0
-_CEILING_SECONDS = 10.0  # a speaker that plays nothing keeps the check no longer
+_CEILING_SECONDS = 10.0  # the check goes on when a speaker does not play
 
 
 class EchoStrength(StrEnum):
-    """What to make of the echo: none to speak of (headphones), one that is dealt with, one that is too strong."""
+    """Strength of the echo: none (headphones), cancelled, or too strong."""
 
     NONE = "none"
     SOME = "some"
@@ -30,7 +30,7 @@ class EchoStrength(StrEnum):
 
 
 class Step(StrEnum):
-    """Where the check is: it hears the room, plays its noise, records the user, plays that back, is done."""
+    """Steps of the check: measure the room, play noise, record the user, play the recording, done."""
 
     ROOM = "room"
     NOISE = "noise"
@@ -41,7 +41,7 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CheckResult:
-    """What is known so far.
+    """Result so far.
 
     Attributes:
         seconds_left: of this step, as far as that is known.
@@ -57,7 +57,7 @@ class CheckResult:
 
     @property
     def strength(self) -> EchoStrength | None:
-        """The echo in a word."""
+        """The echo as a category."""
         if self.echo is None:
             return None
         if self.echo.before < _NONE_DB:
@@ -73,7 +73,7 @@ class CheckResult:
 
 
 class AudioCheck:
-    """One check. Its owner feeds it the microphone's chunks until it is over, and keeps the ears closed meanwhile.
+    """One check. Its owner feeds it the microphone's chunks until `over`; endpointing is off meanwhile.
 
     Args:
         line: measures the echo.
@@ -101,13 +101,13 @@ class AudioCheck:
         self._steps = self._walk()
 
     def feed(self, chunk: Samples) -> None:
-        """What the microphone hears, mono 16 kHz."""
+        """Take the microphone's samples, mono 16 kHz."""
         self._chunk = chunk
         if next(self._steps, None) is None:
             self.end()
 
     def end(self) -> None:
-        """It is over, finished or not."""
+        """End the check, finished or not."""
         if not self.over:
             self.over = True
             self._notify(Step.DONE)

@@ -1,4 +1,4 @@
-"""Recordings played back through the speaker of the replies: utterances, replies, whole sessions, at any speed.
+"""Playback of recordings through the reply's speaker: utterances, replies, whole sessions, at any speed.
 
 A clip goes to the speaker in pieces, cut where it is quiet: each is stretched and resampled by itself, so a
 long session is as cheap to begin as a word.
@@ -46,11 +46,11 @@ def stretched(samples: Samples, rate: int, speed: float) -> Samples:
 
 
 class ClipPlayer:
-    """Plays one clip at a time. Its methods may be called from any thread; what they ask for happens on the owner's.
+    """Plays one clip at a time. Its methods may be called from any thread; the work happens on the owner's thread.
 
     Args:
         put: hands a call to the owner's thread.
-        report: told in words when there is no speaker.
+        report: called with a message when there is no speaker.
         free: whether nothing else is going on: a clip does not begin over a turn.
     """
 
@@ -75,28 +75,28 @@ class ClipPlayer:
     # ---- from any thread
 
     def play(self, samples: Samples, rate: int, at: float = 0.0, speed: float = 1.0) -> None:
-        """Play a recording from `at` seconds on, in place of what is being played; ignored while a turn goes on."""
+        """Play a recording from `at` seconds on, in place of the current one; ignored during a turn."""
         self._put(lambda: self._begin(samples, rate, at, speed))
 
     def pause(self) -> None:
-        """Be silent where it is."""
+        """Pause."""
         self._put(lambda: self._pause(paused=True))
 
     def resume(self) -> None:
-        """Go on where it was paused."""
+        """Resume."""
         self._put(lambda: self._pause(paused=False))
 
     def seek(self, seconds: float) -> None:
-        """Go on from there; a clip that was paused or has ended plays."""
+        """Jump to a position and play from there."""
         self._put(lambda: self._begin(self._samples, self._rate, seconds, self._speed))
 
     def stop(self) -> None:
-        """Be silent; the position stays."""
+        """Stop; the position stays."""
         self._put(self.end)
 
     @property
     def playing(self) -> bool:
-        """Whether sound is being made: neither paused nor at the end."""
+        """Whether a clip plays: neither paused nor at its end."""
         return self._pieces is not None and not self._paused
 
     @property
@@ -115,7 +115,7 @@ class ClipPlayer:
     # ---- on the owner's thread
 
     def pump(self) -> None:
-        """Give the speaker what it will need, and notice the end."""
+        """Keep the speaker supplied, and notice the end."""
         speaker, pieces = self.speaker, self._pieces
         if pieces is None or speaker is None:
             return
@@ -131,7 +131,7 @@ class ClipPlayer:
             self._written += len(piece)
 
     def end(self) -> None:
-        """Be silent at once."""
+        """Stop at once."""
         if self._pieces is not None:
             self._position = self.position
             self._pieces, self._paused = None, False
@@ -139,7 +139,7 @@ class ClipPlayer:
                 self.speaker.abort()
 
     def start(self, samples: Samples, rate: int, at: float = 0.0, speed: float = 1.0) -> None:
-        """Begin to play, whatever goes on."""
+        """Start playing, even during a turn."""
         self.end()
         if self.speaker is None:
             self._report(Failed(None, "Nothing can be played: plug in a speaker or choose another."))

@@ -1,4 +1,4 @@
-"""Microphones and speakers through PortAudio (sounddevice): found, opened, watched, and opened again.
+"""Microphones and speakers through PortAudio (sounddevice): listed, opened, watched and reopened.
 
 Devices fail in three ways, and all three are
 watched for: an error at opening, a stream that ends, and callbacks that just stop coming. Then everything is
@@ -24,16 +24,16 @@ from assistant.events import AudioChunk, Failed
 _WATCH_SECONDS = 0.2
 _CLOSE_SECONDS = 3.0  # for a device that hangs
 _RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0)
-_CALLS = threading.Lock()  # PortAudio is not to be listed while it is being started again
+_CALLS = threading.Lock()  # devices must not be listed while PortAudio restarts
 
 
 class SoundUnavailable(AssistantError):
-    """No device, or none that works."""
+    """There is no working device."""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device as the user chooses it: by its name, which outlives a restart; the index does not."""
+    """A device by its name. The name survives a restart of PortAudio; the index does not."""
 
     name: str
     channels: int
@@ -43,7 +43,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """What there is."""
+    """The devices of this machine."""
 
     microphones: tuple[Device, ...]
     speakers: tuple[Device, ...]
@@ -91,13 +91,13 @@ def devices() -> Devices:
 
 
 class SoundSystem:
-    """A microphone and a speaker that are opened, watched, and opened again.
+    """A microphone and a speaker that are opened, watched and reopened when they fail.
 
     Args:
         sink: where the microphone's chunks go.
-        report: told in words when a device fails and when it is back.
-        changed: called whenever devices were opened, or were not to be had; see `SoundSpeaker.away`.
-        reference: told what is played and when something is recorded, for echo cancellation.
+        report: called with a message when a device fails and when it works again.
+        changed: called when devices were opened or could not be opened; see `SoundSpeaker.away`.
+        reference: takes what is played and when something is recorded, for echo cancellation.
         microphone, speaker: names; None for the system's defaults, which are also taken while a named one is away.
     """
 
@@ -122,7 +122,7 @@ class SoundSystem:
         self._watch: threading.Thread | None = None
 
     def start(self) -> None:
-        """Open the devices and watch over them.
+        """Open the devices and watch them.
 
         Raises:
             SoundUnavailable: there is no PortAudio at all.
@@ -152,19 +152,19 @@ class SoundSystem:
         self._wake.set()
 
     def close(self) -> None:
-        """Close the devices; one that hangs is left behind."""
+        """Close the devices; one that hangs is abandoned."""
         self._ended = True
         self._wake.set()
         if self._watch is not None:
             self._watch.join(_CLOSE_SECONDS)
             if self._watch.is_alive():
-                # Its library would hang as well at the program's end.
+                # PortAudio's own exit handler would hang too.
                 atexit.unregister(portaudio()._exit_handler)
 
     # ---- the watch's thread
 
     def _keep(self) -> None:
-        """Open, look on until something breaks or is changed, and begin again."""
+        """Open the devices, watch until one fails or the choice changes, and reopen them."""
         waits = _waits()
         while not self._ended:
             self._changed = False
@@ -185,7 +185,7 @@ class SoundSystem:
         sound = portaudio()
         microphone, speaker = self._names
         with _CALLS:
-            # A fresh list of devices. Streams do not survive this, so it happens only between two lives.
+            # A fresh list of devices. Streams do not survive this, so it happens only between closing and opening.
             if sound._initialized:
                 sound._terminate()
             try:
@@ -197,7 +197,7 @@ class SoundSystem:
             self.microphone.open(sound, microphone)
 
     def _over(self, retry_at: float) -> bool:
-        """Whether to begin again: told to, or a device is lost, or one that was not to be had may be there now."""
+        """Whether to reopen: the choice changed, a device was lost, or a missing one may be back."""
         both = (self.microphone, self.speaker)
         for one in both:
             one.poll()
@@ -206,7 +206,7 @@ class SoundSystem:
         return self._ended or self._changed or (bool(lost or missing) and time.monotonic() >= retry_at)
 
     def _notify(self) -> bool:
-        """Report what has failed or is back since the last time. Returns whether everything works."""
+        """Report devices that failed or recovered since the last call. Returns whether all of them work."""
         for one in (self.microphone, self.speaker):
             if one.works and one.reported:
                 one.reported = False

@@ -1,7 +1,7 @@
-"""The line between the devices and the ears: any rate and channels become mono 16 kHz, and the echo is taken out.
+"""Resampling and echo cancellation: the microphone's chunks become mono 16 kHz without the assistant's voice.
 
 The assistant hears itself through the room. WebRTC's audio processing (AEC3, from the livekit package) is told
-what is played and takes it out of what is recorded, in frames of 10 ms. Only the judge of speech gets the result,
+what is played and takes it out of what is recorded, in frames of 10 ms. Only speech detection gets the result,
 and only while the assistant speaks: cancelling costs the user's voice some of its colour, and the model is to hear
 the microphone as it is.
 """
@@ -23,8 +23,8 @@ from assistant.events import SAMPLE_RATE, AudioChunk, Samples
 FRAME = 160
 """Samples of a frame, 10 ms: what the canceller takes."""
 
-_HANGOVER_SECONDS = 0.5  # the room and the devices go on for a moment after the last sample is reckoned played
-_KEPT_BLOCKS = 3000  # of what is played, should nobody take it
+_HANGOVER_SECONDS = 0.5  # room and devices sound on for a moment after the last sample was played
+_KEPT_BLOCKS = 3000  # of what is played, if nobody takes it
 _SCORED_SECONDS = 1.0  # of the own voice that a score needs at least
 _PLAYED_POWER = 1e-6  # -60 dBFS: below it the speaker is silent
 _WINDOW_FRAMES = 50
@@ -41,7 +41,7 @@ _REMEMBERED = 80  # comparisons for which a clear echo is remembered, 8 s of the
 
 
 class Duplex(StrEnum):
-    """How the assistant keeps from hearing itself: cancel its voice, be deaf while it speaks, or not at all."""
+    """How the assistant avoids hearing itself: cancel its voice, ignore the microphone while it speaks, or nothing."""
 
     CANCEL = "cancel"
     HALF = "half"
@@ -49,9 +49,9 @@ class Duplex(StrEnum):
 
 
 class Reference:
-    """What was given to the speaker, in order with what came from the microphone. Two threads fill it, one empties it.
+    """What was played, aligned with the microphone's chunks. Two threads fill it, one empties it.
 
-    However late the line gets to a chunk, it finds beside it what was played until then, and no more.
+    However late a chunk is processed, it is paired with what was played until it was recorded, and no more.
     """
 
     def __init__(self) -> None:
@@ -76,14 +76,14 @@ class Reference:
 
 
 class Resampler:
-    """A stream of mono samples at any rate to 16 kHz, without a seam between the blocks."""
+    """Resamples a mono stream of any rate to 16 kHz, seamlessly across blocks."""
 
     def __init__(self) -> None:
         self._rate = SAMPLE_RATE
         self._stream: Any = None
 
     def __call__(self, samples: Samples, rate: int) -> Samples:
-        """The next samples. The filter works in blocks: up to 40 ms stay behind, 120 ms at 8 kHz."""
+        """Resample the next samples. The filter works in blocks: it delays up to 40 ms, 120 ms at 8 kHz."""
         if rate != self._rate:
             self._rate = rate
             self._stream = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
@@ -110,11 +110,11 @@ class Canceller:
         self._module = AudioProcessingModule(echo_cancellation=True)
 
     def play(self, frame: Samples) -> None:
-        """What is being given to the speaker."""
+        """Take what goes to the speaker."""
         self._module.process_reverse_stream(self._coded(frame))
 
     def clean(self, frame: Samples) -> Samples:
-        """What was recorded, without what was played."""
+        """The recorded frame without the echo of what was played."""
         coded = self._coded(frame)
         self._module.process_stream(coded)
         return np.frombuffer(coded.data, "<i2").astype(np.float32) / np.float32(32768)
@@ -126,14 +126,14 @@ class Canceller:
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """How much of the own voice comes back, in decibels of what was played: from the room, and after cancelling."""
+    """Echo return in decibels relative to what was played: before and after cancellation."""
 
     before: float
     after: float
 
 
 class _Loudness:
-    """Tells when what is recorded is too loud to be the echo of what is played.
+    """Detects recorded sound that is too loud to be an echo.
 
     A canceller that does not know the room yet takes everything for echo: with headphones it would silence the
     user for seconds. How loud the echo gets is known sooner. What is played in half a second comes back within the
@@ -149,11 +149,11 @@ class _Loudness:
         self._frames = self._sure_frames = 0
 
     def play(self, power: float) -> None:
-        """A frame was played."""
+        """Take a played frame."""
         self._played.append(power)
 
     def exceeds(self, power: float) -> bool:
-        """Whether a recorded frame belongs to something louder than the echo."""
+        """Whether a recorded frame is louder than an echo can be."""
         self._recorded.append(power)
         now, peak = sum(self._recorded) / len(self._recorded), max(self._played)
         if self._gains and peak > _PLAYED_POWER and now > max(_LOUDER * min(self._gains) * peak, _AUDIBLE_POWER):
@@ -171,7 +171,7 @@ class _Loudness:
 
 
 class _Likeness:
-    """Tells when what is recorded is like nothing that was played: then somebody else speaks.
+    """Detects recorded sound that resembles nothing that was played: somebody else speaks.
 
     The loudness of an echo is learned in moments when the user is silent. With headphones, and a user who speaks from
     the first word of the first reply on, there are none. But an echo shows in the correlation with what was played,
@@ -189,11 +189,11 @@ class _Likeness:
         self._compared_since_echo = 1 << 30
 
     def play(self, frame: Samples) -> None:
-        """A frame was played."""
+        """Take a played frame."""
         self._played.append(frame)
 
     def strange(self, frame: Samples) -> bool:
-        """Whether a recorded frame is somebody else's."""
+        """Whether a recorded frame is somebody else's voice."""
         self._recorded.append(frame)
         self._frames += 1
         self._strange_frames -= 1
@@ -232,7 +232,7 @@ class _Frames:
 
 
 class MicrophoneProcessor:
-    """From the microphone's chunks to what the model keeps and what the ears judge. See `assistant.turns.loop.Line`.
+    """Turns the microphone's chunks into samples for the model and for speech detection; an `InputProcessor`.
 
     Args:
         reference: what is played.
@@ -253,13 +253,13 @@ class MicrophoneProcessor:
         self.forget_echo()
 
     def use(self, duplex: Duplex, canceller: Canceller | None = None) -> None:
-        """Deal with echo in this way from now on; `canceller` is needed where there was none to cancel it."""
+        """Change the duplex mode; `Duplex.CANCEL` needs a `canceller` if there was none before."""
         self._canceller = self._canceller or canceller
         assert self._canceller or duplex is not Duplex.CANCEL, "without a canceller nothing can be cancelled"
         self.duplex = duplex
 
     def take(self, chunk: AudioChunk, *, speaking: bool) -> tuple[Samples, Samples]:
-        """The chunk as mono 16 kHz, as it came and as it is to be judged, equally long: whole frames of 10 ms."""
+        """The chunk as mono 16 kHz, as recorded and with the echo cancelled, equally long: whole frames of 10 ms."""
         for block, rate in self._reference.until(chunk.start):
             self._play(block, rate)
         samples = chunk.samples if chunk.samples.ndim == 1 else chunk.samples.mean(1)
@@ -287,7 +287,7 @@ class MicrophoneProcessor:
                 self._voice += (power, 1.0)
 
     def _clean(self, frame: Samples) -> Samples:
-        """The frame as it is to be judged while the assistant speaks."""
+        """The frame for speech detection while the assistant speaks."""
         cleaned = frame if self._canceller is None else self._canceller.clean(frame)
         power = _power(frame)
         powers = (power, _power(cleaned), 1.0)
@@ -298,21 +298,21 @@ class MicrophoneProcessor:
         louder, strange = self._loudness.exceeds(power), self._likeness.strange(frame)
         return frame if louder or strange else cleaned
 
-    # ---- how much comes back
+    # ---- echo measurement
 
     def forget_echo(self) -> None:
-        """Begin to score anew."""
+        """Restart the measurement."""
         self._voice = np.zeros(2)  # power and frames of what was played
         self._back = np.zeros(3)  # power before and after cancelling while it was played, and frames
         self._room = np.zeros(3)  # the same while nothing was played
 
     @property
     def echo(self) -> Echo | None:
-        """The score since `forget_echo`, the room's own noise subtracted; None while too little was played."""
+        """Echo since `forget_echo`, without the room's noise; None while too little was played."""
         if self._voice[1] * FRAME < _SCORED_SECONDS * SAMPLE_RATE or not self._back[2]:
             return None
         noise = self._room[:2] / max(1.0, self._room[2])
-        back = np.maximum(self._back[:2] / self._back[2] - noise, noise / 10 + 1e-12)  # no better than can be told
+        back = np.maximum(self._back[:2] / self._back[2] - noise, noise / 10 + 1e-12)  # the measurement's limit
         before, after = 10 * np.log10(back / (self._voice[0] / self._voice[1]))
         return Echo(float(before), float(after))
 

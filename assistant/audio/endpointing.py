@@ -1,4 +1,4 @@
-"""From the microphone's samples to utterances: when the user began, paused, went on and ended.
+"""Endpointing: finds utterances in the microphone's sound (start, speculative end, resumption, final end).
 
 Time is counted in samples, so nothing here waits or sleeps. Blocks of 32 ms are judged one by one: webrtcvad is
 the gate, Silero judges inside it. What is judged may differ from what is kept: while the assistant speaks the
@@ -22,12 +22,12 @@ from assistant.events import SAMPLE_RATE, Samples, Utterance
 from assistant.messages import SpeechConfirmed, SpeechEnded, SpeechOnset, SpeechPaused, SpeechRejected, SpeechResumed
 
 BLOCK = 512
-"""Samples of one judgement, 32 ms: what Silero takes."""
+"""Samples of one decision, 32 ms: Silero's block."""
 
 _BLOCK_SECONDS = BLOCK / SAMPLE_RATE
 _CONTEXT = 64  # samples before the block that Silero sees as well
-_SPEECH, _SILENCE = 0.5, 0.35  # above the one a block is speech; below the other it is not
-_GATE_SECONDS = 0.3  # webrtcvad's gate stays open so long after its last yes
+_SPEECH, _SILENCE = 0.5, 0.35  # at or above the first a block is speech, below the second it is not
+_GATE_SECONDS = 0.3  # webrtcvad's gate stays open after its last yes
 _FLOOR_MARGIN_DB = 4.0
 _FLOOR_RISE_DB = 2.0  # a second: how fast the noise floor may follow a louder room
 
@@ -42,15 +42,15 @@ class EndpointingSettings:
 
     Attributes:
         patience: silence that ends an utterance (presets 0.4, 0.6, 1.0).
-        soft_end: silence after which a reply may be begun on trial.
+        speculative_end: silence that makes a speculative end.
         pre_roll: kept from before the first sound.
         suspect: voiced time after which playback pauses; `confirm` opens a turn. Over the assistant's voice it must
-            also have gone on for `confirm_over_speech`, gaps included: the canceller takes some of the user away.
+            also have gone on for `confirm_over_speech`, gaps included: the canceller removes part of the user's voice.
         tail: kept after the key is let go; `longest`: of an utterance, which is cut at a pause before it.
     """
 
     patience: float = 0.6
-    soft_end: float = 0.2
+    speculative_end: float = 0.2
     pre_roll: float = 0.5
     suspect: float = 0.12
     confirm: float = 0.25
@@ -63,13 +63,13 @@ PATIENCE = {"quick": 0.4, "normal": 0.6, "patient": 1.0}
 
 
 class SpeechDetector(Protocol):
-    """Tells speech from everything else, block by block."""
+    """Voice activity detection, block by block."""
 
     def probability(self, block: Samples) -> float:
-        """How likely the next `BLOCK` samples hold speech."""
+        """The probability that the next `BLOCK` samples hold speech."""
 
     def reset(self) -> None:
-        """Forget what came before."""
+        """Reset the state."""
 
 
 class SileroDetector:
@@ -130,7 +130,7 @@ def _silero() -> Path:
 
 @dataclass(slots=True)
 class _Open:
-    """An utterance in the making: block numbers since the ears were opened."""
+    """An utterance in progress: block numbers since listening began."""
 
     first: int  # of the pre-roll
     began: int
@@ -142,10 +142,10 @@ class _Open:
 
 
 class Endpointer:
-    """Feeds on blocks, tells what the user does.
+    """Finds utterances in a stream of samples.
 
     Args:
-        judge: tells speech from noise.
+        detector: tells speech from noise.
         settings: durations.
     """
 
@@ -153,7 +153,7 @@ class Endpointer:
         self.settings = settings or EndpointingSettings()
         self.hands_free = True
         self.over_speech = False
-        """Whether the assistant is speaking right now: then it takes longer to be believed."""
+        """Whether the assistant is speaking: then speech must last longer to be confirmed."""
         self._detector = detector
         self._kept: deque[Samples] = deque()
         self._first_kept = 0  # the number of the oldest block kept
@@ -166,11 +166,11 @@ class Endpointer:
 
     @property
     def seconds(self) -> float:
-        """The ears' clock: audio taken in so far."""
+        """Seconds of audio taken so far."""
         return self._blocks * _BLOCK_SECONDS
 
     def feed(self, raw: Samples, cleaned: Samples | None = None) -> Iterator[SpeechHappening]:
-        """Take in samples at 16 kHz; `cleaned`, as many, is listened to in their place. Yields what happened."""
+        """Take samples at 16 kHz; speech is detected in `cleaned`, equally long, if given. Yields inbox events."""
         raw = np.concatenate([self._rest[0], raw])
         cleaned = raw if cleaned is None else np.concatenate([self._rest[1], cleaned])
         whole = len(raw) // BLOCK * BLOCK
@@ -179,7 +179,7 @@ class Endpointer:
             yield from self._block(raw[at : at + BLOCK], cleaned[at : at + BLOCK])
 
     def press(self) -> Iterator[SpeechHappening]:
-        """The key goes down: the user speaks, whatever the judge says."""
+        """The talk key went down: the user speaks, whatever the detector says."""
         self._key_down, self._release_at = True, None
         if self._open is None or not self._open.confirmed:
             first = max(self._first_kept, self._blocks - self._count(self.settings.pre_roll))
@@ -188,13 +188,13 @@ class Endpointer:
         yield SpeechConfirmed(self._open.began * _BLOCK_SECONDS, by_key=True)
 
     def release(self) -> None:
-        """The key goes up; the utterance ends after the tail."""
+        """The talk key went up: the utterance ends after the tail."""
         if self._key_down:
             self._key_down = False
             self._release_at = self._blocks + self._count(self.settings.tail)
 
     def drop(self) -> None:
-        """Throw away the utterance in the making."""
+        """Discard the utterance in progress."""
         self._open, self._release_at, self._key_down = None, None, False
 
     # ---- one block
@@ -248,18 +248,18 @@ class Endpointer:
             yield from self._detect(one)
         quiet = now - one.last_voiced
         if not one.confirmed:
-            if quiet >= self._count(self.settings.soft_end):
+            if quiet >= self._count(self.settings.speculative_end):
                 self._open = None
                 if one.voiced >= self._count(self.settings.suspect):
                     yield SpeechRejected()
             return
-        if not one.paused and quiet >= self._count(self.settings.soft_end):
+        if not one.paused and quiet >= self._count(self.settings.speculative_end):
             one.paused = True
-            yield SpeechPaused(self._utterance(one, one.last_voiced + self._count(self.settings.soft_end)))
+            yield SpeechPaused(self._utterance(one, one.last_voiced + self._count(self.settings.speculative_end)))
         length = now - one.first + 1
         if quiet >= self._count(self.settings.patience) or (one.paused and self._long(length)):
             self._open = None
-            yield SpeechEnded(self._utterance(one, one.last_voiced + self._count(self.settings.soft_end)))
+            yield SpeechEnded(self._utterance(one, one.last_voiced + self._count(self.settings.speculative_end)))
         elif length >= self._count(self.settings.longest):
             yield from self._cut(one, now)
 
@@ -275,11 +275,11 @@ class Endpointer:
             yield SpeechOnset()
 
     def _long(self, blocks: int) -> bool:
-        """Near the ceiling the next short pause ends the utterance."""
+        """Near the maximum length the next short pause ends the utterance."""
         return blocks >= self._count(self.settings.longest * 0.8)
 
     def _cut(self, one: _Open, now: int) -> Iterator[SpeechHappening]:
-        """No pause came: cut at the quietest block of the last seconds, and go on with the rest as a new utterance."""
+        """No pause came: cut at the quietest block of the last seconds; the rest begins a new utterance."""
         window = range(now - self._count(3.0), now - self._count(0.3))
         quietest = min(window, key=lambda at: float(np.mean(np.square(self._kept[at - self._first_kept]))))
         self._open = None

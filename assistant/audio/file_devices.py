@@ -1,4 +1,4 @@
-"""Sound files in the place of microphone and speaker: for tests and scripts, in real time or as fast as possible."""
+"""Sound files in place of microphone and speaker, for tests and scripts: in real time or as fast as possible."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CHUNK_SECONDS = 0.02
 
 
 class FileSpeaker:
-    """Plays into memory, silence included. See `assistant.speech.playback.Speaker`. Time passes by `render`."""
+    """A `Speaker` that plays into memory, silence included. Time passes with `render`."""
 
     rate = RATE
 
@@ -51,7 +51,7 @@ class FileSpeaker:
         return played
 
     def render(self, samples: int) -> Samples:
-        """The next samples, as they are heard."""
+        """The next samples, as heard."""
         block = np.zeros(samples, np.float32)
         with self._lock:
             part = self._sound[:0] if self._held else self._sound[self._at : self._at + samples]
@@ -61,16 +61,16 @@ class FileSpeaker:
 
 
 class FileSound:
-    """A microphone that hears files, one after the other and then silence, and a speaker that plays into a file.
+    """A microphone that plays files and then silence, and a speaker that writes a file.
 
-    `start` lets it run in real time; `step`, called by a script, lets a chunk's time pass at once. `clock` is
-    the time that has passed, for an `ConversationLoop` in virtual time.
+    `start` runs it in real time; a script calls `step` to advance by one chunk. `clock` is the time that has passed,
+    for a `ConversationLoop` in virtual time.
 
     Args:
         sink: takes the microphone's chunks.
         report, changed: never called; see `assistant.audio.sound.OpenSound`.
         reference: takes what is played and when something is recorded.
-        heard: recordings in any format that libsndfile reads; all of one rate.
+        heard: recordings in any format that libsndfile reads, all of one rate.
         spoken: the WAV that `close` writes.
 
     Raises:
@@ -116,8 +116,8 @@ class FileSound:
         return self._at >= len(self._heard) + seconds * self._rate if len(self._heard) else None
 
     def speak(self, samples: Samples) -> float:
-        """Let these be heard next, at the recordings' rate; returns their first sample's time by `clock`."""
-        at = max(self._at, len(self._heard)) + round(self._rate * _CHUNK_SECONDS)  # the chunk under way is too late
+        """Put samples into the microphone next, at the recordings' rate; returns their start time by `clock`."""
+        at = max(self._at, len(self._heard)) + round(self._rate * _CHUNK_SECONDS)  # too late for the current chunk
         said = np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)[:, None]
         silence = np.zeros((at - len(self._heard), 1), np.int16)
         self._heard = np.concatenate(
@@ -126,12 +126,12 @@ class FileSound:
         return at / self._rate
 
     def start(self) -> None:
-        """Let time pass as it does."""
+        """Run in real time."""
         self._thread = threading.Thread(target=self._run, daemon=True, name="file sound")
         self._thread.start()
 
     def step(self) -> None:
-        """Let 20 ms pass: play them, and hear them."""
+        """Advance by 20 ms: play and record."""
         frames = round(self._rate * _CHUNK_SECONDS)
         block = self.speaker.render(round(RATE * _CHUNK_SECONDS))
         if self._spoken is not None:
@@ -146,7 +146,7 @@ class FileSound:
         self._sink(AudioChunk(part, self._rate, start))
 
     def close(self) -> None:
-        """End, and write what was spoken.
+        """Stop, and write what was played.
 
         Raises:
             AssistantError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""The two streams of a sound device: a microphone that delivers chunks, a speaker that knows what was heard.
+"""PortAudio streams: a microphone that delivers chunks, a speaker that knows what was heard.
 
 The callbacks only move samples in and out of queues. The output stream stays open and plays silence between
 replies, so that no end of a reply is lost in the device's buffer.
@@ -20,18 +20,18 @@ from assistant.audio.echo import Reference
 from assistant.events import AudioChunk, Samples
 
 RATE = 24_000
-"""The speaker's rate towards the program, whatever its device takes."""
+"""The speaker's rate for the program, whatever its device uses."""
 
 _CHUNK_SECONDS = 0.02
 _LATENCY_SECONDS = {"output": 0.1, "input": 0.05}  # less under-runs under load; more is heard after a stop
-_FROZEN_SECONDS = 2.0  # callbacks that stay away for so long will not come back
-_AWAY_SECONDS = 3.0  # a reply waits so long for its speaker
+_FROZEN_SECONDS = 2.0  # without a callback for this long the stream is dead
+_AWAY_SECONDS = 3.0  # how long a reply waits for its speaker
 _OTHER_RATES = (48_000, 44_100, 32_000, 16_000)
 _RATE_REFUSED = -9997  # paInvalidSampleRate
 
 
 class Stream:
-    """What microphone and speaker share: a device that is opened, watched and closed."""
+    """What microphone and speaker share: a stream that is opened, watched and closed."""
 
     kind = ""
     _direction = ""
@@ -39,9 +39,9 @@ class Stream:
 
     def __init__(self) -> None:
         self.alive = False
-        """Whether there is a stream that has not ended and whose callbacks have not stayed away."""
+        """Whether the stream is open and its callbacks keep coming."""
         self.works = False
-        """Whether it is alive and has been called at least once since it was opened."""
+        """Whether it is alive and had a callback since it was opened."""
         self.device_rate = 0
         self.trouble = ""
         """Why it could not be opened, in one line."""
@@ -53,7 +53,7 @@ class Stream:
         self._opened_at = self._called_at = 0.0
 
     def open(self, sound: Any, name: str | None) -> None:
-        """Open the device called `name`, else the system's default; what fails stands in `trouble`."""
+        """Open the device called `name`, else the system's default; an error message goes to `trouble`."""
         self.trouble = ""
         self._failure = sound.PortAudioError
         try:
@@ -102,7 +102,7 @@ class Stream:
             stream.close()
 
     def poll(self) -> None:
-        """Find out whether it is alive. On the watch's thread, like every call into PortAudio."""
+        """Update `alive`. On the watch's thread, like every call into PortAudio."""
         late = time.monotonic() - self._called_at > _FROZEN_SECONDS
         try:
             self.alive = self._stream is not None and self._stream.active and not late
@@ -141,7 +141,7 @@ class SoundSpeaker(Stream):
         self._heard = 0  # what has surely been heard; below the next two, which tell the rest
         self._block_at, self._block_heard_at = 0, 0.0
 
-    # ---- towards the program
+    # ---- called by the program
 
     def write(self, samples: Samples) -> None:
         with self._lock:
@@ -152,7 +152,7 @@ class SoundSpeaker(Stream):
             self._sound = np.concatenate([self._sound, sound])
 
     def _forget(self) -> None:
-        """Let go of what was heard: a long recording is played in many parts."""
+        """Drop what was heard: a long recording is played in many parts."""
         heard = self._device_heard()
         while self._parts and self._parts[0][1] <= heard:
             samples, length = self._parts.pop(0)
@@ -189,21 +189,21 @@ class SoundSpeaker(Stream):
         self._wake()
         return played
 
-    # ---- towards the device
+    # ---- called for the device
 
     @property
     def away(self) -> bool:
-        """Whether there is no speaker to be had, so that replies are to be read. One just lost may be back soon."""
+        """Whether the speaker has been missing for a while, so that replies can only be read."""
         return bool(self.trouble) and time.monotonic() - self._called_at > _AWAY_SECONDS
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to be played."""
+        """Whether nothing is left to play."""
         with self._lock:
             return self._at >= len(self._sound)
 
     def flush(self) -> None:
-        """After an `abort`: let the device forget what it was given. On the watch's thread."""
+        """After an `abort`: drop the device's own buffer. On the watch's thread."""
         stream = self._stream
         if not self._flush_wanted or stream is None:
             return
@@ -237,7 +237,7 @@ class SoundSpeaker(Stream):
         return resampled
 
     def _device_heard(self) -> int:
-        """The samples heard, at the device's rate: reckoned from when it said the last block would be."""
+        """The samples heard, at the device's rate, estimated from the last block's output time."""
         since = int((time.monotonic() - self._block_heard_at) * self.device_rate)
         self._heard = max(self._heard, min(self._at, self._block_at + since))
         return self._heard
@@ -257,7 +257,7 @@ class SoundSpeaker(Stream):
 
 
 class SoundMicrophone(Stream):
-    """The input stream; chunks go to `sink` on PortAudio's thread, which must not be kept."""
+    """The input stream; chunks go to `sink` on PortAudio's thread, which must not block."""
 
     kind, _direction, _sample_type = "microphone", "input", "int16"
 

@@ -94,15 +94,15 @@ class SessionWriter:
             )
         elif isinstance(event, Transcribed):
             # It may come after the turn's end.
-            self._processor("transcribed", event.turn, text=event.text, language=event.language)
+            self._write_line("transcribed", event.turn, text=event.text, language=event.language)
         elif isinstance(event, TurnUndone):
-            self._processor("undone", event.turn)
+            self._write_line("undone", event.turn)
         elif isinstance(event, StateChanged) and not event.user_speaking:
             self._order(lambda recorder, _: recorder.dropped())
         elif isinstance(event, Ready):
             self._order(lambda recorder, _: recorder.note("model_ready", **event.about))
         elif isinstance(event, Failed):
-            self._processor("failed", event.turn, message=event.message)
+            self._write_line("failed", event.turn, message=event.message)
 
     def close(self) -> None:
         """End the session and the thread."""
@@ -126,7 +126,7 @@ class SessionWriter:
         """
         self._orders.put(lambda: self._write(write, turn, begins=begins))
 
-    def _processor(self, kind: str, turn: int | None, **values: Any) -> None:
+    def _write_line(self, kind: str, turn: int | None, **values: Any) -> None:
         def write(recorder: Recorder, number: int) -> None:
             recorder.note(kind, turn=number if turn is not None else None, **values)
 

@@ -38,7 +38,7 @@ from assistant.turns.history import History, LiveTurn, joined, same
 
 
 class Conversation:
-    """One conversation. The owner feeds `handle` and carries out what it returns, in order.
+    """One conversation. The owner calls `handle` and executes what it returns, in order.
 
     Attributes:
         state: see `State`.
@@ -52,16 +52,16 @@ class Conversation:
         self._live: LiveTurn | None = None
         self._asks = 0
         self._numbers = 0
-        self._ignoring = False  # speech that may not interrupt is going on
-        self._carried: Message | None = None  # of a superseded turn: belongs to the next message
-        self._held_since: float | None = None  # playback is paused on a suspicion
+        self._ignoring = False  # speech that may not interrupt
+        self._carried: Message | None = None  # of a superseded turn: joined with the next message
+        self._held_since: float | None = None  # playback is paused for possible speech
         self._moved = 0.0  # when the live turn last progressed
         self._now = 0.0
 
-    # ---- the only way in
+    # ---- the only entry point
 
     def handle(self, happened: s.InboxEvent, now: float) -> list[s.Command | Event]:
-        """What to do and tell after `happened` at `now` seconds."""
+        """Commands and events that follow from `happened` at `now` seconds."""
         self._now = now
         before = (self.state, self.user_speaking)
         outcome = list(_HANDLERS[type(happened)](self, happened))
@@ -76,13 +76,13 @@ class Conversation:
 
     @property
     def history(self) -> tuple[Exchange, ...]:
-        """What the model is to remember. Turns without a heard reply are left out, or carried over."""
+        """The history for the model. Turns without a heard reply are left out or carried over."""
         past = (turn for turn in self.turns if turn.outcome is not Outcome.SUPERSEDED and turn.heard.strip())
         return tuple(Exchange(turn.message, turn.heard) for turn in past)
 
     @property
     def number(self) -> int:
-        """The number of the last turn that has begun for certain; 0 before the first."""
+        """The number of the last turn that has certainly begun; 0 before the first."""
         return self._numbers
 
     # ---- the user speaks
@@ -109,7 +109,7 @@ class Conversation:
         yield SpeechStarted(self._numbers + 1, speech.at)
 
     def _break_off(self) -> Iterator[s.Command | Event]:
-        """The user goes on speaking: end the live turn by what became of it."""
+        """The user keeps speaking: end the live turn with the outcome it reached."""
         live = self._live
         assert live is not None, "callers look first"
         if not live.certain:
@@ -149,14 +149,14 @@ class Conversation:
         yield from self._discard()
         self.state = State.IDLE
         if self._carried is not None:
-            # The turn that made way for this noise gets its answer after all.
+            # A false interruption: the turn that was set aside for it is answered after all.
             yield self._begin(self._whole(None))
             yield from self._commit()
 
     # ---- asking
 
     def _whole(self, message: Message | None) -> Message:
-        """The message with what a superseded turn carried over."""
+        """The message, joined with what a superseded turn carried over."""
         if message is None:
             assert self._carried is not None, "one of the two is there"
             return self._carried
@@ -169,7 +169,7 @@ class Conversation:
         return s.Ask(self._asks, self.history, message, self.settings.empathy)
 
     def _commit(self) -> Iterator[s.Command | Event]:
-        """The turn is the user's no more: tell what was held back, and let it be heard."""
+        """The end is final: emit the events held back so far, and start playback."""
         live = self._live
         assert live is not None, "a turn was begun"
         live.certain = True
@@ -188,7 +188,7 @@ class Conversation:
                 yield from self._prepare(live)
 
     def _discard(self) -> Iterator[s.Command | Event]:
-        """Throw an uncertain turn away without a trace."""
+        """Discard a speculative turn without a trace."""
         live = self._live
         if live is not None and not live.certain:
             self._live = None
@@ -239,7 +239,7 @@ class Conversation:
                 yield from self._prepare(live)
 
     def _prepare(self, live: LiveTurn) -> Iterator[s.Command]:
-        """Let the model take in its own reply while it is being spoken."""
+        """Have the model prefill its own reply while it is being spoken."""
         if live.reply.strip():
             past = (*self.history, Exchange(live.message, live.reply.strip()))
             yield s.Prepare(past, self.settings.empathy)
@@ -256,7 +256,7 @@ class Conversation:
         yield Failed(self._live.number, message)
         yield from self._close(Outcome.FAILED)
 
-    # ---- the voice speaks
+    # ---- playback
 
     def _reached(self, voice: s.PlayerReached) -> Iterator[s.Command | Event]:
         if live := self._current(voice.ask):
@@ -287,7 +287,7 @@ class Conversation:
             yield TurnEnded(turn)
 
     def _close(self, outcome: Outcome) -> Iterator[s.Command | Event]:
-        """End the live turn before its time. What was heard is final once the voice has confirmed it."""
+        """End the live turn early. What was heard is final once the player confirms it."""
         live = self._live
         assert live is not None, "callers look first"
         turn = self._append(outcome, closing=live.sounding)
@@ -312,7 +312,7 @@ class Conversation:
             self._moved = self._now
             yield s.ResumePlayback(self._live.ask)
 
-    # ---- the user's hands
+    # ---- the user's commands
 
     def _typed(self, typed: s.MessageTyped) -> Iterator[s.Command | Event]:
         if not typed.text.strip():

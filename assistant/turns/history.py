@@ -1,4 +1,4 @@
-"""The turn in the making, the turns that are over with what may still be learned of them, and messages joined."""
+"""The live turn, the finished turns, and joined messages."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from assistant.events import (
     Typed,
 )
 
-_JOIN_SECONDS = 0.3  # of silence between two parts of a message that was taken up again
-_REVISABLE = 16  # turns that may still learn their transcript or what was heard of them
+_JOIN_SECONDS = 0.3  # of silence between the two parts of a joined message
+_REVISABLE = 16  # finished turns whose transcript or heard text may still come
 
 
 @dataclass(slots=True, eq=False)
 class LiveTurn:
-    """The turn in the making. `held` is what will be told once the turn is certain."""
+    """The live turn. `held` are the events to emit once its end is final."""
 
     ask: int
     number: int
@@ -46,7 +46,7 @@ class LiveTurn:
     figures: Mapping[str, float] = field(default_factory=dict)
 
     def turn(self, outcome: Outcome) -> Turn:
-        """What is remembered of it."""
+        """The turn as a value."""
         return Turn(
             number=self.number,
             message=self.message,
@@ -61,7 +61,7 @@ class LiveTurn:
 
 
 class History:
-    """The turns that are over. Their last ones are known by their asks: words and hearing may still come.
+    """The finished turns. The last ones are kept by their asks: transcript and heard text may still come.
 
     Attributes:
         turns: oldest first.
@@ -70,11 +70,11 @@ class History:
     def __init__(self) -> None:
         self.turns: list[Turn] = []
         self._over: dict[int, Turn] = {}
-        self._closing: set[int] = set()  # silenced; the final word on what was heard is still to come
-        self._undone: set[int] = set()  # of these, the ones that are to be told as undone after it
+        self._closing: set[int] = set()  # stopped; the player has not confirmed yet what was heard
+        self._undone: set[int] = set()  # of these, the ones to report as undone afterwards
 
     def add(self, ask: int, turn: Turn, *, closing: bool) -> None:
-        """A turn is over; with `closing`, what was heard of it is still to be settled."""
+        """Add a finished turn; with `closing`, the player has not confirmed yet what was heard."""
         self.turns.append(turn)
         self._over[ask] = turn
         if closing:
@@ -85,11 +85,11 @@ class History:
             self._closing.discard(oldest)
 
     def closing(self, ask: int) -> bool:
-        """Whether the final word on what was heard of that turn is still to come."""
+        """Whether the player has not confirmed yet what was heard of that turn."""
         return ask in self._closing
 
     def revise(self, ask: int, **learned: Any) -> Turn | None:
-        """A turn that is over learned something more; after an undo it is not in the history any more."""
+        """Update a finished turn; None after an undo."""
         before = self._over.get(ask)
         if before is None:
             return None
@@ -98,7 +98,7 @@ class History:
         return final
 
     def settle(self, ask: int, heard: str) -> Iterator[Event]:
-        """This is what was heard of a turn that was closing."""
+        """Set what was heard of a closing turn."""
         final = self.revise(ask, heard=heard)
         assert final is not None, "callers look first"
         self._closing.discard(ask)
@@ -109,7 +109,7 @@ class History:
             yield TurnUndone(final.number)
 
     def undo(self) -> Iterator[Event]:
-        """Take the last turn out of the history: told once it has ended."""
+        """Remove the last turn from the history; it is reported once it has ended."""
         if not self.turns:
             return
         turn = self.turns.pop()
@@ -121,7 +121,7 @@ class History:
 
 
 def joined(first: Message, second: Message) -> Message:
-    """Two parts of one message; of a spoken and a typed part the second alone."""
+    """Join two parts of one message; of a spoken and a typed part only the second remains."""
     if isinstance(first, Spoken) and isinstance(second, Spoken):
         gap = np.zeros(int(_JOIN_SECONDS * SAMPLE_RATE), np.float32)
         return Spoken(np.concatenate([first.samples, gap, second.samples]))

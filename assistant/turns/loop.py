@@ -1,8 +1,8 @@
-"""The assistant: ears, conversation, model and voice joined by one inbox.
+"""The conversation loop: endpointing, conversation, model and player joined by one inbox.
 
-Everything that happens (a chunk of sound, an answer of the model, a key) is put into the inbox and taken out by
-one thread, which owns all state; what results is carried out there and told to the listener. The thread is a
-loop around `take` and `tick`, which a test or a script may call itself, with a clock of its own.
+Everything that happens (a chunk of sound, an answer of the model, a key) goes into the inbox. One thread takes it
+out, owns all state, executes the commands that follow and notifies the listener. The thread is a loop around `take`
+and `tick`, which a test may call itself with its own clock.
 """
 
 from __future__ import annotations
@@ -52,20 +52,20 @@ Heard = InboxEvent | AudioChunk | ModelStatus | Ready | Failed
 
 
 class Listener(Protocol):
-    """Told of every event, in order, on the assistant's thread; it must not block."""
+    """Receives every event, in order, on the loop's thread; it must not block."""
 
     def __call__(self, event: Event | Ready) -> None: ...
 
 
 class InputProcessor(Protocol):
-    """Between the device and the ears: mono 16 kHz, and the same with the assistant's own voice taken out."""
+    """Resamples the device's sound to mono 16 kHz and cancels the assistant's own voice."""
 
     def take(self, chunk: AudioChunk, *, speaking: bool) -> tuple[Samples, Samples]:
-        """The chunk as it came and as it is to be judged, equally long."""
+        """The chunk as recorded and with the echo cancelled, equally long."""
 
 
 class ConversationLoop:
-    """Owns a conversation and what serves it.
+    """Owns a conversation and runs it.
 
     Args:
         endpointer: finds utterances in the microphone's sound.
@@ -90,7 +90,7 @@ class ConversationLoop:
         self.muted = False
         """Whether the microphone is ignored."""
         self.deaf = False
-        """Whether the ears are closed, for a check of the microphone."""
+        """Whether speech detection gets silence, during an audio check."""
         self._processor = processor
         self._listener = listener
         self._tap = tap
@@ -104,21 +104,21 @@ class ConversationLoop:
         self._thread: threading.Thread | None = None
 
     def attach(self, model: Model, voice: ReplyPlayer, clips: ClipPlayer | None = None) -> None:
-        """Name the model, the voice, both of which report to `put`, and the player of recordings."""
+        """Connect the model and the player, which report to `put`, and the player of recordings."""
         self._model, self._voice, self._clips = model, voice, clips
 
     # ---- from any thread
 
     def put(self, happened: Heard | Callable[[], None]) -> None:
-        """Something happened, or is to be done on the assistant's thread."""
+        """Put an event, or a call to make on the loop's thread, into the inbox."""
         self._inbox.put(happened)
 
     def press(self) -> None:
-        """The talk key goes down."""
+        """The talk key went down."""
         self._inbox.put(lambda: self._hear(self.endpointer.press()))
 
     def release(self) -> None:
-        """The talk key goes up."""
+        """The talk key went up."""
         self._inbox.put(self.endpointer.release)
 
     def stop(self) -> None:
@@ -126,11 +126,11 @@ class ConversationLoop:
         self._inbox.put(StopRequested())
 
     def set_hands_free(self, on: bool) -> None:
-        """Whether the ears open by themselves."""
+        """Switch hands-free listening."""
         self._inbox.put(lambda: setattr(self.endpointer, "hands_free", on))
 
     def set_muted(self, on: bool) -> None:
-        """Whether the microphone is ignored; what was being said is thrown away."""
+        """Mute or unmute the microphone; muting discards the utterance in progress."""
 
         def change() -> None:
             self.muted = on
@@ -141,16 +141,16 @@ class ConversationLoop:
         self._inbox.put(change)
 
     def configure(self, settings: TurnSettings) -> None:
-        """Other turn settings from now on."""
+        """Change the turn settings."""
         self._inbox.put(SettingsChanged(settings))
 
     def start(self) -> None:
-        """Begin to run on a thread of its own."""
+        """Start the loop's thread."""
         self._thread = threading.Thread(target=self._run, daemon=True, name="conversation")
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread. Model, voice and devices belong to the caller."""
+        """End the thread. Model, player and devices belong to the caller."""
         if self._thread is not None:
             self._inbox.put(None)
             self._thread.join()
@@ -160,11 +160,11 @@ class ConversationLoop:
 
     @property
     def now(self) -> float:
-        """Seconds since the assistant was made, by its clock."""
+        """Seconds since the loop was made, by its clock."""
         return self._clock() - self._started
 
     def take(self, happened: Heard | Callable[[], None]) -> None:
-        """Let one thing happen."""
+        """Process one item of the inbox."""
         if isinstance(happened, AudioChunk):
             self._take_sound(happened)
         elif isinstance(happened, ModelStatus | Ready | Failed):
@@ -175,7 +175,7 @@ class ConversationLoop:
             self._handle(happened)
 
     def tick(self) -> None:
-        """Time has passed: look after playback and ceilings."""
+        """Time has passed: check playback and timeouts."""
         if self._voice is not None:
             self._voice.pump()
         if self._clips is not None:
@@ -183,7 +183,7 @@ class ConversationLoop:
         self._handle(Tick())
 
     def empty(self) -> None:
-        """Take everything that waits in the inbox."""
+        """Process everything in the inbox."""
         while not self._inbox.empty():
             happened = self._inbox.get()
             if happened is not None:
