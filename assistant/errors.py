@@ -6,8 +6,8 @@ class AssistantError(Exception):
 
 
 class BadInput(AssistantError):
-    """What the user named or gave cannot be used."""
+    """The user's input cannot be used."""
 
 
 class SpeechUnavailable(AssistantError):
-    """No voice can be had, or the synthesizer failed."""
+    """No voice is available, or the synthesizer failed."""

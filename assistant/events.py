@@ -18,7 +18,7 @@ EMOTIONS = ("neutral", "happy", "angry", "sad", "surprise")
 """The emotions in the order of the emotion head's rows (the original's label order)."""
 
 UNSURE = "unsure"
-"""The label of a reading whose confidence lies below the checkpoint's threshold."""
+"""The label of a reading whose confidence is below the checkpoint's threshold."""
 
 Samples = NDArray[np.float32]
 SAMPLE_RATE = 16_000
@@ -70,14 +70,14 @@ class EmotionReading:
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """Something the user typed."""
+    """A typed message."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spoken:
-    """Something the user said: mono samples at 16 kHz. Equal recordings have equal keys."""
+    """A spoken message: mono samples at 16 kHz. Equal recordings have equal keys."""
 
     samples: Samples
     key: bytes = b""
@@ -92,7 +92,7 @@ Message = Typed | Spoken
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A past turn as the model is to remember it: what the user said, and what they *heard* of the reply."""
+    """A past turn in the model's history: what the user said, and what they *heard* of the reply."""
 
     message: Message
     heard: str
@@ -100,7 +100,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AudioChunk:
-    """What a microphone delivers: the device's own rate and channels, before any change.
+    """A microphone's chunk at the device's own rate and channels.
 
     Attributes:
         samples: int16 [n] or [n, channels].
@@ -115,7 +115,7 @@ class AudioChunk:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Utterance:
-    """What the user said without a longer pause, with its pre-roll: mono 16 kHz, times as `AudioChunk.start`."""
+    """Speech between two silences, with its pre-roll: mono 16 kHz, times as `AudioChunk.start`."""
 
     samples: Samples
     started: float
@@ -123,7 +123,7 @@ class Utterance:
 
 
 class State(StrEnum):
-    """Where the conversation is. Whether the user is speaking is a flag beside it."""
+    """The state of the conversation. Whether the user is speaking is a separate flag."""
 
     IDLE = "idle"
     LISTENING = "listening"
@@ -143,7 +143,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Turn:
-    """One message and what came of it.
+    """A message, its reply and the outcome.
 
     Attributes:
         number: 1, 2, ... ; it goes on rising when a new conversation is begun, so that no two turns share one.
@@ -153,7 +153,7 @@ class Turn:
         reply: everything that was generated; `heard`: the part that was heard, to the word.
         marks: times of its stages in seconds, by the conversation's clock ("asked", "read", "first_text",
             "first_sentence", "first_speech", "ended", "first_sound", "reply_finished", "finished"): it was asked at
-            the soft end of speech, and "ended" is the hard one.
+            the speculative end of speech, and "ended" is the final end.
         figures: the model's own: milliseconds and counts by stage (`ModelDone.figures`).
     """
 
@@ -168,12 +168,12 @@ class Turn:
     figures: Mapping[str, float] = field(default_factory=dict)
 
 
-# ---- what happens, as told to window, terminal and session
+# ---- events for window, terminal and session
 
 
 @dataclass(frozen=True, slots=True)
 class StateChanged:
-    """The conversation's state, and whether the user is speaking right now."""
+    """The conversation's state, and whether the user is speaking."""
 
     state: State
     user_speaking: bool
@@ -188,7 +188,7 @@ class InputLevel:
 
 @dataclass(frozen=True, slots=True)
 class SpeechStarted:
-    """The user began to say something, `at` seconds."""
+    """The user began to speak at `at` seconds."""
 
     turn: int
     at: float
@@ -196,7 +196,7 @@ class SpeechStarted:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UtteranceEnded:
-    """The user said something, and the turn is theirs no more."""
+    """The user's turn ended with this message."""
 
     turn: int
     message: Message
@@ -229,7 +229,7 @@ class ReplyText:
 
 @dataclass(frozen=True, slots=True)
 class ReplyFinished:
-    """The reply is complete; `text` is all of it."""
+    """The reply is complete; `text` is the whole reply."""
 
     turn: int
     text: str
@@ -244,7 +244,7 @@ class PlaybackStarted:
 
 @dataclass(frozen=True, slots=True)
 class PlaybackProgressed:
-    """What has been heard of the reply so far, to the last whole word."""
+    """What was heard of the reply so far, up to the last whole word."""
 
     turn: int
     heard: str
@@ -252,7 +252,7 @@ class PlaybackProgressed:
 
 @dataclass(frozen=True, slots=True)
 class PlaybackFinished:
-    """The reply has been heard to its end, or to where it was stopped."""
+    """The reply was heard to its end, or until it was stopped."""
 
     turn: int
     heard: str
@@ -260,21 +260,21 @@ class PlaybackFinished:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TurnEnded:
-    """A turn is over and stands in the history."""
+    """A turn ended and is part of the history."""
 
     turn: Turn
 
 
 @dataclass(frozen=True, slots=True)
 class TurnUndone:
-    """A turn stands in the history no more: it was undone, or is being answered again under another number."""
+    """A turn left the history: it was undone, or is being answered again under another number."""
 
     turn: int
 
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """How the model process is: "loading", "ready", "failed", "stopped"; and what to tell the user."""
+    """Status of the model process ("loading", "ready", "failed" or "stopped") and a message for the user."""
 
     status: str
     text: str
@@ -282,7 +282,7 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Something went wrong; the message says what to do. `turn` is None where it belongs to none."""
+    """Something went wrong; the message says what to do. `turn` is None if it belongs to no turn."""
 
     turn: int | None
     message: str

@@ -1,4 +1,4 @@
-"""Where the user's own things are kept; what is merely fetched lies in the cache (see `model.weights.store.home`)."""
+"""Folders of the user's own files. Downloads are in the cache (see `model.weights.store.home`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the user has chosen, kept in one TOML file that holds only what differs from the defaults."""
+"""The user's settings, in one TOML file that holds only what differs from the defaults."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from assistant.messages import BargeIn, TurnSettings
 from assistant.speech.synthesizer import VoiceSettings
 
 MOST_DAYS = 3650
-"""For which sessions can be kept, short of for good."""
+"""The longest time for which sessions are kept, short of forever."""
 Theme = Literal["system", "light", "dark", "contrast"]
 
 
@@ -28,7 +28,7 @@ class _Section(BaseModel):
 
 
 class ModelSection(_Section):
-    """Which checkpoint answers, how it is loaded, and the folders that the user added."""
+    """The checkpoint, how it is loaded, and the folders that the user added."""
 
     source: str = "mini"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -37,12 +37,12 @@ class ModelSection(_Section):
 
     @property
     def choice(self) -> ModelChoice:
-        """The same, as the model process takes it."""
+        """The section as the model process takes it."""
         return ModelChoice(self.source, self.device, self.quantize)
 
 
 class SoundSection(_Section):
-    """Devices by name (None: the system's default), and how the assistant keeps from hearing itself."""
+    """Devices by name (None: the system's default), and how the assistant avoids hearing itself."""
 
     microphone: str | None = None
     speaker: str | None = None
@@ -50,7 +50,7 @@ class SoundSection(_Section):
 
 
 class TurnSection(_Section):
-    """Who speaks when. `shortcut` is the talk key as Qt writes it."""
+    """Turn taking. `shortcut` is the talk key as Qt writes it."""
 
     hands_free: bool = False
     patience: Literal["quick", "normal", "patient"] = "normal"
@@ -60,12 +60,12 @@ class TurnSection(_Section):
 
     @property
     def settings(self) -> TurnSettings:
-        """The same, as the conversation takes it."""
+        """The section as the conversation takes it."""
         return TurnSettings(barge_in=self.barge_in, empathy=self.empathy)
 
 
 class VoiceSection(_Section):
-    """How replies are spoken; `engine` "none" leaves them to be read."""
+    """How replies are spoken; with `engine` "none" they are only shown."""
 
     engine: Literal["system", "kokoro", "none"] = "system"
     name: str | None = None
@@ -76,12 +76,12 @@ class VoiceSection(_Section):
 
     @property
     def settings(self) -> VoiceSettings:
-        """The same, as the synthesizer takes it."""
+        """The section as the synthesizer takes it."""
         return VoiceSettings(self.name, self.rate, self.pitch, self.volume, self.follow_mood)
 
 
 class RecordingSection(_Section):
-    """Whether conversations are kept: "off", for `days`, or "keep"; and whether corrections may teach the model.
+    """Whether sessions are recorded ("off", for "days", or "keep"), and whether corrections may train the model.
 
     `asked` is set once a terminal has asked for the mode.
     """
@@ -107,7 +107,7 @@ class LooksSection(_Section):
 
 
 class Settings(_Section):
-    """All of it. `started` is set once the first steps were walked through."""
+    """All settings. `started` is set once the first steps are done."""
 
     started: bool = False
     model: ModelSection = ModelSection()
@@ -118,7 +118,7 @@ class Settings(_Section):
     looks: LooksSection = LooksSection()
 
     def changed(self, section: str, **values: Any) -> Settings:
-        """The settings with other values in one section, checked.
+        """The settings with new values in one section, validated.
 
         Raises:
             ValueError: a value is out of its range, or unknown.
@@ -129,9 +129,9 @@ class Settings(_Section):
 
 
 def load(path: Path) -> tuple[Settings, str]:
-    """The settings in `path`, the defaults where there is none, and what to tell the user, "" if nothing.
+    """Load the settings in `path` (the defaults if there is no file), and a message for the user, "" if none.
 
-    A file that cannot be understood is kept aside under another name; it is never overwritten.
+    A file that cannot be parsed is kept under another name; it is never overwritten.
     """
     try:
         text = path.read_text("utf-8")

@@ -1,7 +1,7 @@
-"""The model in a process of its own: loaded, asked, cancelled, watched, restarted, replaced.
+"""Supervises the model process: loads, asks, cancels, watches, restarts and replaces it.
 
-A crash or an out-of-memory kill costs one turn and no more: the child keeps caches but no truth, every ask
-carries the history. The child's target imports the model by name, so that this process never holds torch.
+A crash or an out-of-memory kill costs one turn and no more: the child keeps only caches, every ask carries the
+history. The child's target imports the model by name, so that this process never holds torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CLOSE_SECONDS = 5.0
 
 
 class Model(Protocol):
-    """What the assistant needs of a model. Answers come to the callback under the ask's number."""
+    """What the conversation needs of a model. Answers go to the callback with the ask's number."""
 
     def ask(self, ask: Ask) -> None: ...
 
@@ -43,7 +43,7 @@ Report = Callable[[InboxEvent | ModelStatus | Ready], None]
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """Seconds after which silence of the child counts as a hang: while loading, and while answering."""
+    """Seconds without a message after which the child counts as hung: while loading, and while answering."""
 
     load: float = 600.0
     answer: float = 90.0
@@ -51,7 +51,7 @@ class Ceilings:
 
 def _child(connection: Connection, cancelled: Any, choice: ModelChoice, server: str) -> None:
     """The process's target. Torch is first imported here."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the assistant's alone
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the assistant handles Ctrl-C
     importlib.import_module(server).serve(connection, cancelled, choice)
 
 
@@ -59,9 +59,9 @@ class ModelProcess:
     """A model behind a pipe.
 
     Args:
-        choice: the checkpoint to start with; one without a source is none, until another is chosen.
-        report: told of every answer and every change of status, from a thread of this object.
-        ceilings: when silence is a hang.
+        choice: the checkpoint to start with; without a source nothing is loaded until `replace`.
+        report: receives every answer and every change of status, on a thread of this object.
+        ceilings: when the child counts as hung.
         server: the module that the child runs; tests put a scripted one here.
     """
 
@@ -85,7 +85,7 @@ class ModelProcess:
         self._ready = False
         self._coming = False  # a child is being started, loads, or is ready
         self._crashes = 0  # since the last complete answer
-        self._generation = 0  # raised when a child is replaced: its end is then nobody's concern
+        self._generation = 0  # incremented when a child is replaced: messages of the old one are ignored
         self._outbox: queue.SimpleQueue[Ask | Prepare | None] = queue.SimpleQueue()
         self._process: Any = None
         self._reader: Any = None
@@ -93,10 +93,10 @@ class ModelProcess:
             with self._lock:
                 self._start()
 
-    # ---- what one asks of it
+    # ---- called by the conversation
 
     def ask(self, ask: Ask) -> None:
-        """Answer `ask`; before the model is ready it waits for it."""
+        """Answer `ask`; it waits until the model is ready."""
         with self._lock:
             self._asked = ask
             self._heard_at = time.monotonic()
@@ -110,20 +110,20 @@ class ModelProcess:
             self._break(ask.ask, "No model is loaded: choose one in the settings.")
 
     def prepare(self, prepare: Prepare) -> None:
-        """Take in a history ahead of time; dropped while the model is not ready."""
+        """Prefill a history; ignored while the model is not ready."""
         with self._lock:
             if self._ready:
                 self._outbox.put(prepare)
 
     def cancel(self, ask: int) -> None:
-        """Let ask number `ask` and every earlier one end at the next token."""
+        """Cancel ask number `ask` and every earlier one; they end at the next token."""
         with self._lock:
             self._cancelled.value = max(self._cancelled.value, ask)
             if self._asked is not None and self._asked.ask <= ask:
                 self._asked = None
 
     def replace(self, choice: ModelChoice) -> None:
-        """Let the model go and load another one. What it was answering fails; what waits for it goes to the other."""
+        """Release the model and load another one. The current ask fails; a waiting ask goes to the new model."""
         if not choice.source:
             self.close()
             return
@@ -134,7 +134,7 @@ class ModelProcess:
             self._start()
 
     def close(self) -> None:
-        """Let the model go; its memory is free when this returns."""
+        """Release the model; its memory is free when this returns."""
         self._release(coming=False)
         self._report(ModelStatus("stopped", "The model is not loaded."))
 
@@ -153,7 +153,7 @@ class ModelProcess:
         if process is None:
             return
         if asked is not None:
-            self._break(asked.ask, "The model was taken away: ask again once one is loaded.")
+            self._break(asked.ask, "The model was released: ask again once one is loaded.")
         if was_ready:
             process.join(_CLOSE_SECONDS)
         if process.is_alive():  # a child that loads does not listen
@@ -161,10 +161,10 @@ class ModelProcess:
             process.join()
         reader.join(_CLOSE_SECONDS)
 
-    # ---- the child and the thread that reads from it
+    # ---- the child and its reader thread
 
     def _start(self) -> None:
-        """With the lock held."""
+        """The caller holds the lock."""
         self._generation += 1
         self._ready, self._coming = False, True
         ours, theirs = self._context.Pipe()
@@ -246,7 +246,7 @@ class ModelProcess:
             return self._asked is not None and silent > self._ceilings.answer
 
     def _exited(self, exitcode: int | None, generation: int, *, hung: bool) -> None:
-        """The child ended. If it was not told to: report why, and start it once more."""
+        """The child ended. If that was unexpected, report why and restart it once."""
         with self._lock:
             if generation != self._generation:
                 return
@@ -258,9 +258,9 @@ class ModelProcess:
                 self._start()
         why = _why(exitcode, hung=hung, loading=not was_ready)
         if again:
-            self._report(ModelStatus("loading", f"{why} It is being started again."))
+            self._report(ModelStatus("loading", f"{why} It is restarting."))
         else:
-            self._report(ModelStatus("failed", f"{why} Choose a smaller model, or start it again in the settings."))
+            self._report(ModelStatus("failed", f"{why} Choose a smaller model, or restart it in the settings."))
         if asked is not None:
             self._break(asked.ask, f"{why} Say it again.")
 
@@ -269,7 +269,7 @@ class ModelProcess:
 
 
 def _write(connection: Connection, outbox: queue.SimpleQueue[Ask | Prepare | None]) -> None:
-    """Send what is in the outbox, up to None. A busy child takes its time, and a long history fills the pipe."""
+    """Send the outbox, until None. On its own thread: a busy child reads late, long histories fill the pipe."""
     with contextlib.suppress(OSError):  # the child is gone: the reader notices and reports
         while True:
             message = outbox.get()
@@ -281,7 +281,7 @@ def _write(connection: Connection, outbox: queue.SimpleQueue[Ask | Prepare | Non
 def _why(exitcode: int | None, *, hung: bool, loading: bool) -> str:
     doing = "while loading" if loading else "while answering"
     if hung:
-        return f"The model did not react any more {doing}."
+        return f"The model stopped responding {doing}."
     if exitcode == -9:
         return f"The system stopped the model {doing}, most likely because memory ran out."
     if exitcode is not None and exitcode < 0:

@@ -1,7 +1,7 @@
-"""`python -m assistant.bench [--json]`: how long one waits for the first sound, and where the time goes.
+"""`python -m assistant.bench [--json]`: latency from the last word to the first sound, stage by stage.
 
-A scripted microphone asks recorded questions in real time; ears, model process, synthesizer and voice are the real
-ones. After each turn the same question is answered serially by the same parts: wait for the endpoint, the whole
+A scripted microphone asks recorded questions in real time; endpointing, model process, synthesizer and
+player are the real ones. After each turn the same question is answered serially by the same parts: wait for the endpoint, the whole
 reply, the whole synthesis, then play.
 """
 
@@ -34,9 +34,9 @@ from assistant.talk import Talk, TalkSettings
 
 SAMPLES = Path(__file__).parents[2] / "resources" / "samples"
 STAGES = ("endpointing", "encode", "prefill", "first_sentence", "synthesis", "wait", "output")
-"""From the last word to the soft end, to the reading, to the first text, to the first sentence, to its speech, to
-the hard end where that comes later, to the first sound."""
-_HEAD_START_MS, _MARGIN_MS = 400.0, 100.0  # the hard end comes so long after the soft one; what the sound may cost
+"""From the last word to the speculative end, the reading, the first text, the first sentence, its speech, the final
+end where that comes later, and the first sound."""
+_HEAD_START_MS, _MARGIN_MS = 400.0, 100.0  # from the speculative to the final end; allowed for sound output
 _VOICED = 0.03
 _TURN_SECONDS, _LOAD_SECONDS = 180.0, 600.0
 
@@ -53,7 +53,7 @@ def question(path: Path) -> Samples:
 
 
 class Watcher:
-    """What a model or a conversation tells, to be waited for; a failure ends the measurement."""
+    """Waits for events of a model or a conversation; a failure ends the measurement."""
 
     def __init__(self) -> None:
         self._notified: queue.SimpleQueue[tuple[float, Any]] = queue.SimpleQueue()
@@ -97,12 +97,12 @@ def live(
             last = talk.sound.speak(samples) + len(samples) / SAMPLE_RATE
             ended_at, _ = watcher.until(UtteranceEnded)
             _, ended = watcher.until(TurnEnded)
-            # The marks run by the conversation's clock, the microphone by its own: they meet at the hard end.
+            # The marks run by the conversation's clock, the microphone by its own: they meet at the final end.
             yield ended.turn, talk.sound.began + last - ended_at + ended.turn.marks["ended"]
 
 
 class Serial:
-    """The same parts one after the other: a model of its own, so that no cache of the other run helps it."""
+    """The same parts one after the other, on a model of its own, so that it shares no cache."""
 
     def __init__(self, choice: ModelChoice, voice: Synthesizer) -> None:
         self._voice = voice
@@ -116,7 +116,7 @@ class Serial:
         self._watcher.until(Ready, _LOAD_SECONDS)
 
     def answer(self, turn: Turn) -> float:
-        """Milliseconds from the hard end of the turn's message to the first sound."""
+        """Milliseconds from the final end of the turn's message to the first sound."""
         began = time.monotonic()
         self._model.ask(Ask(turn.number, tuple(self._history), turn.message, True))
         for sentence in sentences(_reply(self._watcher)):
@@ -147,7 +147,7 @@ def waterfall(marks: Mapping[str, float], last_word: float) -> dict[str, float]:
 def figures(measured: Sequence[tuple[Turn, float, float]]) -> dict[str, float]:
     """The figures of a run: of turns, the times of their last words, and their serial milliseconds.
 
-    `over_bound_worst_ms` is the most by which a turn's first sound came later after the hard end than
+    `over_bound_worst_ms` is the most by which a turn's first sound came later after the final end than
     max(0, P - 400) + 100 ms, P being its time from asking to the first speech: below zero, none did.
     """
     turns = [(turn, last) for turn, last, _ in measured]

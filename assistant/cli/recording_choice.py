@@ -1,4 +1,4 @@
-"""Whether conversations are kept: a choice, asked for in the terminal where nobody has made it yet."""
+"""The recording choice: asked once, in the terminal, if the user has not made it yet."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from assistant.settings import MOST_DAYS, RecordingSection, load, save
 
 
 def in_terminal(*, as_json: bool) -> bool:
-    """Whether there is somebody to be asked, and to be shown a screen."""
+    """Whether a user sits at a terminal."""
     return not as_json and sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def recording_choice(path: Path, *, ask: bool) -> RecordingSection:
-    """Whether conversations are to be kept, by the settings in `path`.
+    """The recording choice in the settings in `path`.
 
     Args:
-        ask: ask the user in this terminal, if nobody has asked them yet, and remember the answer.
+        ask: ask the user in this terminal, if they were not asked yet, and save the answer.
     """
     settings, trouble = load(path)
     if trouble:
         sys.stderr.write(f"{trouble}\n")
     if not ask or settings.started or settings.recording.asked:
         return settings.recording
-    _report("May your conversations be kept on this machine, to be heard again? They never leave it.\n")
+    _report("Record your conversations on this machine? They never leave it.\n")
     chosen: dict[str, Any] | None = None
     while chosen is None:
         try:
-            _report("For how many days? Enter: not at all; keep: for good. ")
+            _report("For how many days? Enter: do not record; keep: forever. ")
             chosen = _as_choice(input())
         except EOFError:
             return settings.recording

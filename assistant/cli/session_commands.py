@@ -67,7 +67,7 @@ def find(root: Path, name: str) -> Path:
 
 
 def run(options: argparse.Namespace, root: Path, report: Speak) -> None:
-    """Carry out `sessions` or `replay`, after a look at what a killed run left.
+    """Run `sessions` or `replay`, after repairing what a killed run left.
 
     Raises:
         BadInput: what the options name cannot be used.
@@ -127,7 +127,7 @@ def _shown(session: Session) -> str:
 
 
 def _replay(session: Session, options: argparse.Namespace, report: Speak) -> None:
-    """Sound without --model, differences with it, turn by turn."""
+    """Play the session; with --model print differences, turn by turn."""
     if options.model:
         choice = ModelChoice(options.model, options.device, options.quantize)
         with contextlib.closing(ask_again(session, choice)) as answers:
@@ -170,7 +170,7 @@ def _ms(value: float | None) -> str:
 def ask_again(
     session: Session, choice: ModelChoice, server: str = "model.commands.server"
 ) -> Generator[dict[str, object], None, None]:
-    """What a model answers to the same messages, each with the history as it was, and as soon as it has.
+    """Ask a model the same messages, each with its original history; yields answers as they come.
 
     Args:
         server: the module that the model's process runs.

@@ -53,7 +53,7 @@ HELP = "space begins and ends what you say · type and Enter to write · Ctrl-C 
 _TWICE_SECONDS = 2.0
 _BAR, _QUIETEST_DB = 12, -60.0
 _FRAME_SECONDS = 0.05
-_SETTLED_SECONDS = 2.0  # of silence after the last recording, for its turn to end
+_SETTLED_SECONDS = 2.0  # of silence after the last recording before its turn has surely ended
 
 
 def as_line(event: Event | Ready) -> str:
@@ -85,14 +85,14 @@ def describe(reading: EmotionReading | None) -> str:
 
 
 def delay_of(turn: Any) -> float | None:
-    """Milliseconds from the end of the user's turn to the first sound, or to the first text of a reply that is read."""
+    """Milliseconds from the end of the user's turn to the first sound, or to the first text of a silent reply."""
     marks = turn.marks
     first = marks.get("first_sound", marks.get("first_text"))
     return None if first is None or "ended" not in marks else max(0.0, first - marks["ended"]) * 1e3
 
 
 class Screen:
-    """What is shown: finished lines go by, the status line stays."""
+    """The screen: finished lines scroll, the status line stays."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -155,7 +155,7 @@ class Screen:
 
 
 class Stopper:
-    """Ctrl-C: once stops what is going on, twice within two seconds ends the program."""
+    """Ctrl-C: once stops the current turn, twice within two seconds ends the program."""
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self._stop = stop
@@ -175,7 +175,7 @@ class Stopper:
 
 
 class Keyboard:
-    """Keys become talking, typing and stopping."""
+    """Maps keys to talking, typing and stopping."""
 
     def __init__(self, talk: Talk, screen: Screen, stopper: Stopper) -> None:
         self._talk, self._screen, self._stopper = talk, screen, stopper
@@ -204,7 +204,7 @@ class Keyboard:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Input:
-    """What came from the standard input; empty at its end."""
+    """Text from the standard input; empty at its end."""
 
     text: str
 
@@ -213,7 +213,7 @@ Inbox = queue.SimpleQueue[Event | Ready | _Input]
 
 
 def run(make: Callable[[Callable[[Event | Ready], None]], Talk], *, as_json: bool, log: Path) -> None:
-    """Hold the conversation until the user ends it, or typed lines and recordings have come to their end.
+    """Hold the conversation until the user ends it, or typed lines and recordings end.
 
     Args:
         make: the conversation, given its listener.
@@ -224,7 +224,9 @@ def run(make: Callable[[Callable[[Event | Ready], None]], Talk], *, as_json: boo
         KeyboardInterrupt: Ctrl-C was pressed twice.
     """
     inbox: Inbox = queue.SimpleQueue()
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the model's process inherits it: Ctrl-C is ours alone
+    before = signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # inherited by the model process: only this process handles Ctrl-C
     shown = in_terminal(as_json=as_json)
     try:
         with _messages_to(log) if shown else contextlib.nullcontext():
@@ -261,7 +263,7 @@ def _in_terminal(talk: Talk, inbox: Inbox, stopper: Stopper) -> None:
 
 
 def _in_lines(talk: Talk, inbox: Inbox, *, as_json: bool) -> None:
-    """Typed lines are answered one after the other; without any, the microphone is heard until Ctrl-C."""
+    """Answer typed lines one after the other; without any, listen to the microphone until Ctrl-C."""
     screen = Screen(Console(soft_wrap=True))
     show: Callable[[Event | Ready], None] = _print_json if as_json else screen.show
     lines: collections.deque[str] = collections.deque()
@@ -295,7 +297,7 @@ def _over(talk: Talk, *, lines_ended: bool, busy: bool) -> bool:
 
 
 def _waiting(inbox: Inbox) -> Iterator[Event | Ready | _Input]:
-    """What has come, after waiting for it a moment."""
+    """Wait a moment and yield what came."""
     with contextlib.suppress(queue.Empty):
         yield inbox.get(timeout=_FRAME_SECONDS)
         while True:
@@ -306,7 +308,7 @@ def _waiting(inbox: Inbox) -> Iterator[Event | Ready | _Input]:
 
 
 def _read_input(inbox: Inbox) -> None:
-    """Read on a thread of its own, below Python's buffers, whose lock would hold up the end of the program."""
+    """Read on a thread of its own, below Python's buffers, whose lock would delay the program's exit."""
     threading.Thread(target=_read, args=(inbox,), daemon=True, name="input").start()
 
 
@@ -353,7 +355,7 @@ def _keys() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _messages_to(log: Path) -> Iterator[None]:
-    """What native libraries and child processes write to the standard error goes to the log meanwhile."""
+    """Redirect what native libraries and child processes write to stderr into the log."""
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     sys.stderr.flush()
     before = os.dup(2)

@@ -27,19 +27,19 @@ MANIFEST, OPTIONS, PROGRESS, SUMMARY, STOP, LOCK, PLAN, FAILED, ADOPTED, MODEL =
     "manifest.jsonl", "run.toml", "progress.jsonl", "summary.json", "stop", ".lock", "plan.json", "failed.txt",
     "adopted.json", "model",
 )  # fmt: skip
-"""What a run folder holds; the last but one where its checkpoint is in use, with what was in use before."""
+"""Files of a run folder; ADOPTED exists while its checkpoint is in use and says what was in use before."""
 
 
 # ---- runs
 
 
 def write_plan(path: Path, plan: Mapping[str, Any]) -> None:
-    """Keep what a run is expected to take, beside it. Raises: OSError."""
+    """Save what a run is expected to take. Raises: OSError."""
     write_atomically(path, json.dumps(dict(plan)) + "\n")
 
 
 class Stage(StrEnum):
-    """Where a run stands. A run that was stopped, killed or failed goes on where it was."""
+    """The stage of a run. A run that was stopped, was killed or failed can be resumed."""
 
     PLANNED = "planned"
     RUNNING = "running"
@@ -50,7 +50,7 @@ class Stage(StrEnum):
 
 @dataclass(slots=True)
 class TuningRun:
-    """A run folder as its watcher sees it; `refresh` reads what is new.
+    """A run folder; `refresh` reads what is new.
 
     Attributes:
         progress: all reports so far. `summary`: what came of it, once it is finished. `why`: of a failure.
@@ -65,7 +65,7 @@ class TuningRun:
 
     @classmethod
     def open(cls, folder: Path) -> TuningRun:
-        """The run in a folder, of this machine or another.
+        """Open a run folder, of this machine or another.
 
         Raises:
             ValueError: it holds none.
@@ -77,7 +77,7 @@ class TuningRun:
         return run
 
     def refresh(self) -> list[dict[str, Any]]:
-        """Read what was written since; the new reports."""
+        """Read new reports; returns them."""
         if not self.options:
             with contextlib.suppress(OSError, ValueError):
                 self.options = tomllib.loads((self.folder / OPTIONS).read_text("utf-8"))
@@ -99,13 +99,13 @@ class TuningRun:
                 content = file.read()
         except OSError:
             return []
-        whole = content[: content.rfind(b"\n") + 1]  # a line that is being written is left for later
+        whole = content[: content.rfind(b"\n") + 1]  # an unfinished line is read later
         self._read += len(whole)
         return [row for line in whole.splitlines() if (row := _object(line)) is not None]
 
     @property
     def name(self) -> str:
-        """What it is called: its data's name and when it was planned, or the folder's name."""
+        """The run's title: its data's name and date, or the folder's name."""
         parts = re.fullmatch(r"(\d{4})-(\d\d)-(\d\d)-(\d\d)(\d\d)\d\d-(.+)", self.folder.name)
         if parts is None:
             return self.folder.name
@@ -114,7 +114,7 @@ class TuningRun:
 
     @property
     def stage(self) -> Stage:
-        """Where it stands."""
+        """The current stage."""
         if self.summary is not None:
             return Stage.FINISHED
         if self.at_work:
@@ -125,7 +125,7 @@ class TuningRun:
 
     @property
     def at_work(self) -> bool:
-        """Whether a process works in the folder now."""
+        """Whether a process is using the folder."""
         lock = self.folder / LOCK
         if not lock.exists():
             return False
@@ -134,25 +134,25 @@ class TuningRun:
                 return False
         except Timeout:
             return True
-        except OSError:  # a folder that cannot be written is nobody's workplace
+        except OSError:  # nothing can run in a folder that cannot be written
             return False
 
     @property
     def checkpoint(self) -> Path:
-        """Where its tuned checkpoint is, once it is finished."""
+        """The tuned checkpoint's folder, once the run is finished."""
         return self.folder / MODEL
 
     def ask_to_stop(self) -> None:
-        """Let it end at the next safe place. Raises: OSError."""
+        """Ask the run to stop at the next safe point. Raises: OSError."""
         (self.folder / STOP).touch()
 
     def free_bytes(self) -> int:
-        """Room on its disk."""
+        """Free bytes on its disk."""
         return shutil.disk_usage(self.folder).free
 
     def note_end(self, code: int, said: str) -> None:
-        """Keep why the process ended, for who opens the folder later; code 0: it did as it was told."""
-        with contextlib.suppress(OSError):  # a full disk is what it may be about
+        """Save why the process ended, for whoever opens the folder later; code 0: it stopped as asked."""
+        with contextlib.suppress(OSError):  # the disk may be full
             if code == 0:
                 (self.folder / FAILED).unlink(missing_ok=True)
             else:
@@ -161,14 +161,14 @@ class TuningRun:
 
 
 def end_of(code: int) -> str:
-    """What an exit code without words means."""
+    """What an exit code means."""
     if code in (-1, 137):
         return "The training was ended from outside, maybe because memory ran out: it can go on where it was."
     return f"The training ended unexpectedly (exit {code}): it can go on where it was."
 
 
 def command_of(run: TuningRun) -> list[str]:
-    """The words behind `python -m training tune` that go on with a run, in whatever folder it lies now.
+    """The arguments of `python -m training tune` that resume a run, wherever its folder is now.
 
     Raises:
         ValueError: the run was never begun.
@@ -184,7 +184,7 @@ def command_of(run: TuningRun) -> list[str]:
 
 
 def runs(folder: Path) -> list[TuningRun]:
-    """The runs below a folder, the latest first."""
+    """The runs in a folder, latest first."""
     found = []
     for path in sorted(folder.iterdir(), reverse=True) if folder.is_dir() else []:
         with contextlib.suppress(ValueError, OSError):
@@ -197,19 +197,19 @@ _DISCARDED = ".discarded-"
 
 
 def discard(run: TuningRun) -> Path:
-    """Put a run out of sight; where it is kept until `sweep`. Raises: OSError."""
+    """Hide a run; returns where it is kept until `sweep`. Raises: OSError."""
     kept = run.folder.with_name(f"{_DISCARDED}{run.folder.name}")
     shutil.rmtree(kept, ignore_errors=True)
     return run.folder.rename(kept)
 
 
 def restore(kept: Path) -> None:
-    """Bring a discarded run back. Raises: OSError."""
+    """Restore a discarded run. Raises: OSError."""
     kept.rename(kept.with_name(kept.name.removeprefix(_DISCARDED)))
 
 
 def sweep(folder: Path) -> None:
-    """Delete what was discarded, and what probes left."""
+    """Delete discarded runs, and what probes left."""
     for path in folder.glob(".*"):
         if path.name.startswith(_DISCARDED) or path.name.endswith(".probe"):
             shutil.rmtree(path, ignore_errors=True)
@@ -231,11 +231,11 @@ def _object(text: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-# ---- into use, and back
+# ---- adopt and roll back
 
 
 def adopt(run: TuningRun, settings: Settings) -> dict[str, Any]:
-    """Note that the run's checkpoint comes into use; the values of the settings' section "model" that do it.
+    """Adopt the run's checkpoint; returns the values of the settings' section "model" that use it.
 
     Raises:
         ValueError: the run has no checkpoint. OSError: it cannot be noted.
@@ -251,12 +251,12 @@ def adopt(run: TuningRun, settings: Settings) -> dict[str, Any]:
 
 
 def in_use(run: TuningRun, settings: Settings) -> bool:
-    """Whether the run's checkpoint is the one that answers."""
+    """Whether the run's checkpoint is in use."""
     return settings.model.source == str(run.checkpoint.absolute())
 
 
 def roll_back(run: TuningRun, settings: Settings) -> dict[str, Any]:
-    """The values of the settings' section "model" that were in force before `adopt`. Raises: ValueError, OSError."""
+    """Undo `adopt`; returns the earlier values of the settings' section "model". Raises: ValueError, OSError."""
     before = read_object(run.folder / ADOPTED)
     if before is None:
         raise ValueError(f"{run.folder} does not say what was in use before: choose a model in the settings.")

@@ -1,4 +1,4 @@
-"""The recordings that fine-tuning learns from: as the check finds them and the user mends them, and what they come to.
+"""The recordings for fine-tuning: results of the check, the user's corrections, and an overview.
 
 Knows no torch and no file but the manifest that it writes.
 """
@@ -18,15 +18,15 @@ from assistant.events import EMOTIONS, Samples
 from assistant.files import write_atomically
 
 IGNORE = "ignore"
-"""In a mapping of emotions: the recording goes without one."""
+"""In an emotion mapping: the recording has no emotion."""
 
 LEAST_PER_EMOTION = 4
-"""Fewer recordings of an emotion say little about it."""
+"""With fewer recordings of an emotion the result is not reliable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with a recording, in a word and in a sentence; a `fatal` one keeps it out."""
+    """A problem of a recording, as a code and a sentence; a `fatal` one excludes it."""
 
     kind: str
     message: str
@@ -35,7 +35,7 @@ class Problem:
 
 @dataclass(slots=True)
 class Recording:
-    """One recording to learn from, as the check found it and the user mended it.
+    """A recording: the result of the check, with the user's changes.
 
     Attributes:
         audio: its path. `text`: what is said, "" if unknown. `emotion`: as it stands in the data, "" if nothing does.
@@ -68,7 +68,7 @@ class Recording:
         return asdict(self)
 
     def problems(self, mapping: Mapping[str, str], *, words: bool = False) -> list[Problem]:
-        """Everything that is wrong with it, the worst first.
+        """All problems, worst first.
 
         Args:
             mapping: what other names of emotions mean.
@@ -86,18 +86,18 @@ class Recording:
         return sorted(found, key=lambda one: not one.fatal)
 
     def meaning(self, mapping: Mapping[str, str]) -> str | None:
-        """Which of the five emotions it is spoken in, or None."""
+        """The emotion among the five, or None."""
         name = self.emotion.strip().lower()
         name = mapping.get(self.emotion, name)
         return name if name in EMOTIONS else None
 
     def usable(self, mapping: Mapping[str, str], *, words: bool = False) -> bool:
-        """Whether it can be learnt from, and is."""
+        """Whether it is used for training."""
         return not self.excluded and not any(one.fatal for one in self.problems(mapping, words=words))
 
 
 def read_sound(path: Path) -> tuple[Samples, int]:
-    """Samples (mono) and rate of a recording, to be played.
+    """Samples (mono) and rate of a recording, for playback.
 
     Raises:
         AssistantError: it cannot be read.
@@ -114,7 +114,7 @@ def read_sound(path: Path) -> tuple[Samples, int]:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What a set of recordings comes to, and what speaks against it.
+    """An overview of a set of recordings, and its warnings.
 
     Attributes:
         emotions: usable recordings of each of the five. `remarks`: what to know; `refusal`: why it cannot be learnt
@@ -132,7 +132,7 @@ class Overview:
 
 
 def overview(rows: Iterable[Recording], mapping: Mapping[str, str], *, words: bool = False) -> Overview:
-    """Count the recordings and weigh them up."""
+    """Make the overview."""
     listed = list(rows)
     used = [one for one in listed if one.usable(mapping, words=words)]
     counts = Counter(one.meaning(mapping) for one in used)
@@ -168,7 +168,7 @@ def _listed(words: list[str]) -> str:
 
 
 def write_manifest(path: Path, rows: Iterable[Recording], mapping: Mapping[str, str], *, words: bool = False) -> int:
-    """Write the usable recordings as a manifest with absolute paths; how many they are. Raises: OSError."""
+    """Write the usable recordings as a manifest with absolute paths; returns their number. Raises: OSError."""
     lines = [
         {"audio": os.path.abspath(one.audio), "text": one.text.strip(), "emotion": one.meaning(mapping)}  # noqa: PTH100
         | ({"speaker": one.speaker} if one.speaker else {})

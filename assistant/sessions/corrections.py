@@ -1,4 +1,4 @@
-"""Corrections: how an utterance really sounded, by the user's own word, kept with consent for fine-tuning.
+"""Corrections of readings: how an utterance really sounded, kept with consent for fine-tuning.
 
 One JSON line each, with the fields `audio`, `text`, `emotion`, `read_as`, `session`, `turn` and `consent`. `audio` is
 a path relative to the file's folder where it lies below it: an utterance of a recorded session stays in its
@@ -19,7 +19,7 @@ from assistant.sessions.recorder import write_flac
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """One line. `audio` is absolute once read."""
+    """One line of the file. `audio` is absolute after reading."""
 
     audio: str
     text: str
@@ -31,7 +31,7 @@ class Correction:
 
 
 def corrections(path: Path) -> list[Correction]:
-    """The corrections whose recordings are still there, oldest first; lines that are none are left out.
+    """The corrections whose recordings still exist, oldest first; other lines are skipped.
 
     Raises:
         OSError: the file is there and cannot be read.
@@ -42,7 +42,7 @@ def corrections(path: Path) -> list[Correction]:
 
 
 def keep(path: Path, turn: Turn, emotion: str | None, session: str, audio: Path | None = None) -> None:
-    """Let `emotion` be the one correction of that turn, or none (None): the user takes it back.
+    """Set the correction of a turn, or remove it (`emotion` None).
 
     Args:
         path: the file of all corrections.

@@ -1,4 +1,4 @@
-"""Sessions out of and into the program: WAV, JSON, SRT, Markdown, and an archive that another machine reads.
+"""Export and import of sessions: WAV, JSON, SRT, Markdown, and an archive that another machine imports.
 
 An archive comes from strangers: its reader takes names of its own making only, bounds every size before it
 unpacks, and lets nothing into the sessions' folder before all of it was read and found whole.
@@ -75,7 +75,7 @@ def timeline(session: Session) -> list[tuple[float, float, str, str]]:
 
 
 def joined(session: Session) -> Samples:
-    """The whole conversation, one voice after the other, mono 16 kHz; typed messages are silence."""
+    """The whole conversation, one speaker after the other, mono 16 kHz; typed messages are silence."""
     import soxr
 
     gap = np.zeros(int(_GAP_SECONDS * SAMPLE_RATE), np.float32)
@@ -117,7 +117,7 @@ def as_srt(session: Session) -> str:
 
 
 def as_markdown(session: Session) -> str:
-    """The conversation to read."""
+    """The conversation as Markdown."""
     lines = [f"# Conversation of {session.started or session.folder.name}", ""]
     for recorded in session.turns:
         turn = recorded.turn
@@ -132,7 +132,7 @@ def as_markdown(session: Session) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is."""
+    """Escape text for Markdown."""
     return re.sub(r"([\\`*_{}\[\]<>#|!])", r"\\\1", " ".join(text.split()))
 
 
@@ -149,7 +149,7 @@ def _write_archive(session: Session, path: Path) -> None:
 
 
 def import_archive(path: Path, root: Path) -> Path:
-    """Read an archive into a new session below `root`; returns its folder, which is named after this moment.
+    """Import an archive as a new session in `root`; returns its folder, named after the current time.
 
     Raises:
         BadInput: it is no archive of a session, or is damaged.
@@ -200,7 +200,7 @@ def _unpack(archive: zipfile.ZipFile, folder: Path) -> None:
 
 
 def differences(session: Session, answers: Iterable[dict[str, object]]) -> Iterator[dict[str, object]]:
-    """What another model makes of the same recordings, turn by turn as it comes, beside what was recorded."""
+    """Compare another model's answers to the same recordings with the recorded ones, turn by turn as they come."""
     for recorded, answer in zip(session.turns, answers, strict=True):
         turn = recorded.turn
         before = {

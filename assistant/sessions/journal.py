@@ -27,7 +27,7 @@ def _open(path: Path) -> int:
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    """All of `data`, or OSError: a full disk can take a part of it without saying so."""
+    """Write all of `data`, or raise OSError: a full disk can accept a part of it silently."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
@@ -43,12 +43,12 @@ class JsonLines:
 
     def __init__(self, path: Path) -> None:
         self._descriptor = _open(path)
-        # A line torn by a kill must not swallow the next one.
+        # A line torn by a kill must not join the next one.
         if path.stat().st_size and path.read_bytes()[-1:] != b"\n":
             _write(self._descriptor, b"\n")
 
     def append(self, line: dict[str, Any], *, sync: bool = False) -> None:
-        """Write one line; with `sync` it also outlives a power cut. Raises OSError."""
+        """Write one line; with `sync` it also survives a power cut. Raises OSError."""
         text = json.dumps(line | {"crc": _crc(line)}, ensure_ascii=False, separators=(",", ":"))
         _write(self._descriptor, text.encode("utf-8", "backslashreplace") + b"\n")
         if sync:
@@ -59,7 +59,7 @@ class JsonLines:
 
 
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The sound lines of a file, and how many were damaged or torn. Raises OSError."""
+    """The intact lines of a file, and how many were damaged or torn. Raises OSError."""
     sound, damaged = [], 0
     for raw in path.read_bytes().split(b"\n"):
         if not raw.strip():
@@ -77,7 +77,7 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 class Journal:
-    """The samples of an utterance in the making: int16, each chunk with its number and checksum."""
+    """The samples of an utterance in progress: int16, each chunk with its number and checksum."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -95,7 +95,7 @@ class Journal:
         os.close(self._descriptor)
 
     def remove(self) -> None:
-        """The samples are safe elsewhere: delete the file. Raises OSError."""
+        """Delete the file, once the samples are stored elsewhere. Raises OSError."""
         self.close()
         self.path.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Looking after the folder of all sessions: what a kill left is mended, what is old or unwanted is deleted."""
+"""Maintenance of the sessions folder: repairs what a kill left, deletes what expired or is unwanted."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from assistant.sessions.reader import MESSAGES, append, sessions
 from assistant.sessions.recorder import EVENTS, JOURNAL, LOCK, write_flac
 
 GONE, COMING = ".deleted-", ".import-"
-"""How the folders of sessions begin that are being deleted and imported: no reader looks into them."""
+"""Prefixes of folders that are being deleted or imported; no reader opens them."""
 _ABANDONED_SECONDS = 3600.0  # an import that has not ended by then was killed
 
 
 def recover(folder: Path) -> int:
-    """Make utterances of the journals that a killed process left; returns how many.
+    """Turn the journals that a killed process left into utterances; returns how many.
 
     Raises:
         OSError: one cannot be written; its journal stays.
@@ -50,7 +50,7 @@ def _journals(folder: Path) -> list[Path]:
 
 
 def tidy(root: Path, keep_days: int | None = None, *, as_promised: bool = False) -> list[str]:
-    """What is to be done at a start: recover what a killed process left, and let old sessions expire.
+    """Maintenance at start: recover what a killed process left, and delete expired sessions.
 
     Args:
         keep_days: sessions that are older are deleted; None keeps them all,
@@ -68,14 +68,14 @@ def tidy(root: Path, keep_days: int | None = None, *, as_promised: bool = False)
             gone = len(expire(root, keep_days))
             if gone:
                 age = f" older than {keep_days} days" if keep_days is not None else ""
-                messages.append(f"{gone} session{'s' * (gone > 1)}{age} deleted: you chose to keep them for so long.")
+                messages.append(f"{gone} session{'s' * (gone > 1)}{age} deleted: you chose to keep them that long.")
     except AssistantError as error:
         messages.append(str(error))
     return messages
 
 
 def _sweep(root: Path) -> None:
-    """Let go of what a killed process was deleting or importing."""
+    """Delete what a killed process was deleting or importing."""
     for folder in root.glob(f"{GONE}*"):
         shutil.rmtree(folder, ignore_errors=True)
     for folder in root.glob(f"{COMING}*"):
@@ -85,12 +85,12 @@ def _sweep(root: Path) -> None:
 
 
 def _repaired(folder: Path) -> list[str]:
-    """Repair a session that was cut off, and delete one in which nothing was said; returns what to tell."""
+    """Repair a session that was cut off, and delete one without turns; returns messages for the user."""
     messages = []
     try:
         with FileLock(folder / LOCK, mode=0o600, timeout=0):
             if recover(folder):
-                messages.append(f"What was being said when session {folder.name} was cut off has been recovered.")
+                messages.append(f"The last words of session {folder.name}, which was cut off, were recovered.")
         (folder / LOCK).unlink(missing_ok=True)
         if not any("turn" in line for line in read_lines(folder / EVENTS)[0]):
             delete(folder)
@@ -102,7 +102,7 @@ def _repaired(folder: Path) -> list[str]:
 
 
 def delete(folder: Path) -> None:
-    """Delete a session: it is gone at once and whole, whatever happens meanwhile.
+    """Delete a session, as a whole, even if the process is killed meanwhile.
 
     Raises:
         BadInput: it is none, or is being recorded.

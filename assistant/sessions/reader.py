@@ -1,4 +1,4 @@
-"""Sessions read back, whatever a kill or a failing disk has left of them; and the folder of all sessions."""
+"""Reads sessions, however a kill or a failing disk left them, and lists the sessions folder."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from assistant.sessions.journal import JsonLines, read_lines
 from assistant.sessions.recorder import EVENTS, VERSION
 
 MESSAGES = ("utterance", "typed", "utterance_recovered")
-"""The types of the lines that hold what the user said or typed."""
-_LONGEST_SECONDS = 3600.0  # of a recording: a file of a stranger may claim to be years long
+"""The types of lines that hold the user's message."""
+_LONGEST_SECONDS = 3600.0  # of a recording: an imported file may claim to be years long
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RecordedTurn:
-    """A turn as it was recorded.
+    """A recorded turn.
 
     Attributes:
         turn: with an empty recording as its message where the audio is missing or damaged.
@@ -44,7 +44,7 @@ class RecordedTurn:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Session:
-    """A session read back.
+    """A session.
 
     Attributes:
         about: the first line: when it started, with which model.
@@ -64,7 +64,7 @@ class Session:
 
 @dataclass(slots=True)
 class _Half:
-    """What is known of a turn while its lines are read. `whole`: there is more than an afterthought to it."""
+    """A turn while its lines are read. `whole`: there is more than a late line."""
 
     number: int
     whole: bool = False
@@ -79,7 +79,7 @@ class _Half:
 
 
 def read_session(folder: Path) -> Session:
-    """Read a session, whatever a kill, a full disk or a failing one has left of it. It changes nothing.
+    """Read a session, however a kill or a failing disk left it. Changes nothing.
 
     Raises:
         BadInput: there is no session in the folder.
@@ -118,7 +118,7 @@ def read_session(folder: Path) -> Session:
 
 
 def _sound_file(folder: Path, line: Mapping[str, Any]) -> tuple[Path | None, int]:
-    """The recording that a line names, if it is the one that was written; and 1 if it is not."""
+    """The recording that a line names, if its hash matches; and 1 if it does not."""
     name = line.get("audio")
     if not isinstance(name, str):
         return None, 0
@@ -152,7 +152,7 @@ def _recorded(half: _Half) -> RecordedTurn:
 
 
 def read_flac(path: Path) -> tuple[Samples, int]:
-    """Samples, mono, and rate of a session's recording.
+    """Samples (mono) and rate of a session's recording.
 
     Raises:
         AssistantError: it is damaged, or not there any more.
@@ -169,7 +169,7 @@ def read_flac(path: Path) -> tuple[Samples, int]:
 
 
 def reading_from(values: Mapping[str, Any] | None) -> EmotionReading | None:
-    """The reading behind `EmotionReading.as_dict`."""
+    """The inverse of `EmotionReading.as_dict`."""
     if values is None:
         return None
     return EmotionReading(
@@ -181,11 +181,11 @@ def reading_from(values: Mapping[str, Any] | None) -> EmotionReading | None:
     )
 
 
-# ---- written into afterwards, and listed
+# ---- later lines, and lists
 
 
 def append(folder: Path, kind: str, **values: Any) -> None:
-    """Write one more line into a session. Raises OSError."""
+    """Append a line to a session. Raises OSError."""
     started = next((line.get("started") for line in read_lines(folder / EVENTS)[0] if "started" in line), None)
     since = (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds() if started else 0.0
     lines = JsonLines(folder / EVENTS)
@@ -198,7 +198,7 @@ def append(folder: Path, kind: str, **values: Any) -> None:
 def correct(
     folder: Path, turn: int, emotion: str | None, *, consent: bool = False, corrections: Path | None = None
 ) -> None:
-    """The user says how an utterance of a session really sounded, or takes that back (None).
+    """Record how an utterance of a session really sounded, or remove that (None).
 
     Args:
         consent: whether the utterance may be used for fine-tuning: then it is named in `corrections`.
@@ -234,7 +234,7 @@ def sessions(root: Path) -> list[Path]:
 
 
 def summary(session: Session) -> dict[str, Any]:
-    """One line about a session, as `sessions list --json` prints it."""
+    """A session's entry in `sessions list --json`."""
     turns = [recorded.turn for recorded in session.turns]
     return {
         "name": session.folder.name,
@@ -249,13 +249,13 @@ def summary(session: Session) -> dict[str, Any]:
 
 
 def _size(path: Path) -> int:
-    with contextlib.suppress(OSError):  # a journal goes when what was said is complete
+    with contextlib.suppress(OSError):  # a journal disappears when its utterance is complete
         return path.stat().st_size if path.is_file() else 0
     return 0
 
 
 def words_of(turn: Turn) -> str:
-    """What the user said or typed, as text."""
+    """The user's message as text."""
     return turn.message.text if isinstance(turn.message, Typed) else (turn.transcript or "")
 
 
@@ -285,5 +285,5 @@ def as_json(session: Session) -> dict[str, Any]:
 
 
 def as_text(values: Mapping[str, Any]) -> str:
-    """JSON for people and programs."""
+    """Indented JSON text."""
     return json.dumps(values, ensure_ascii=False, indent=2)

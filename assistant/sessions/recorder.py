@@ -1,4 +1,4 @@
-"""Recording a session as it happens. What cannot be written is reported once and given up; the talk goes on.
+"""Records a session. A write error is reported once and ends the recording; the conversation continues.
 
 A session is a folder: `events.jsonl` and one FLAC per utterance and reply below `audio/`. A recording is written
 under a temporary name, moved into place, and only then named, with its hash, by a line. The utterance in
@@ -30,7 +30,7 @@ VERSION = 1
 EVENTS = "events.jsonl"
 JOURNAL = "-user.journal"
 LOCK = "in-use.lock"
-"""Held while a session is being recorded; the system lets go of it when the process is killed."""
+"""Held while a session is recorded; the system releases it when the process is killed."""
 
 
 class Recorder:
@@ -38,7 +38,7 @@ class Recorder:
 
     Args:
         root: the folder of all sessions.
-        report: told once when something cannot be written.
+        report: called once when something cannot be written.
         about: what the session's first line says besides: model, device and so on.
         clock: seconds; lines carry the time since the recorder was made.
     """
@@ -73,11 +73,11 @@ class Recorder:
 
     @property
     def recording(self) -> bool:
-        """Whether it still records: False once something could not be written."""
+        """Whether it still records; False after a write error."""
         return self._lines is not None
 
     def sound(self, turn: int, samples: Samples) -> None:
-        """A chunk of what the user is saying as that turn, mono 16 kHz."""
+        """Record a chunk of the turn in progress, mono 16 kHz."""
         if self._lines is None or self.folder is None:
             return
         with self._guard():
@@ -85,14 +85,14 @@ class Recorder:
             self._journal.append(coded(samples))
 
     def dropped(self) -> None:
-        """What was being said came to nothing: its journal goes."""
+        """Drop the journal of an utterance that was discarded."""
         if self._journal is not None:
             journal, self._journal = self._journal, None
             with self._guard():
                 journal.remove()
 
     def utterance(self, turn: int, message: Spoken | Typed) -> None:
-        """The user's message of a turn, complete."""
+        """Record the complete message of a turn."""
         if self._lines is None:
             return
         self._notified.add(turn)
@@ -104,9 +104,9 @@ class Recorder:
         self.dropped()
 
     def ended(self, event: TurnEnded, audio: Samples | None = None, rate: int = SAMPLE_RATE) -> None:
-        """A turn is over; `audio` is what was heard of its reply."""
+        """Record the end of a turn; `audio` is what was heard of its reply."""
         turn = event.turn
-        if turn.number not in self._notified:  # recording began in mid-turn
+        if turn.number not in self._notified:  # recording began during the turn
             self.utterance(turn.number, turn.message)
         if self._lines is None:
             return
@@ -129,13 +129,13 @@ class Recorder:
             )
 
     def note(self, kind: str, **values: Any) -> None:
-        """Any other line, such as a correction of a reading or an undo."""
+        """Record any other line, such as a correction or an undo."""
         if self._lines is not None:
             with self._guard():
                 self._line(kind, **values)
 
     def close(self) -> None:
-        """End the session; an empty one leaves nothing behind."""
+        """End the session; an empty one is deleted."""
         if self._lines is None or self.folder is None:
             return
         self.dropped()
@@ -151,7 +151,7 @@ class Recorder:
                 shutil.rmtree(self.folder)
 
     def _release(self) -> None:
-        """The session is no longer in use."""
+        """Release the session's lock."""
         if self._in_use is not None and self.folder is not None:
             self._in_use.release()
             (self.folder / LOCK).unlink(missing_ok=True)
@@ -167,7 +167,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
-        """Whatever the disk does, the conversation goes on: report it once and stop recording."""
+        """The conversation goes on without the disk: report the error once and stop recording."""
         try:
             yield
         except OSError as error:
@@ -183,12 +183,12 @@ class Recorder:
 
 
 def new_name(now: datetime | None = None) -> str:
-    """A name for the folder of a session that begins, or comes here, now. By names sessions are sorted and expire."""
+    """A folder name for a session that begins, or is imported, now. Sessions are sorted and expire by name."""
     return f"{now or datetime.now(UTC).astimezone():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(2)}"
 
 
 def coded(samples: Samples) -> NDArray[np.int16]:
-    """Samples as 16-bit integers."""
+    """Convert samples to 16-bit integers."""
     integers: NDArray[np.int16] = np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)
     return integers
 

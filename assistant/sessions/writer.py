@@ -33,10 +33,10 @@ from assistant.speech.playback import ReplyPlayer
 
 
 class SessionWriter:
-    """Writes sessions and corrections on a thread of its own: a slow disk keeps nobody waiting.
+    """Writes sessions and corrections on a thread of its own, so that a slow disk blocks nothing.
 
     Args:
-        report: told in words when something cannot be written, and what was tidied up.
+        report: called with a message when something cannot be written, and about repairs.
         about: what a session's first line says besides: the model and so on.
         corrections: the file of all corrections; None keeps none.
     """
@@ -51,37 +51,37 @@ class SessionWriter:
         self._root: Path | None = None
         self._keep_days: int | None = None
         self._after: int | None = None  # the turn before the session's first one, once that has begun
-        self._until: int | None = None  # turns beyond this one belong to the next
-        self._places: dict[int, tuple[Path, int]] = {}  # of the turns that were recorded: folder and number there
+        self._until: int | None = None  # later turns belong to the next session
+        self._places: dict[int, tuple[Path, int]] = {}  # folder and number of recorded turns
         self._unrecorded = f"unrecorded-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="scribe")
+        self._thread = threading.Thread(target=self._run, daemon=True, name="session writer")
         self._thread.start()
 
     # ---- from any thread
 
     def maintain(self, root: Path) -> None:
-        """Nothing is to be recorded: still mend what earlier runs left there, and let what was promised expire."""
+        """Without recording: repair what earlier runs left, and delete expired sessions as promised."""
         self._orders.put(lambda: self._notify(tidy(root, as_promised=True)))
 
     def record(self, root: Path | None, keep_days: int | None = None) -> None:
-        """Record below `root` from now on, or not (None). What earlier runs left there is looked after first."""
+        """Record in `root` from now on, or not (None). What earlier runs left there is repaired first."""
         self._orders.put(lambda: self._record(root, keep_days))
 
     def begin_anew(self, last: int) -> None:
-        """A new conversation follows turn number `last`: its session begins with its first turn."""
+        """A new conversation follows turn number `last`; its session begins with its first turn."""
         self._orders.put(lambda: setattr(self, "_until", last))
 
     def correct(self, turn: Turn, emotion: str | None, *, consent: bool) -> None:
-        """The user says how a spoken turn really sounded, or takes it back (None)."""
+        """Record how a spoken turn really sounded, or remove that (None)."""
         self._orders.put(lambda: self._correct(turn, emotion, consent=consent))
 
     def sound(self, turn: int, samples: Samples) -> None:
-        """What the user is saying."""
+        """Record samples of the turn in progress."""
         self._order(lambda recorder, number: recorder.sound(number, samples), turn, begins=True)
 
     def note(self, event: Event | Ready, voice: ReplyPlayer) -> None:
-        """What of an event belongs on disk."""
+        """Record what an event adds to the session."""
         if isinstance(event, UtteranceEnded):
             self._order(lambda recorder, number: self._utterance(recorder, number, event), event.turn, begins=True)
         elif isinstance(event, TurnEnded):
@@ -93,7 +93,7 @@ class SessionWriter:
                 begins=True,
             )
         elif isinstance(event, Transcribed):
-            # It may come after the turn's end.
+            # The transcript may come after the turn's end.
             self._write_line("transcribed", event.turn, text=event.text, language=event.language)
         elif isinstance(event, TurnUndone):
             self._write_line("undone", event.turn)
@@ -111,14 +111,14 @@ class SessionWriter:
         if self.recorder is not None:
             self.recorder.close()
 
-    # ---- on the scribe's thread
+    # ---- on the writer's thread
 
     def _run(self) -> None:
         while (order := self._orders.get()) is not None:
             order()
 
     def _order(self, write: Callable[[Recorder, int], None], turn: int | None = None, *, begins: bool = False) -> None:
-        """Let `write` be called with the recorder and the turn's number in its session, if it belongs to one.
+        """Call `write` with the recorder and the turn's number in its session, if it belongs to one.
 
         Args:
             turn: None: what is written belongs to no turn.

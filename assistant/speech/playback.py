@@ -83,7 +83,7 @@ class ReplyPlayer:
     Args:
         synthesizer: makes a sentence into speech; None: replies are read.
         speaker: where it is played; None: replies are read, not heard, and end as soon as they are complete.
-        report: told what begins, is heard and ends; called on the owner's thread, from `pump`.
+        report: receives the player's events on the owner's thread, from `pump`.
         wake: called from the inner thread when there is something for `pump` to do.
         threaded: False: sentences are made within `execute` and `pump`, for scripts in virtual time.
     """

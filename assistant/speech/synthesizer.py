@@ -1,4 +1,4 @@
-"""Speech out: sentences to samples with word positions, made in a child process of its own."""
+"""Speech synthesis: sentences to samples with word positions, in a child process."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Speech:
 
 @dataclass(frozen=True, slots=True)
 class Mood:
-    """How a sentence is coloured: factors of the chosen rate, pitch, volume and intonation range."""
+    """The mood of a sentence: factors of the chosen rate, pitch, volume and intonation range."""
 
     rate: float = 1.0
     pitch: float = 1.0
@@ -107,7 +107,7 @@ def mood_of(reading: EmotionReading | None) -> Mood:
 
 @dataclass(frozen=True, slots=True)
 class VoiceSettings:
-    """What the user chose.
+    """The user's voice settings.
 
     Attributes:
         name: a voice of `Synthesizer.voices`, used for its own language; None takes the language's default.
@@ -126,7 +126,7 @@ class VoiceSettings:
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """A voice that can be chosen: its name, what to show, and its language tag ("en-us", "zh")."""
+    """An available voice: its name, its title, and its language tag ("en-us", "zh")."""
 
     name: str
     title: str
@@ -144,7 +144,7 @@ class Synthesizer(Protocol):
 
 
 class _Child:
-    """The child process and its one open request. Started when needed, restarted once when it fails."""
+    """The child process and its open request. Started when needed, restarted once when it fails."""
 
     def __init__(self, *arguments: str, timeout_seconds: float, fresh: bool = False) -> None:
         self._arguments = arguments
@@ -182,7 +182,7 @@ class _Child:
         return answer
 
     def _attempt(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes] | None:
-        """The child's answer; None when it died or hangs. An unanswered child is never asked again."""
+        """The child's answer; None when it died or hung. A hung child is never asked again."""
         process = self._process or self._start()
         assert process.stdin is not None
         answer = None
@@ -219,19 +219,19 @@ class _Child:
         process.kill()
         process.wait()
         assert process.stdin is not None
-        with contextlib.suppress(OSError):  # unflushed bytes have nowhere to go
+        with contextlib.suppress(OSError):  # unflushed bytes are lost
             process.stdin.close()
 
     def close(self) -> None:
         self._closings += 1
         if (process := self._process) is not None:
-            process.kill()  # a request under way ends now, not when its time is over
+            process.kill()  # end the current request now, not at its timeout
         with self._lock:
             self._stop()
 
 
 def _read_answers(process: subprocess.Popen[bytes], answers: queue.Queue[tuple[dict[str, Any], bytes] | None]) -> None:
-    """Hand the child's answers to `answers`, and None when it has ended."""
+    """Put the child's answers into `answers`, and None when it ends."""
     assert process.stdout is not None
     with process.stdout as stdout:
         while line := stdout.readline():
@@ -244,7 +244,7 @@ def _read_answers(process: subprocess.Popen[bytes], answers: queue.Queue[tuple[d
 
 
 class _ChildSynthesizer:
-    """What the synthesizers share: a child, and the way from its answer to a `Speech`."""
+    """What the synthesizers share: the child, and making a `Speech` of its answer."""
 
     def __init__(self, child: _Child) -> None:
         self._child = child
@@ -267,7 +267,7 @@ class _ChildSynthesizer:
         return self._child.pid
 
     def voices(self) -> list[Voice]:
-        """The voices to choose from.
+        """The available voices.
 
         Raises:
             SpeechUnavailable: the synthesizer is missing or broken.

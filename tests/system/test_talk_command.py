@@ -128,7 +128,7 @@ def test_a_terminal_shows_the_conversation_and_takes_keys(tmp_path: Path) -> Non
             assert select.select([ours], [], [], 60)[0], f"{text!r} does not come after {shown!r}"
             shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown + os.read(ours, 4096).decode())
 
-    until("May your conversations be kept")
+    until("Record your conversations")
     os.write(ours, b"forever\r")  # is no number of days
     until("For how many days?", 2)
     os.write(ours, b"30\r")

@@ -176,7 +176,7 @@ def test_what_goes_wrong_is_told_and_survived(sound_stack: SoundStack, home: Pat
         os.kill(window.app.talk.model._process.pid, signal.SIGKILL)
         yield watch.has(Ready, 2)
         yield watch.has(TurnEnded, 2)
-        again = "being started again"
+        again = "It is restarting"
         assert any(again in status.text for status in watch.of(ModelStatus))
         window.app.talk.type("And now?")
         yield "an answer", lambda: len(watch.turns()) == 3 and watch.turns()[2].reply

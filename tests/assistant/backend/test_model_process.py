@@ -106,7 +106,7 @@ def test_a_hang_is_ended(watched) -> None:
     one = watched(answer=0.5)
     one.until(is_(Ready))
     one.ask(1, "hang")
-    assert "did not react any more while answering" in one.until(is_(ModelFailed)).message
+    assert "stopped responding while answering" in one.until(is_(ModelFailed)).message
     one.until(is_(Ready))
 
 
@@ -115,7 +115,7 @@ def test_a_hang_is_ended(watched) -> None:
     [
         ("missing", {}, "add it first"),
         ("heavy", {}, "memory ran out"),
-        ("slow", {"load": 0.5}, "did not react any more while loading"),
+        ("slow", {"load": 0.5}, "stopped responding while loading"),
     ],
 )
 def test_a_load_that_fails_says_how(watched, source: str, ceilings: dict[str, float], says: str) -> None:
@@ -142,7 +142,7 @@ def test_a_child_that_does_not_listen_keeps_nobody_waiting(watched) -> None:
     before = time.monotonic()
     one.model.ask(Ask(2, history, Typed("hello"), True))
     assert time.monotonic() - before < 0.2
-    assert "did not react" in one.until(is_(ModelFailed)).message
+    assert "stopped responding" in one.until(is_(ModelFailed)).message
     one.until(is_(Ready))
     one.model.ask(Ask(3, history, Typed("hello"), True))
     assert one.until(is_(ModelDone)).ask == 3
@@ -166,7 +166,7 @@ def test_a_model_released_in_mid_answer_costs_that_turn_and_comes_back(watched) 
     one.ask(1, "endless")
     one.until(is_(ModelText))
     one.model.close()
-    assert "taken away" in one.until(is_(ModelFailed)).message
+    assert "was released" in one.until(is_(ModelFailed)).message
     one.status("stopped")
     one.ask(2, "hello")
     assert "No model is loaded" in one.until(is_(ModelFailed)).message
