@@ -1,7 +1,7 @@
 """`python -m assistant.bench [--json]`: latency from the last word to the first sound, stage by stage.
 
 A scripted microphone asks recorded questions in real time; endpointing, model process, synthesizer and
-player are the real ones. After each turn the same question is answered serially by the same parts: wait for the endpoint, the whole
+player are the real ones. After each turn the same parts answer the question serially: wait for the endpoint, the
 reply, the whole synthesis, then play.
 """
 
