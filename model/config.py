@@ -16,43 +16,53 @@ ENCODER_FRAME_SECONDS = 0.02
 
 
 def head_size(text_config: Any) -> int:
-    """Width of one attention head of a language model."""
+    """Width of one attention head of a language model.
+
+    Args:
+        text_config: of the language model.
+
+    Returns:
+        `head_dim`, or the hidden size divided by the number of heads.
+    """
     return getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
 
 
 @strict
 class SpeechLanguageConfig(PreTrainedConfig):
-    """What a checkpoint is made of: encoder, adapter, language model, partial LoRA, emotion head.
+    """Composition of a checkpoint: encoder, adapter, language model, partial LoRA, emotion head.
 
     Attributes:
-        speech_config: the Whisper whose encoder listens.
+        speech_config: the Whisper model whose encoder is used.
         text_config: any causal language model of transformers.
-        adapter_type: "conv", strided convolutions; "spelling", the same read as tokens (`model.nn.ctc_adapter`); or
+        adapter_type: "conv", strided convolutions; "spelling", the same with a CTC decoder (`model.nn.ctc_adapter`); or
             "cformer", integrate-and-fire.
-        adapter_kernel_sizes: one entry a strided convolution (stride 2); empty: no adapter yet, and
-            speech reaches the language model as the words of its transcript.
+        adapter_kernel_sizes: one kernel size per strided convolution (stride 2). Empty: no adapter, and the language
+            model gets the words of the transcript.
         adapter_inner_size: width of the convolutional adapter's residual bottleneck.
-        adapter_layers: `model.nn.ctc_adapter.ContextLayer`s of one that spells.
-        cformer_pre_layers, cformer_post_layers: the CFormer's layers before and after the integration;
-            `cformer_heads`: their attention heads, 8 in the original whatever the encoder has.
-        lora_rank: 0 for none. `lora_alpha`, `lora_dropout`, `lora_targets` (names of the language
-            model's linear layers) as in LoRA (arXiv 2106.09685).
-        lora_scope: where LoRA acts: "audio" on speech positions, "text" on the other prompt
-            positions, "global" everywhere.
-        emotion_source: what the emotion head averages: "adapter" frames, "encoder" frames with
-            prosody features beside them, or "none".
-        emotion_layers: encoder layers whose mean feeds the head (0: the embeddings, -1: the output).
+        adapter_layers: number of `model.nn.ctc_adapter.ContextLayer`s of a CTC adapter.
+        cformer_pre_layers: the CFormer's layers before the integration.
+        cformer_post_layers: its layers after the integration.
+        cformer_heads: their attention heads; 8 in the original, independent of the encoder.
+        lora_rank: 0 for none.
+        lora_alpha: as in LoRA (arXiv 2106.09685).
+        lora_dropout: as in LoRA.
+        lora_targets: names of the language model's linear layers.
+        lora_scope: where LoRA is active: "audio" on speech positions, "text" on the other prompt positions, "global"
+            everywhere.
+        emotion_source: the emotion head's input: "adapter" frames, "encoder" frames with prosody features, or "none".
+        emotion_layers: encoder layers whose mean is the head's input (0: the embeddings, -1: the output).
         emotion_hidden: hidden units of the emotion head, 0 for a linear one.
         emotion_threshold: confidence below which a reading is labelled "unsure".
         emotion_frame_group: encoder frames summed into one row of contributions.
-        path: how replies are conditioned: on the "speech" frames or on the "transcript".
-        system_prompt, empathy_prompt: the system message, and what is added to it with empathy on.
-        examples: (user, reply) pairs that stand before every conversation.
-        tone_template: how the model is told of the voice: a format string over {tone} and {words}, or the words
-            alone when the reading is neutral or unsure, and where the frames carry the voice (`tells_tone`).
-        penalty_scope: which tokens a repetition penalty sees: the whole "prompt" with the reply, or the
-            "reply" alone with the newline before it, as in the original.
-        window: what the encoder sees: "full" 30 s, or "trimmed", the utterance plus 2 s of silence.
+        path: what replies are conditioned on: the "speech" frames or the "transcript".
+        penalty_scope: tokens that a repetition penalty sees: the whole "prompt" with the reply, or the "reply" alone
+            with the newline before it, as in the original.
+        window: the encoder's input: "full" 30 s, or "trimmed", the utterance plus 2 s of silence.
+        system_prompt: the system message.
+        empathy_prompt: what is added to it with empathy on.
+        examples: (user, reply) pairs that precede every conversation.
+        tone_template: how the prompt names the tone of voice: a format string over {tone} and {words}. Only the words
+            are used when the reading is neutral or unsure, and where the frames carry the voice (`tells_tone`).
     """
 
     model_type = "blsp_emo"
@@ -94,12 +104,12 @@ class SpeechLanguageConfig(PreTrainedConfig):
 
     @property
     def tells_tone(self) -> bool:
-        """Whether replies depend on the reading: words, and tokens in their place, do not say how they were said."""
+        """Whether the prompt names the tone: words, and tokens in their place, do not carry it."""
         return "{tone}" in self.tone_template and (self.path == "transcript" or self.adapter_type == "spelling")
 
     @property
     def frame_seconds(self) -> float:
-        """The time that one frame before the emotion head covers; tokens, unlike frames, have no fixed duration."""
+        """Duration of one frame of the emotion head's input; tokens, unlike frames, have no fixed duration."""
         if self.emotion_source == "encoder":
             return ENCODER_FRAME_SECONDS
         return ENCODER_FRAME_SECONDS * 2 ** len(self.adapter_kernel_sizes)

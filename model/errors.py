@@ -1,12 +1,12 @@
-"""The errors of this package. Every message says in one line what to do."""
+"""The errors of this package. Every message is one line and says what to do."""
 
 
 class ModelError(Exception):
-    """Base of everything that `model` raises on purpose."""
+    """Base of all expected errors of `model`."""
 
 
 class BadInput(ModelError):
-    """The user's input cannot be used: a file that is missing, empty, silent or not audio."""
+    """The user's input cannot be used, for example a file that is missing, empty, silent or not audio."""
 
 
 class WeightsMissing(ModelError):

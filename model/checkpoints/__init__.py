@@ -1,4 +1,4 @@
-"""Checkpoint folders: read safely, planned for memory, loaded, converted, quantized.
+"""Checkpoint folders: safe reading, memory plan, loading, conversion, quantization.
 
 It knows no conversation and no command line.
 """

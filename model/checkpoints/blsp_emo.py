@@ -1,7 +1,7 @@
-"""The original's checkpoints, and plain Qwen-1, in this project's terms: configs, tensor names, shapes.
+"""The original BLSP-Emo checkpoints and plain Qwen-1 in this project's terms: configs, tensor names, shapes.
 
-Reads no files and holds no weights. Qwen-1 is Qwen2's layout under other names: the fused c_attn is q, k and v in
-one; its MLP is c_proj(w1(x) * silu(w2(x))), so w2 is the gate.
+Reads no files and has no weights. Qwen-1 is Qwen2's layout under other names: the fused c_attn is q, k and v in one;
+its MLP is c_proj(w1(x) * silu(w2(x))), so w2 is the gate.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _LINEARS = {
     "mlp.c_proj": ("mlp.down_proj",),
 }
 
-# Buffers that older programs saved: computed anew from the config.
+# Buffers that older versions saved; they are recomputed from the config.
 _BUFFERS = re.compile(r"qwen_model\.transformer\.(h\.\d+\.attn\.)?(rotary_emb\.inv_freq|(masked_)?bias|logn_tensor)")
 
-# LoRA as the paper has it; what these would change is not in the layout that ours has.
+# Variants of LoRA that this project's layout cannot represent.
 _OTHER_LORA = (
     *("modules_to_save", "layers_to_transform", "rank_pattern", "alpha_pattern"),
     *("use_rslora", "use_dora", "fan_in_fan_out"),
@@ -41,11 +41,12 @@ _SAMPLING = ("do_sample", "top_p", "top_k", "temperature", "repetition_penalty",
 
 
 class Move(NamedTuple):
-    """Where one tensor of the source goes.
+    """The target of one source tensor.
 
     Attributes:
-        shape: that it must have.
-        targets: its new names; with `split` each gets an equal share of the rows, in order, else the whole.
+        shape: its required shape.
+        targets: its new names.
+        split: whether each target gets an equal share of the rows, in order; otherwise each gets the whole tensor.
     """
 
     shape: tuple[int, ...]
@@ -61,12 +62,12 @@ class Move(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """What a source becomes.
+    """The conversion of a source.
 
     Attributes:
         config: of the converted checkpoint.
-        moves: for every tensor that the source must hold, by `canonical` name.
-        constants: tensors that the original has no counterpart of.
+        moves: for every tensor that the source must have, by `canonical` name.
+        constants: tensors without a counterpart in the original.
     """
 
     config: PreTrainedConfig
@@ -74,7 +75,7 @@ class Original:
     constants: dict[str, Tensor]
 
     def forms(self, dtypes: Mapping[str, torch.dtype]) -> dict[str, Form]:
-        """Every tensor of the converted checkpoint, from the source's types by canonical name."""
+        """Shape and type of every tensor of the converted checkpoint, given the source's types by canonical name."""
         forms = {
             target: Form((stop - start, *move.shape[1:]), dtypes[name])
             for name, move in self.moves.items()
@@ -84,10 +85,10 @@ class Original:
 
 
 def canonical(name: str, *, plain: bool) -> str | None:
-    """The one name of a source tensor whatever wrapped the language model; None for a buffer of no use.
+    """The canonical name of a source tensor, whatever wrapped the language model; None for an unneeded buffer.
 
     Args:
-        name: as the file has it.
+        name: as in the file.
         plain: whether the source is a plain Qwen-1.
     """
     if plain:
@@ -99,7 +100,7 @@ def canonical(name: str, *, plain: bool) -> str | None:
 
 
 def display_name(name: str, names: Collection[str]) -> str:
-    """The `canonical` name as a source with the tensors `names` would write it."""
+    """The `canonical` name as it is written in a source with the tensors `names`."""
     prefixes = ("qwen_model.model.", "qwen_model.", "")
     used = [prefix for prefix in prefixes if any(other.startswith(f"{prefix}transformer.") for other in names)]
     return re.sub(r"^qwen_model\.", used[0] if used else "qwen_model.", name)
@@ -109,11 +110,11 @@ def understand(config: dict[str, Any], names: Collection[str]) -> Original:
     """Read the original's config.
 
     Args:
-        config: config.json, cleaned (`untrusted.read_config`).
-        names: the source's canonical tensor names: whether there is an emotion head shows only there.
+        config: config.json, cleaned (`safe_reader.read_config`).
+        names: the source's canonical tensor names; only they show whether there is an emotion head.
 
     Raises:
-        WeightsMissing: a setting is missing or unsound, or this project has nothing that behaves so.
+        WeightsMissing: a setting is missing or invalid, or this project does not support it.
     """
     if is_plain(config):
         text = _text_config(config)
@@ -155,14 +156,16 @@ def is_plain(config: dict[str, Any]) -> bool:
 
 
 def generation_settings(given: dict[str, Any], end_of_text: int, im_start: int, im_end: int) -> dict[str, Any]:
-    """generation_config.json of the converted checkpoint.
+    """The generation_config.json of the converted checkpoint.
 
     Args:
-        given: the source's generation_config.json, cleaned; its sampling is kept.
-        end_of_text, im_start, im_end: token ids; the original stops at all of them and pads with the first.
+        given: the source's generation_config.json, cleaned; its sampling settings are kept.
+        end_of_text: token id; the original stops at all three and pads with this one.
+        im_start: token id.
+        im_end: token id.
 
     Raises:
-        WeightsMissing: a setting is no number.
+        WeightsMissing: a setting is not a number.
     """
     kept = {key: given[key] for key in _SAMPLING if given.get(key) is not None}
     for key, value in kept.items():
@@ -200,7 +203,7 @@ def _speech_config(whisper: dict[str, Any]) -> dict[str, Any]:
     sizes = ("d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "num_mel_bins")
     speech: dict[str, Any] = {key: _size(whisper, key) for key in sizes}
     speech["max_source_positions"] = _size(whisper, "max_source_positions", 1500)
-    if speech["max_source_positions"] % 50:  # whole seconds, of which the feature extractor's window consists
+    if speech["max_source_positions"] % 50:  # the feature extractor's window is in whole seconds
         _refuse("max_source_positions", speech["max_source_positions"])
     for key in ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop"):
         speech[key] = _real(whisper, key, 0.0)
@@ -378,7 +381,7 @@ def _language_moves(
             yield f"{block}.{linear}.weight", Move((out, into), tuple(f"{place}.weight" for place in base), split)
             if linear == "attn.c_attn":
                 yield f"{block}.{linear}.bias", Move((out,), tuple(f"{place}.bias" for place in base), split)
-            if has_lora:  # A is shared by q, k and v; B's rows are theirs
+            if has_lora:  # A is shared by q, k and v; B is split by rows
                 a, b = (f"{block}.{linear}.lora_{part}.default.weight" for part in "AB")
                 yield a, Move((rank, into), tuple(f"{place}.lora_a" for place in places))
                 yield b, Move((out, rank), tuple(f"{place}.lora_b" for place in places), split)

@@ -1,7 +1,7 @@
-"""The parts of a checkpoint folder of this project's format, built without trusting what the folder says.
+"""The parts of a checkpoint folder in this project's format, built without trusting the folder.
 
-Each part is made from the settings that this project knows, by the class that it expects: neither a config's word
-nor a file beside it chooses a class, an attention kernel, a path or a size.
+Each part is built from known settings by the expected class: neither a config nor another file of the folder chooses a
+class, an attention kernel, a path or a size.
 """
 
 from __future__ import annotations
@@ -36,16 +36,23 @@ from model.errors import WeightsMissing
 from model.nn.speech_llm import SpeechLanguageModel
 
 LANGUAGE_MODELS = ("gemma2", "gemma3_text", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")
-"""The kinds of language model that a folder may hold: dense decoders, whose code loads nothing further."""
+"""Supported types of language model: dense decoders, whose code loads nothing else."""
 
-_UNSOUND = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, StrictDataclassError)
+_INVALID = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, StrictDataclassError)
 
 
 def model_config(config: Mapping[str, Any], folder: Path) -> SpeechLanguageConfig:
-    """The config of a speech language model from a cleaned config.json (`untrusted.checked_folder`).
+    """The config of a speech language model.
+
+    Args:
+        config: a cleaned config.json (`safe_reader.checked_folder`).
+        folder: where it is, for error messages.
+
+    Returns:
+        The config, with known settings only.
 
     Raises:
-        WeightsMissing: a setting is not one, or its value cannot be.
+        WeightsMissing: a setting is missing or has an invalid value.
     """
     path = folder / "config.json"
     speech, text = config.get("speech_config"), config.get("text_config")
@@ -67,28 +74,28 @@ def model_config(config: Mapping[str, Any], folder: Path) -> SpeechLanguageConfi
         for key, sound in _sound_settings(built).items():
             if not sound:
                 raise _refused(path, key, getattr(built, key))
-    except _UNSOUND as error:
-        raise _refused(path, "settings that do not go together", error) from error
+    except _INVALID as error:
+        raise _refused(path, "inconsistent settings", error) from error
     return built
 
 
 def language_config(config: Mapping[str, Any], path: Path) -> PreTrainedConfig:
-    """The config of a language model alone from its cleaned settings, which `path` holds.
+    """The config of a language model alone, from its cleaned settings in the file `path`.
 
     Raises:
-        WeightsMissing: it is none of `LANGUAGE_MODELS`, or a setting cannot be.
+        WeightsMissing: its type is not in `LANGUAGE_MODELS`, or a setting is invalid.
     """
     if config.get("model_type") not in LANGUAGE_MODELS:
         raise _refused(path, "the language model's model_type", config.get("model_type"))
     kind: type[PreTrainedConfig] = CONFIG_MAPPING[config["model_type"]]
     try:
         return kind(**_known(config, kind, {"rope_theta", "rope_scaling", "head_dim", "long_prompts"}))
-    except _UNSOUND as error:
-        raise _refused(path, "settings that do not go together", error) from error
+    except _INVALID as error:
+        raise _refused(path, "inconsistent settings", error) from error
 
 
 def _refused(path: Path, what: str, value: object = "") -> WeightsMissing:
-    return WeightsMissing(f"{path} cannot be used, for {what} ({shown(value) or 'missing'}): save or convert it again.")
+    return WeightsMissing(f"{path} cannot be used because of {what} ({shown(value) or 'missing'}): save it again.")
 
 
 def _known(settings: Mapping[str, Any], kind: type, extra: Iterable[str] = ()) -> dict[str, Any]:
@@ -117,10 +124,15 @@ def _sound_settings(config: SpeechLanguageConfig) -> dict[str, bool]:
 
 
 def check_fit(config: SpeechLanguageConfig, tensors: Mapping[str, TensorInfo], folder: Path) -> None:
-    """Compare the tensors with those that the config asks for, before memory is taken for either.
+    """Compare a checkpoint's tensors with those that its config requires, before memory is allocated for either.
+
+    Args:
+        config: of the checkpoint.
+        tensors: from the headers of its weight files.
+        folder: for error messages.
 
     Raises:
-        WeightsMissing: tensors are missing, or have another shape.
+        WeightsMissing: tensors are missing or have another shape.
     """
     layers = config.speech_config.encoder_layers + config.adapter_layers + config.text_config.num_hidden_layers
     if layers > len(tensors):
@@ -132,8 +144,8 @@ def check_fit(config: SpeechLanguageConfig, tensors: Mapping[str, TensorInfo], f
     try:
         with torch.device("meta"):
             model = SpeechLanguageModel(config)
-    except (*_UNSOUND, AssertionError) as error:
-        raise _refused(folder / "config.json", "settings that do not go together", error) from error
+    except (*_INVALID, AssertionError) as error:
+        raise _refused(folder / "config.json", "inconsistent settings", error) from error
     tied = getattr(model, "all_tied_weights_keys", {})
     asked = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
     missing = sorted(asked.keys() - tensors.keys())
@@ -144,7 +156,7 @@ def check_fit(config: SpeechLanguageConfig, tensors: Mapping[str, TensorInfo], f
             folder / "config.json", f"an emotion_hidden that leaves {unread[0]} unread", config.emotion_hidden
         )
     for name, shape in asked.items():
-        # Of a matrix in 4 bits the file has another shape; `nf4.prepare_layers` compares it.
+        # A 4-bit matrix has another shape in the file; `nf4.prepare_layers` checks it.
         if tensors[name].shape != shape and f"{name}.absmax" not in tensors:
             raise WeightsMissing(
                 f"{tensors[name].file} has {name} of shape {tensors[name].shape}, and config.json asks for {shape}: "
@@ -153,10 +165,14 @@ def check_fit(config: SpeechLanguageConfig, tensors: Mapping[str, TensorInfo], f
 
 
 def refuse_nonfinite(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path) -> None:
-    """Refuse NaN and infinite weights, by one reduction each, where they are.
+    """Refuse NaN and infinite weights.
+
+    Args:
+        tensors: names and values; each is reduced once, on its device.
+        folder: for error messages.
 
     Raises:
-        WeightsMissing: with the first such tensor's name.
+        WeightsMissing: with the name of the first such tensor.
     """
     checked = [
         (name, torch.aminmax(tensor)) for name, tensor in tensors if tensor.is_floating_point() and tensor.numel()
@@ -166,26 +182,28 @@ def refuse_nonfinite(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path) 
     sound = torch.stack([torch.stack(extremes).float() for _, extremes in checked]).isfinite().all(1).tolist()
     for (name, _), finite in zip(checked, sound, strict=True):
         if not finite:
-            raise WeightsMissing(
-                f"{folder} has weights that are no numbers (in {shown(name)}): save or convert it again."
-            )
+            raise WeightsMissing(f"{folder} has NaN or infinite weights (in {shown(name)}): save or convert it again.")
 
 
 def generation(folder: Path, most_tokens: int) -> GenerationConfig:
-    """The settings of generation_config.json that this project heeds.
+    """The supported settings of generation_config.json.
 
     Args:
-        most_tokens: that a reply may have.
+        folder: of the checkpoint.
+        most_tokens: maximum length of a reply.
+
+    Returns:
+        The generation config.
 
     Raises:
-        WeightsMissing: one of them is out of all bounds.
+        WeightsMissing: a setting is out of bounds.
     """
     path = folder / "generation_config.json"
     return GenerationConfig(**effective_settings(read_config(folder, path.name), path, most_tokens))
 
 
 def effective_settings(settings: Mapping[str, Any], path: Path, most_tokens: int) -> dict[str, Any]:
-    """The generation settings that this project heeds, out of the cleaned ones of `path`; as `generation`."""
+    """The supported generation settings among the cleaned ones of `path`; see `generation`."""
     bounds: dict[str, tuple[Any, float, float]] = {
         "do_sample": (bool, 0, 1),
         "temperature": ((int, float), 0.01, 100.0),
@@ -207,7 +225,14 @@ def effective_settings(settings: Mapping[str, Any], path: Path, most_tokens: int
 
 
 def extractor(folder: Path, mels: int) -> WhisperFeatureExtractor:
-    """The feature extractor; `mels` bins are what the encoder takes.
+    """The feature extractor of a checkpoint.
+
+    Args:
+        folder: of the checkpoint.
+        mels: mel bins of the encoder's input.
+
+    Returns:
+        Whisper's feature extractor.
 
     Raises:
         WeightsMissing: preprocessor_config.json describes other features than Whisper's.
@@ -224,13 +249,17 @@ def extractor(folder: Path, mels: int) -> WhisperFeatureExtractor:
 
 
 def tokenizer(folder: Path, vocabulary: int) -> PreTrainedTokenizerFast:
-    """The tokenizer of tokenizer.json with its chat template; no other tokenizer class is ever used.
+    """The tokenizer of tokenizer.json with its chat template; no other tokenizer class is used.
 
     Args:
+        folder: of the checkpoint.
         vocabulary: rows of the language model's embeddings.
 
+    Returns:
+        The tokenizer, checked with a sample conversation.
+
     Raises:
-        WeightsMissing: it is none, could take for ever, or has ids beyond the embeddings.
+        WeightsMissing: it is invalid, could take very long, or has ids beyond the embeddings.
     """
     path, settings_path = folder / "tokenizer.json", folder / "tokenizer_config.json"
     _check_steps(read_json(path), path)
@@ -240,7 +269,7 @@ def tokenizer(folder: Path, vocabulary: int) -> PreTrainedTokenizerFast:
     template = _chat_template(folder, settings)
     try:
         made = PreTrainedTokenizerFast(tokenizer_file=str(path), chat_template=template, **specials)
-    except Exception as error:  # tokenizers raises nothing narrower
+    except Exception as error:  # tokenizers raises no narrower class
         raise _refused(path, "its contents", error) from error
     backend = made.backend_tokenizer
     backend.no_padding()
@@ -257,7 +286,7 @@ def _content(token: Any) -> Any:
 
 
 def _check_steps(settings: dict[str, Any], path: Path) -> None:
-    """Refuse patterns that can take more than quadratic time, and replacements that make text grow step by step."""
+    """Refuse patterns that can take more than quadratic time, and replacements that can make text grow."""
     replacements = 0
     waiting = [value for key, value in settings.items() if key not in ("model", "added_tokens")]
     while waiting:
@@ -269,15 +298,15 @@ def _check_steps(settings: dict[str, Any], path: Path) -> None:
         waiting += step.values()
         pattern = step.get("Regex", "")
         if not isinstance(pattern, str) or not _quick(pattern):
-            raise _refused(path, "a pattern that can take for ever", pattern)
+            raise _refused(path, "a pattern that can take very long", pattern)
         replacements += step.get("type") in ("Replace", "Prepend")
         grows = replacements > 4 or len(str(step.get("content", ""))) > 8
         if grows or step.get("type") == "Precompiled" or step.get("String") == "":
-            raise _refused(path, "a step of no tokenizer here", step.get("type"))
+            raise _refused(path, "an unsupported tokenizer step", step.get("type"))
 
 
-# The parts of a pattern, by the sign that each is written as below; x is one character or a set of them. There are
-# neither references back nor any groups but plain ones and looks ahead.
+# The parts of a pattern, by the sign used for each below; x is one character or a character class. Back references
+# and groups other than plain ones and lookaheads are not accepted.
 _PARTS = {
     "x": r"\\[pP]\{\^?\w+\}|\\[sSdDwWrntvfhHbBAzZ]|\\[^\w]|[^\\\[\](){}|*+?]"
     r"|\[\^?(?:\\[pP]\{\^?\w+\}|\\[sSdDwWrntvfhH]|\\[^\w]|[^\[\]\\])+\]",
@@ -292,10 +321,10 @@ _QUICK = re.compile(r"(?:[xg]\??)*(?:x\*(?:[xg]\??)*)?(?:x\*(?:[xg]\?)*)?")
 
 
 def _quick(pattern: str) -> bool:
-    """Whether a search by the pattern takes quadratic time at worst.
+    """Whether a search by the pattern takes at most quadratic time.
 
-    It does where a pattern is a choice of sequences in which nothing repeats but single characters, at two places at
-    most, and nothing can fail behind the second: then each start fails or succeeds in linear time.
+    That holds for a choice of sequences in which only single characters repeat, at two places at most, and nothing can
+    fail after the second: then each start fails or succeeds in linear time.
     """
     if len(pattern) > 2000:
         return False
@@ -319,7 +348,7 @@ _TEXT_METHODS = ("strip", "lstrip", "rstrip", "startswith", "endswith")
 
 
 def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str:
-    """The template, once it is shown to do no more than choose between texts and join them, message by message."""
+    """The template, after a check that it only chooses and joins texts, message by message."""
     path = folder / "chat_template.jinja"
     template = read_text(path) if path.exists() else settings.get("chat_template")
     if not isinstance(template, str) or len(template) > 2**14:
@@ -330,15 +359,15 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str:
     except (jinja2.TemplateError, RecursionError) as error:
         raise _refused(path, "its chat template", error) from error
     if not sound:
-        raise _refused(path, "its chat template", "it does more than to join the messages of a conversation")
+        raise _refused(path, "its chat template", "it does more than join the messages of a conversation")
     return template
 
 
 def _only_joins(node: nodes.Node, loops: int, assigned: bool = False) -> bool:
-    """Whether a template's work is bounded by its own length, the messages' number and theirs.
+    """Whether a template's work is bounded by its own length and by the number and lengths of the messages.
 
-    Loops nest once, over what a name holds; what is assigned is chosen or cut, not joined, so no text can grow from
-    turn to turn; nothing is called that is not in the lists above.
+    Loops nest once, over the value of a name; assigned values are chosen or cut, not joined, so no text can grow from
+    turn to turn; only the functions listed above are called.
     """
     loops += isinstance(node, nodes.For)
     calm = isinstance(node, _TEMPLATE_NODES) and loops <= 2
@@ -361,13 +390,13 @@ def _only_joins(node: nodes.Node, loops: int, assigned: bool = False) -> bool:
 
 
 def _probe(made: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Refuse a template that does not show each message once, in order."""
+    """Refuse a template that does not show each message exactly once, in order."""
     said = ["\ue001", "\ue002", "\ue003", "\ue004"]
     roles = ["system", "user", "assistant", "user"]
     messages = [{"role": role, "content": content} for role, content in zip(roles, said, strict=True)]
     try:
         shown = str(made.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    except (jinja2.TemplateError, *_UNSOUND) as error:
+    except (jinja2.TemplateError, *_INVALID) as error:
         raise _refused(folder, "its chat template", error) from error
     if re.findall("[\ue001-\ue004]", shown) != said:
         raise _refused(folder, "its chat template", "it does not show each message once")

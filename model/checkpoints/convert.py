@@ -49,27 +49,27 @@ from model.weights import fetch
 from model.weights.weight_files import write_json
 
 VERSION = 1
-"""Raise it when a conversion writes something else than before: unfinished ones of older versions start afresh."""
+"""Increase it when a conversion's output changes: unfinished ones of older versions then start over."""
 
 _LOCK = ".lock"
-_WORKING_BYTES = 600 * 2**20  # the program itself, beside the largest of the source's files
+_WORKING_BYTES = 600 * 2**20  # the program itself, in addition to the largest source file
 _SETTINGS_BYTES = 64 * 2**20  # on the disk, for the tokenizer and the configs
 _TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """A source that was read and found sound, as far as headers tell.
+    """A source whose headers and settings were checked.
 
     Attributes:
         source: its folder.
         original: its config and moves in this project's terms.
         tensors: what is converted, by canonical name.
-        ignored: names of buffers that are not needed.
-        tokens: the vocabulary without specials.
+        ignored: names of unneeded buffers.
+        tokens: the vocabulary without special tokens.
         generation: generation_config.json of the target.
         layout: the target's weight files.
-        fingerprint: changes when the source, the layout or this program does.
+        fingerprint: changes with the source, the layout and this program.
     """
 
     source: Path
@@ -91,7 +91,7 @@ class Conversion:
         return {file: file.stat().st_size for file in sorted({info.file for info in self.tensors.values()})}
 
     def summary(self) -> dict[str, Any]:
-        """What is in the source and what the conversion needs, for people and programs."""
+        """What the source contains and what the conversion needs, for people and programs."""
         config = self.original.config
         sizes = self.files()
         found: dict[str, Any] = {"source": str(self.source), "kind": "qwen"}
@@ -115,10 +115,13 @@ def examine(source: Path, *, shard_bytes: int = SHARD_BYTES) -> Conversion:
 
     Args:
         source: the original's folder.
-        shard_bytes: size of the target's weight files, at most.
+        shard_bytes: maximum size of the target's weight files.
+
+    Returns:
+        The conversion, for `convert`.
 
     Raises:
-        WeightsMissing: the source cannot be converted; the message names what is wrong with it.
+        WeightsMissing: the source cannot be converted; the message says what is wrong with it.
     """
     config = read_config(source)
     plain = is_plain(config)
@@ -135,12 +138,12 @@ def examine(source: Path, *, shard_bytes: int = SHARD_BYTES) -> Conversion:
             found[known] = info
     original = understand(config, found)
     missing = [display_name(name, tensors) for name in original.moves if name not in found]
-    _compare(source, original.moves, found, {"missing": missing, "in there twice": twice})
+    _compare(source, original.moves, found, {"missing": missing, "duplicated": twice})
     tokens = read_ranks(source / VOCABULARY)
     text = original.config.get_text_config()
     if len(tokens) + len(SPECIALS) > text.vocab_size:
         raise WeightsMissing(
-            f"{source / VOCABULARY} has {len(tokens):,} tokens beside {len(SPECIALS)} special ones, more than "
+            f"{source / VOCABULARY} has {len(tokens):,} tokens and {len(SPECIALS)} special ones, more than "
             f"the {text.vocab_size:,} of config.json: it belongs to another model."
         )
     original.config.dtype = found["qwen_model.transformer.wte.weight"].dtype
@@ -170,12 +173,12 @@ def _compare(
     known = [(found[name], moves[name].shape) for name in moves if name in found]
     shapes = [f"{info.name} is {list(info.shape)}, not {list(shape)}" for info, shape in known if info.shape != shape]
     types = [f"{info.name} is {info.dtype}" for info, _ in known if info.dtype not in _TYPES]
-    problems |= {"unknown": unknown, "of another shape": shapes, "of a type that weights do not have": types}
+    problems |= {"unknown": unknown, "of another shape": shapes, "of an unsupported type": types}
     _fail(source, problems)
 
 
 def _fail(source: Path, problems: dict[str, list[str]]) -> None:
-    """Name the first of every kind of problem, in one line; returns when there is none."""
+    """Raise an error that names the first of every kind of problem; return when there is none."""
     parts = []
     for what, names in problems.items():
         if names:
@@ -196,14 +199,14 @@ def _fingerprint(paths: set[Path], layout: Layout) -> str:
 
 
 def convert(conversion: Conversion, target: Path, progress: Callable[[fetch.Progress], None] = lambda _: None) -> None:
-    """Write the checkpoint `target`, going on from what an interrupted run left in target.part.
+    """Write the checkpoint `target`, or resume an interrupted conversion from target.part.
 
-    When it raises, `target` is not there; after KeyboardInterrupt or on a full disk target.part stays, to go on.
+    When it raises, `target` does not exist. After KeyboardInterrupt or on a full disk target.part is kept, to resume.
 
     Args:
         conversion: what `examine` returned.
         target: a new or empty folder.
-        progress: told of the bytes of weights done.
+        progress: called with the bytes of weights done.
 
     Raises:
         BadInput: `target` is in use.
@@ -223,7 +226,7 @@ def convert(conversion: Conversion, target: Path, progress: Callable[[fetch.Prog
         if target.exists():
             target.rmdir()
         staging.rename(target)
-        for name in (_LOCK, JOURNAL):  # last: without its journal a killed run could not go on
+        for name in (_LOCK, JOURNAL):  # last: a killed run needs its journal to resume
             (target / name).unlink(missing_ok=True)
     except Timeout as error:
         raise BadInput(f"{staging} is being written by another conversion: wait for it.") from error
@@ -232,13 +235,19 @@ def convert(conversion: Conversion, target: Path, progress: Callable[[fetch.Prog
 
 
 def staging_of(target: Path) -> Path:
-    """Where `target` is made.
+    """The folder in which `target` is built.
+
+    Args:
+        target: the folder to write.
+
+    Returns:
+        `target` with the suffix ".part".
 
     Raises:
-        BadInput: `target`, or what is made before it, would replace something.
+        BadInput: `target` or this folder would replace something.
     """
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise BadInput(f"{target} is there already: remove it or choose another TARGET.")
+        raise BadInput(f"{target} already exists: remove it or choose another TARGET.")
     staging = target.with_name(f"{target.name}.part")
     if staging.exists() and not (staging / JOURNAL).is_file() and any(staging.glob("[!.]*")):
         raise BadInput(f"{staging} is in the way: remove it or choose another TARGET.")
@@ -246,14 +255,22 @@ def staging_of(target: Path) -> Path:
 
 
 def disk_need(conversion: Conversion, target: Path) -> tuple[int, int]:
-    """Bytes that are still to be written for `target`, and those that its disk has free."""
+    """Disk space of a conversion.
+
+    Args:
+        conversion: what `examine` returned.
+        target: the folder to write.
+
+    Returns:
+        Bytes that are still to be written, and free bytes on the disk of `target`.
+    """
     place = next(folder for folder in target.absolute().parents if folder.is_dir())
     needed = conversion.target_bytes + _SETTINGS_BYTES - _allocated(staging_of(target))
     return max(0, needed), shutil.disk_usage(place).free
 
 
 def _allocated(staging: Path) -> int:
-    """Bytes on the disk that an earlier run has taken (the files are sparse until they are written)."""
+    """Bytes on the disk that an earlier run allocated (the files are sparse until they are written)."""
     return sum(getattr(path.stat(), "st_blocks", 0) * 512 for path in staging.glob("*.safetensors"))
 
 
@@ -261,7 +278,7 @@ def _explain(conversion: Conversion, staging: Path, error: OSError) -> NoReturn:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         missing = conversion.target_bytes + _SETTINGS_BYTES - _allocated(staging)
         raise WeightsMissing(
-            f"The disk is full at {staging}: free {missing / 1e9:.1f} GB and start again, it goes on where it was."
+            f"The disk is full at {staging}: free {missing / 1e9:.1f} GB and try again; the conversion is resumed."
         ) from error
     raise WeightsMissing(
         f"{error.filename or staging} cannot be read or written ({error.strerror}): choose another TARGET."
@@ -269,14 +286,14 @@ def _explain(conversion: Conversion, staging: Path, error: OSError) -> NoReturn:
 
 
 def _fill(staging: Path, conversion: Conversion, progress: Callable[[fetch.Progress], None]) -> None:
-    """Write everything into `staging`, which is removed when the source turns out to be unusable."""
+    """Write everything into `staging`, which is removed if the source turns out to be unusable."""
     try:
         with closing(TensorWriter(staging, conversion.layout, conversion.fingerprint)) as writer:
             _write_weights(writer, conversion, progress)
     except WeightsMissing:
         shutil.rmtree(staging)
         raise
-    _write_settings(staging, conversion)  # last: making a tokenizer takes memory, and no weights are mapped now
+    _write_settings(staging, conversion)  # last: building a tokenizer takes memory, and now no weights are mapped
     for path in staging.iterdir():
         sync(path)
 
@@ -295,7 +312,7 @@ def _write_weights(writer: TensorWriter, conversion: Conversion, progress: Calla
             if name in undone and not _move(writer, conversion.original.moves[name], tensors[info.name]):
                 broken.append(info.name)
             written += info.nbytes
-        tensors.clear()  # the memory map goes with its last tensor
+        tensors.clear()  # the memory map is released with its last tensor
         writer.commit()
     progress(fetch.Progress("Converting", total, total))
     _fail(conversion.source, {"not finite": broken})

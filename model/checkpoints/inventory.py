@@ -1,4 +1,4 @@
-"""What tensors a checkpoint holds and what they weigh once loaded, told from config.json and file headers alone."""
+"""The tensors of a checkpoint and their size once loaded, from config.json and file headers alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from model.config import SpeechLanguageConfig
 from model.nn.nf4 import nf4_bytes, stored_mode
 
 CONTEXT = 4096
-"""Positions kept of a conversation, where the language model and the memory allow as many."""
+"""Context length in positions, if the language model and the memory allow it."""
 
 _RESOURCES = Path(str(files("resources")))
 _FOUR_BIT = {"nf4": {"language_model"}, "nf4-all": {"language_model", "encoder"}}
@@ -28,7 +28,14 @@ _EIGHT_BIT = {"language_model", "encoder", "recogniser"}
 
 
 def longest_context(text_config: PreTrainedConfig) -> int:
-    """Positions of conversation that are kept with this language model where memory allows."""
+    """Maximum context length with a language model, if memory allows.
+
+    Args:
+        text_config: of the language model.
+
+    Returns:
+        Positions of conversation that are kept.
+    """
     return min(getattr(text_config, "max_position_embeddings", 2048), CONTEXT)
 
 
@@ -38,10 +45,10 @@ class Weight:
 
     Attributes:
         part: encoder, adapter, language_model, lora, emotion_head or recogniser.
-        kind: "linear"; "output", that of the language model; "tied", an output layer that is the embedding;
-            "packed", a piece of a 4-bit layer; "plain".
-        rows: outputs of a linear layer, else 1.
-        size: elements; bytes where packed.
+        kind: "linear"; "output", that of the language model; "tied", an output layer that is the embedding; "packed", a
+            piece of a 4-bit layer; "plain".
+        rows: outputs of a linear layer, otherwise 1.
+        size: elements; bytes for "packed".
     """
 
     part: str
@@ -50,7 +57,7 @@ class Weight:
     size: int
 
     def bytes(self, mode: str, width: int) -> int:
-        """Bytes once loaded, at `width` bytes for each number that `mode` does not quantize."""
+        """Bytes once loaded, at `width` bytes per number that `mode` does not quantize."""
         if self.kind == "packed":
             return self.size
         if self.kind == "linear" and self.part in _FOUR_BIT.get(mode, ()):
@@ -65,10 +72,13 @@ class Source:
     """What is known of a checkpoint before it is loaded.
 
     Attributes:
-        speech, text: the configs of encoder and language model; `speech` is None for a language model alone.
-        mapped: bytes of weights in files that a CPU makes wider, and maps while it does.
+        name: the preset's name or the folder's path.
+        weights: its tensors.
+        speech: the encoder's config; None for a language model alone.
+        text: the language model's config.
+        mapped: bytes of narrow weights in files, which a CPU widens while they are memory-mapped.
         stored: the 4-bit mode in which it is stored, or None.
-        preset: put together from parts, and quantized when they are loaded.
+        preset: whether it is composed of parts and quantized when these are loaded.
     """
 
     name: str
@@ -81,32 +91,39 @@ class Source:
 
     @property
     def longest(self) -> int:
-        """Positions of conversation that are kept where memory allows."""
+        """Maximum context length, if memory allows."""
         return longest_context(self.text)
 
     def largest(self, mode: str) -> int:
-        """Weights of the largest layer that `mode` quantizes; 0 if none."""
+        """Elements of the largest layer that `mode` quantizes; 0 if there is none."""
         sizes = (one.size for one in self.weights if one.bytes(mode, 8) != one.bytes("none", 8))
         return max(sizes, default=0)
 
 
 def head_folder(preset: Mapping[str, Any]) -> Path:
-    """Where a preset's emotion head lies, or that which was tuned in its place."""
+    """The folder of a preset's emotion head, or of the tuned head that replaces it."""
     return _RESOURCES / preset["head"]
 
 
 def adapter_file(preset: Mapping[str, Any]) -> Path:
-    """The shipped weights of a preset's adapter and partial LoRA; it has them if its config has kernels."""
+    """The shipped weights of a preset's adapter and partial LoRA; they exist if its config has kernel sizes."""
     return _RESOURCES / preset["adapter"] / "adapter.safetensors"
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a tensor of this name belongs to the adapter, or to the partial LoRA that was trained with it."""
+    """Whether a tensor belongs to the adapter or to the partial LoRA trained with it.
+
+    Args:
+        name: of the tensor in a checkpoint.
+
+    Returns:
+        True for both.
+    """
     return _part(name) in ("adapter", "lora")
 
 
 def inspect_preset(name: str, preset: Mapping[str, Any], speech: Path, text: Path) -> Source:
-    """A preset from its settings and the folders of its Whisper and its language model."""
+    """Inspect a preset, given its settings and the folders of its Whisper and its language model."""
     shapes = {key.removeprefix("model."): info.shape for key, info in list_tensors(speech).items()}
     named = {key if key.startswith("encoder.") else f"recogniser.{key}": shape for key, shape in shapes.items()}
     texts = list_tensors(text)
@@ -125,10 +142,10 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def inspect_folder(folder: Path) -> Source:
-    """A checkpoint folder, an original that is not converted yet, or a language model alone.
+    """Inspect a checkpoint folder, an original that is not converted yet, or a language model alone.
 
     Raises:
-        WeightsMissing: what is there cannot be read.
+        WeightsMissing: it cannot be read.
     """
     stated, tensors = read_config(folder), list_tensors(folder)
     config: PreTrainedConfig
@@ -175,7 +192,7 @@ def _part(name: str) -> str:
 
 
 def _weights(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Weight]:
-    """The tensors of a checkpoint by their names here, and the output layers that are embeddings."""
+    """The tensors of a checkpoint by name, and the output layers that are embeddings."""
     tied = {"language_model", "recogniser"}
     for name, shape in shapes.items():
         matrix = len(shape) == 2 and name.endswith(".weight") and not re.search(r"embed|\.lora_", name)

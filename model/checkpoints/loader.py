@@ -1,4 +1,4 @@
-"""Loading a checkpoint: a folder of this project's own format, or a preset put together from its parts."""
+"""Loading a checkpoint: a folder of this project's own format, or a preset composed of parts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from model.weights import fetch
 
 RESOURCES = Path(str(files("resources")))
 RECOGNISER = "whisper-base"
-"""Writes the transcript for checkpoints that do not bring a recogniser of their own."""
+"""The recogniser of checkpoints without their own."""
 
 T = TypeVar("T")
 
@@ -46,10 +46,16 @@ _NEW_TOKENS = 128  # of a reply, where generation_config.json names no limit
 
 @dataclass(slots=True, eq=False)
 class Checkpoint:
-    """Everything that an engine needs, on its device.
+    """A loaded checkpoint, on its device.
 
     Attributes:
         name: the preset's name or the folder's path.
+        model: in eval mode.
+        tokenizer: with a chat template.
+        extractor: of log-mel features.
+        generation: how replies are sampled.
+        transcriber: the recogniser, or None.
+        device: "cpu" or "cuda".
         quantize: "none", "int8", "nf4" or "nf4-all", as loaded.
         context: positions of conversation to keep.
     """
@@ -65,18 +71,21 @@ class Checkpoint:
     context: int = CONTEXT
 
     def save(self, folder: Path) -> None:
-        """Write an ordinary folder that `load` takes: weights, configs, tokenizer (no recogniser).
+        """Write an ordinary folder that `load` accepts: weights, configs, tokenizer (no recogniser).
 
-        4-bit weights are written as they are, and not quantized again when they are loaded.
+        4-bit weights are written unchanged, and are not quantized again when they are loaded.
+
+        Args:
+            folder: to write.
 
         Raises:
-            BadInput: int8, which is made while loading and not stored.
+            BadInput: int8 weights, which are computed while loading and not stored.
         """
         if self.quantize == "int8":
             raise BadInput(
-                "int8 weights are made while loading and not stored: load with quantize none, nf4 or nf4-all."
+                "int8 weights are computed while loading and not stored: load with quantize none, nf4 or nf4-all."
             )
-        # The names are those of the modules; transformers cannot turn the reading of 4-bit weights around.
+        # Names of the modules: transformers cannot reverse its conversion of 4-bit weights.
         self.model.save_pretrained(folder, save_original_format=False)
         self.tokenizer.save_pretrained(folder)
         self.extractor.save_pretrained(folder)
@@ -84,32 +93,48 @@ class Checkpoint:
 
 
 def presets() -> dict[str, dict[str, Any]]:
-    """The presets of resources/presets.toml by name."""
+    """The presets of resources/presets.toml.
+
+    Returns:
+        Their settings by name.
+    """
     return tomllib.loads((RESOURCES / "presets.toml").read_text("utf-8"))
 
 
 def preset_of(source: str) -> dict[str, Any] | None:
-    """The settings of a preset, or of one that a tuned checkpoint's folder stands for; None: an ordinary folder.
+    """The preset behind a source.
+
+    Args:
+        source: a preset's name, or a folder.
+
+    Returns:
+        The settings of a preset, or of the preset that a tuned checkpoint is based on; None for an ordinary folder.
 
     Raises:
-        WeightsMissing: such a folder is damaged.
+        WeightsMissing: a tuned checkpoint is damaged.
     """
     known = presets()
     return known.get(source) or tuned.preset_of(Path(source), known)
 
 
 def inspect(source: str) -> inventory.Source:
-    """What is known of a preset or folder before it is loaded, for `plan.plan`.
+    """Inspect a preset or folder before it is loaded, for `memory_plan.plan`.
+
+    Args:
+        source: a preset's name, or a folder.
+
+    Returns:
+        Its tensors and configs.
 
     Raises:
-        WeightsMissing: there is no such checkpoint, or its parts were not fetched yet.
+        WeightsMissing: there is no such checkpoint, or its parts are not downloaded yet.
     """
     preset = preset_of(source)
     if preset is None:
         return _explained(Path(source), inventory.inspect_folder)
     speech, text = (fetch.home() / "models" / preset[part] for part in ("speech", "text"))
     if not (speech / "config.json").is_file() or not (text / "config.json").is_file():
-        raise WeightsMissing(f"{source} is not here yet: undertone ask --model {source} --text Hello fetches it.")
+        raise WeightsMissing(f"{source} is not downloaded yet: run undertone ask --model {source} --text Hello.")
     return inventory.inspect_preset(source, preset, speech, text)
 
 
@@ -121,19 +146,22 @@ def load(
     threads: int | None = None,
     progress: Callable[[fetch.Progress], None] | None = None,
 ) -> Checkpoint:
-    """Load a preset (fetching its parts when they are not there yet) or a checkpoint folder.
+    """Load a preset (its parts are downloaded if necessary) or a checkpoint folder.
 
     Args:
         source: "mini", another preset, or the path of a folder with this project's config.json.
-        device: "auto" (CUDA when there is one), "cpu" or "cuda".
+        device: "auto" (CUDA if there is any), "cpu" or "cuda".
         quantize: "none", "int8" (CPU), "nf4" (the language model in 4 bits) or "nf4-all" (the encoder too). "auto": as
-            the folder is stored if it is quantized, else NF4 on CUDA and int8 on a CPU.
-        threads: torch's compute threads in this process; None leaves one core to sound and window.
-        progress: told how the fetching of parts goes.
+            stored if the folder is quantized, otherwise NF4 on CUDA and int8 on a CPU.
+        threads: torch's compute threads in this process; None leaves one core to audio and UI.
+        progress: called with the progress of downloads.
+
+    Returns:
+        The checkpoint, ready for an engine.
 
     Raises:
-        WeightsMissing: no such checkpoint, part, or device, or not enough memory for it.
-        BadInput: the folder is stored in 4 bits, and something else is asked for.
+        WeightsMissing: there is no such checkpoint, part or device, or not enough memory.
+        BadInput: the folder is stored in 4 bits, and another mode is requested.
     """
     device = usable_device(device)
     torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) - 1))
@@ -264,14 +292,19 @@ def _stated(folder: Path) -> dict[str, Any]:
 
 
 def read_model(folder: Path, device: str, mode: str, dtype: torch.dtype | Literal["auto"]) -> SpeechLanguageModel:
-    """The model of a folder on its device, quantized to 4 bits on the way if `mode` says so and it is not stored so.
+    """Read the model of a folder onto its device, quantizing it to 4 bits if `mode` requires it.
 
     Args:
+        folder: of the checkpoint.
+        device: "cpu" or "cuda".
         mode: as `usable_mode` returns it.
         dtype: of what is not quantized; "auto": as stored.
 
+    Returns:
+        The model.
+
     Raises:
-        WeightsMissing: another kind of model, or damaged.
+        WeightsMissing: it is another kind of model, or damaged.
     """
     stated = _stated(folder)
     stored = stored_mode(stated)

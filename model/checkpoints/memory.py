@@ -1,4 +1,4 @@
-"""How much memory a card or this machine has free, how much this process holds, and giving it back."""
+"""Free memory of a GPU or this machine, memory of this process, and returning freed memory to the system."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CUDA_CONTEXT_BYTES = 600 << 20
 """Assumed, not measured: the CUDA context with its kernels and the workspace of cuBLAS."""
 
 CPU_WORKSPACE_BYTES = 80 << 20
-"""Assumed: the tokenizer, thread stacks, and what libraries keep once they have run."""
+"""Assumed: the tokenizer, thread stacks, and libraries' workspaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,10 @@ class Memory:
     """A device's memory in bytes.
 
     Attributes:
-        program: what this process needs beside a model: code and libraries, or the CUDA context.
-        held: what of it the process has already.
-        free: swap space not counted; `swap`: free swap space.
+        program: what this process needs besides a model: code and libraries, or the CUDA context.
+        held: the part of it that the process has already.
+        free: free memory, without swap space.
+        swap: free swap space.
     """
 
     program: int
@@ -38,9 +39,16 @@ class Memory:
 
 
 def memory_of(device: str) -> Memory:
-    """The memory of "cpu" or "cuda" as it is now."""
+    """The memory of a device now.
+
+    Args:
+        device: "cpu" or "cuda".
+
+    Returns:
+        Program, held and free memory.
+    """
     if device == "cuda":
-        free, _ = torch.cuda.mem_get_info()  # asking makes the context, so it is no longer among what is free
+        free, _ = torch.cuda.mem_get_info()  # this call creates the context, so it is no longer counted as free
         return Memory(CUDA_CONTEXT_BYTES, CUDA_CONTEXT_BYTES, free)
     held = psutil.Process().memory_info().rss
     left = min(psutil.virtual_memory().available, group_available())
@@ -48,7 +56,11 @@ def memory_of(device: str) -> Memory:
 
 
 def peak_bytes() -> int:
-    """Most memory that this process has had so far, file pages included; what it has now where that is not told."""
+    """Peak memory of this process, file pages included.
+
+    Returns:
+        Bytes; the current value where the system does not report a peak.
+    """
     status = Path("/proc/self/status")  # Linux; ru_maxrss begins with a parent's
     if status.exists() and (peak := re.search(r"VmHWM:\s+(\d+) kB", status.read_text("utf-8"))):
         return 1024 * int(peak[1])
@@ -58,8 +70,8 @@ def peak_bytes() -> int:
 def group_available(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
     """Bytes left under the limits of this process's control groups (containers), which psutil does not see.
 
-    Reads version 2 at `root`, every group from the process's own up, and version 1 as a container shows it.
-    Infinite where there is no limit.
+    Reads version 2 at `root`, every group from the process's own up, and version 1 as seen in a container. Infinite if
+    there is no limit.
     """
     if not own.is_file():
         return math.inf
@@ -79,15 +91,15 @@ def _left(group: Path, limit: str, used: str, reclaimable: str) -> float:
         return math.inf
 
 
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # mallopt's names for the settings
-_LOADING, _RUNNING = 1 << 20, 32 << 20  # bytes from which a block is mapped on its own; 32 MiB is where glibc ends up
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # mallopt's constants
+_LOADING, _RUNNING = 1 << 20, 32 << 20  # bytes from which a block has its own mapping; 32 MiB is glibc's upper limit
 
 
 @contextmanager
 def blocks_given_back() -> Iterator[None]:
-    """While it lasts, glibc gives blocks of 1 MiB and more back to the system when they are freed.
+    """Within this context, glibc returns freed blocks of 1 MiB and more to the system.
 
-    Left to itself it keeps what wide layers leave between the narrow ones made of them: mini in int8 then holds
+    By default it keeps the gaps that wide layers leave between the narrow ones made of them: mini in int8 then holds
     1610 MiB after loading instead of 718. Other C libraries are left alone.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None

@@ -1,7 +1,7 @@
-"""What a checkpoint needs of a card's or a machine's memory, and whether it is there, before anything is loaded.
+"""Memory plan of a checkpoint: what it needs on a GPU or CPU, and whether it fits, before anything is loaded.
 
-Sizes come from config.json and the headers of the weight files. The need is that of the larger of two moments:
-loading (a CPU makes 8-bit weights out of 32-bit ones) and answering (weights, KV cache, activations).
+Sizes come from config.json and the headers of the weight files. The need is the larger of two peaks: loading (a CPU
+converts 32-bit weights to 8 bits) and answering (weights, KV cache, activations).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from model.errors import BadInput, WeightsMissing
 from model.nn.nf4 import MODES
 
 LEAST_CONTEXT = 1024
-"""Positions without which there is no conversation: prompt, utterance and reply. Loading insists on no more."""
+"""Minimum context: prompt, utterance and reply. Loading requires only this much."""
 
 RECOGNISER_BYTES = 245_000_000
-"""whisper-base, which writes the transcript for folders on the CPU: its encoder in 32 bits, its decoder in 8."""
+"""whisper-base, the recogniser of folders on the CPU: its encoder in 32 bits, its decoder in 8."""
 
 _CONTEXT_STEP = 256
 _WINDOW = 1500  # encoder frames of 30 s
-_PREFILL = 256  # positions of a prompt that are run at a time
+_PREFILL = 256  # positions per chunk of a prompt
 _QUANTIZING = {
     ("cpu", "int8"): 5,
     ("cpu", "nf4"): 20,
@@ -35,15 +35,15 @@ _QUANTIZING = {
     ("cuda", "nf4"): 4,
     ("cuda", "nf4-all"): 4,
 }
-"""Bytes a weight of the layer that is being quantized: copies and codes."""
-_MARGIN = 1.05  # what fits leaves this much
-_DOUBT = 0.9  # what would run with this share of the estimate is not refused
+"""Bytes per weight of the layer being quantized: copies and codes."""
+_MARGIN = 1.05  # "fits" leaves this margin
+_DOUBT = 0.9  # a load is not refused if this share of the estimate is free
 
 PREFERENCE = (
     ("cuda", "nf4"), ("cuda", "nf4-all"), ("cuda", "none"),
     ("cpu", "int8"), ("cpu", "none"), ("cpu", "nf4"), ("cpu", "nf4-all"),
 )  # fmt: skip
-"""Every way to load a checkpoint, best first. 4 bits come first on a card: they are read faster there than 16."""
+"""Every way to load a checkpoint, best first. On a GPU 4 bits come first: they are read faster than 16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,15 @@ class Estimate:
     """What one way to load a checkpoint needs. All figures in bytes.
 
     Attributes:
+        device: "cpu" or "cuda".
+        quantize: the mode.
+        context: positions of conversation.
         parts: weights by part, loaded.
-        load: what loading needs at its peak; `mapped`: beyond it, pages of files that a CPU maps meanwhile, which
-            the system takes back when it needs them.
-        cache: the KV cache at `context` positions; `activations`: beside it while answering.
+        load: peak of loading.
+        mapped: pages of files that a CPU maps in addition meanwhile; the system reclaims them when it needs them.
+        cache: the KV cache at `context` positions.
+        activations: needed in addition while answering.
+        memory: the device's memory now.
     """
 
     device: str
@@ -69,12 +74,12 @@ class Estimate:
 
     @property
     def total(self) -> int:
-        """What the process takes of this device's memory at its peak."""
+        """Peak memory of the process on this device."""
         return self.memory.program + max(self.load + self.mapped, self._answering)
 
     @property
     def needed(self) -> int:
-        """What must be free for it, in addition to what the process holds."""
+        """Memory that must be free, in addition to what the process holds."""
         return self.memory.program - self.memory.held + max(self.load, self._answering)
 
     @property
@@ -109,7 +114,14 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The ways to load a checkpoint, best first, at `context` positions; `remedy`: what to do where none fits."""
+    """The ways to load a checkpoint, best first.
+
+    Attributes:
+        name: of the checkpoint.
+        context: positions of conversation.
+        estimates: one per way.
+        remedy: what to do if none fits.
+    """
 
     name: str
     context: int
@@ -118,11 +130,15 @@ class Plan:
 
     @property
     def recommended(self) -> Estimate | None:
-        """The best that fits, else the best that may; None: nothing does."""
+        """The best way that fits, otherwise the best that may fit; None if nothing does."""
         return _best(self.estimates)
 
     def as_dict(self) -> dict[str, Any]:
-        """`plan --json`."""
+        """The plan as JSON values.
+
+        Returns:
+            The object that `plan --json` prints.
+        """
         best = self.recommended
         return {
             "model": self.name,
@@ -133,7 +149,11 @@ class Plan:
         }
 
     def table(self) -> Iterator[str]:
-        """The plan in lines for people, in GB of 10^9 bytes."""
+        """The plan as text, in GB of 10^9 bytes.
+
+        Yields:
+            Lines.
+        """
         parts = list(dict.fromkeys(part for one in self.estimates for part in one.parts))
         titles = [
             "device",
@@ -172,10 +192,16 @@ def _best(estimates: Sequence[Estimate]) -> Estimate | None:
 
 
 def usable_device(wanted: str) -> str:
-    """The device that "auto", "cpu" or "cuda" comes to here.
+    """Resolve a device.
+
+    Args:
+        wanted: "auto", "cpu" or "cuda".
+
+    Returns:
+        "cpu" or "cuda".
 
     Raises:
-        WeightsMissing: no CUDA device.
+        WeightsMissing: there is no CUDA device.
     """
     if wanted == "cuda" and not torch.cuda.is_available():
         raise WeightsMissing("No CUDA device is available: use --device cpu, or see `doctor` for why.")
@@ -185,11 +211,19 @@ def usable_device(wanted: str) -> str:
 
 
 def usable_mode(quantize: str, device: str, stored: str | None = None) -> str:
-    """What `quantize` comes to on a device, for weights that are stored in the 4-bit mode `stored`, or in none.
+    """Resolve a quantization mode.
+
+    Args:
+        quantize: "auto", "none", "int8", "nf4" or "nf4-all".
+        device: "cpu" or "cuda".
+        stored: the 4-bit mode in which the weights are stored, or None.
+
+    Returns:
+        The mode in which to load them.
 
     Raises:
-        BadInput: they are stored in 4 bits, and something else is asked for.
-        WeightsMissing: int8 on a card.
+        BadInput: they are stored in 4 bits, and another mode is requested.
+        WeightsMissing: int8 on a GPU.
     """
     if stored is not None:
         if quantize not in ("auto", stored):
@@ -203,15 +237,20 @@ def usable_mode(quantize: str, device: str, stored: str | None = None) -> str:
 
 
 def plan(about: Source, *, device: str = "auto", quantize: str = "auto", context: int | None = None) -> Plan:
-    """Estimate every way to load a checkpoint that `device` and `quantize` leave open ("auto": all).
+    """Estimate the ways to load a checkpoint.
 
     Args:
-        about: from `checkpoint.inspect`.
-        context: positions of conversation; by default all that the engine keeps.
+        about: from `loader.inspect`.
+        device: "cpu" or "cuda"; "auto": both.
+        quantize: one mode; "auto": all.
+        context: positions of conversation; by default the engine's maximum.
+
+    Returns:
+        The plan.
 
     Raises:
-        WeightsMissing: no such device.
-        BadInput: it is stored in 4 bits, and something else is asked for; or `context` is no length.
+        WeightsMissing: there is no such device.
+        BadInput: it is stored in 4 bits, and another mode is requested; or `context` is not positive.
     """
     places = [usable_device(device)] if device != "auto" else _places()
     if quantize != "auto":
@@ -226,10 +265,10 @@ def plan(about: Source, *, device: str = "auto", quantize: str = "auto", context
 
 
 def fitting_context(about: Source, device: str, mode: str) -> int:
-    """Positions of conversation that there is memory for; `mode` as `usable_mode` returns it.
+    """Positions of conversation that fit into memory; `mode` as `usable_mode` returns it.
 
     Raises:
-        WeightsMissing: there is not enough for even a short one; the line says what helps.
+        WeightsMissing: not even a short conversation fits; the message says what helps.
     """
     memory, least = memory_of(device), min(LEAST_CONTEXT, about.longest)
     estimates = [
@@ -257,7 +296,7 @@ def _ways(about: Source, places: Sequence[str], context: int) -> list[Estimate]:
 def _remedy(about: Source, short: Sequence[Estimate]) -> str:
     """One line: what is short, and what helps."""
     nearest = min(short, key=lambda one: one.needed - one.memory.free)
-    where = "of the card's memory" if nearest.device == "cuda" else "of memory"
+    where = "of GPU memory" if nearest.device == "cuda" else "of memory"
     ways = [one for one in _ways(about, _places(), nearest.context) if one.verdict == "fits"]
     helps = [f"--device {one.device} --quantize {one.quantize}" for one in ways[:2]]
     if not ways and nearest.context > LEAST_CONTEXT:
@@ -265,7 +304,7 @@ def _remedy(about: Source, short: Sequence[Estimate]) -> str:
         helps += [f"--context {LEAST_CONTEXT}"] if smaller.verdict == "fits" else []
     return (
         f"{about.name} needs {_gb(nearest.needed)} GB more {where}, and {_gb(nearest.memory.free)} GB is free: "
-        f"{', or '.join([*helps, 'close other programs', 'take a smaller model'])}."
+        f"{', or '.join([*helps, 'close other programs', 'choose a smaller model'])}."
     )
 
 
@@ -298,7 +337,7 @@ def estimate(about: Source, device: str, mode: str, context: int, memory: Memory
 
 
 def _loading(about: Source, device: str, mode: str, parts: Counter[str], plain: Counter[str]) -> tuple[int, int]:
-    """Bytes at the peak of loading, and when the files have just been read."""
+    """Bytes at the peak of loading, and right after the files were read."""
     loaded = parts.total()
     if mode == "none" or about.stored is not None:
         return loaded, loaded
@@ -310,12 +349,12 @@ def _loading(about: Source, device: str, mode: str, parts: Counter[str], plain: 
 
 
 def _activations(about: Source, width: int, mode: str) -> int:
-    """The larger of 30 s through the encoder, all of whose states are kept, and a piece of a prompt."""
+    """The larger of 30 s through the encoder, all of whose states are kept, and one chunk of a prompt."""
     text: Any = about.text
     encoder = 0
     if about.speech is not None:
         speech: Any = about.speech
         encoder = width * _WINDOW * (speech.d_model * (speech.encoder_layers + 8) + 2 * speech.encoder_ffn_dim)
     prefill = _PREFILL * width * (6 * text.hidden_size + 3 * text.intermediate_size) + 16 * text.vocab_size
-    # A 4-bit layer that sees many positions is expanded first.
+    # A 4-bit layer is expanded first for many positions.
     return max(encoder, prefill) + (width * about.largest(mode) if mode in MODES else 0)

@@ -26,27 +26,29 @@ _COPIED = (
     "preprocessor_config.json",
     "generation_config.json",
 )
-"""What is taken over as it is; the weights and config.json are written anew."""
+"""Copied unchanged; the weights and config.json are rewritten."""
 
-_STORED_WIDTH = 2  # bytes a number that is not quantized, in the usual case; fp32 sources take more
+_STORED_WIDTH = 2  # usual bytes per number that is not quantized; fp32 sources need more
 
 
 def quantize(source: Path, target: Path, mode: str, device: str = "auto") -> None:
     """Write `target`, a new folder, with the weights of the checkpoint folder `source` in 4 bits.
 
     Args:
+        source: a checkpoint folder of this project's format.
+        target: a new folder.
         mode: "nf4", or "nf4-all" for the encoder's linear layers too.
-        device: where the numbers are rounded; layers pass through it one after the other.
+        device: where the numbers are rounded; layers are moved there one by one.
 
     Raises:
-        BadInput: `target` is there already, or `source` is in 4 bits already.
-        WeightsMissing: `source` cannot be read, or the disk or the memory is too small.
+        BadInput: `target` exists, or `source` is in 4 bits already.
+        WeightsMissing: `source` cannot be read, or disk or memory is too small.
     """
     if target.exists():
-        raise BadInput(f"{target} is there already: remove it or choose another TARGET.")
+        raise BadInput(f"{target} already exists: remove it or choose another TARGET.")
     about = inspect(str(source))
     if about.stored is not None:
-        raise BadInput(f"{source} is stored in {about.stored} already: take the folder that it was made from.")
+        raise BadInput(f"{source} is already stored in {about.stored}: use the folder that it was made from.")
     try:
         target.absolute().parent.mkdir(parents=True, exist_ok=True)
         _check_room(about, mode, target)
@@ -70,7 +72,7 @@ def quantize(source: Path, target: Path, mode: str, device: str = "auto") -> Non
 
 
 def _restore_types(model: SpeechLanguageModel, source: Path) -> None:
-    """Loading gave every wide weight the type that config.json names; give each its own again."""
+    """Loading gave all weights that are not quantized the type in config.json; restore each one's own type."""
     stored = list_tensors(source)
     wide = {name: one for name, one in model.named_parameters() if name in stored and one.is_floating_point()}
     other = {name for name, one in wide.items() if one.dtype != stored[name].dtype}

@@ -1,8 +1,8 @@
-"""Qwen-1's vocabulary as an ordinary fast tokenizer: the same ids, read from qwen.tiktoken.
+"""Qwen-1's vocabulary as an ordinary fast tokenizer with the same ids, read from qwen.tiktoken.
 
-The file holds a line "base64 rank" for every token, the rank being its id. Encoding merges the adjacent pair
-whose joined token has the lowest rank, until none is a token (byte pair encoding as in tiktoken). The 208 special
-tokens follow the ranks.
+The file has a line "base64 rank" per token; the rank is its id. Encoding merges the adjacent pair whose joined token
+has the lowest rank, until no pair is a token (byte pair encoding as in tiktoken). The 208 special tokens follow the
+ranks.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def read_ranks(path: Path) -> list[bytes]:
     """The tokens of a .tiktoken file in the order of their ids, which are 0, 1, 2, ...
 
     Raises:
-        WeightsMissing: there is no such file, or it is no vocabulary of that kind.
+        WeightsMissing: there is no such file, or it is not a vocabulary of this kind.
     """
     ranks: dict[int, bytes] = {}
     try:
@@ -60,7 +60,7 @@ def read_ranks(path: Path) -> list[bytes]:
 
 
 def build_tokenizer(tokens: list[bytes]) -> PreTrainedTokenizerFast:
-    """The fast tokenizer of `read_ranks`'s tokens and the specials, with the original's chat template."""
+    """The fast tokenizer of these tokens and the special ones, with the original's chat template."""
     written = str.maketrans({chr(byte): letter for byte, letter in bytes_to_unicode().items()})
     letters = {token: token.decode("latin-1").translate(written) for token in tokens}
     # tiktoken merges any pair that makes a token, so every split of a token is a merge, in the order of the ranks.
@@ -81,7 +81,7 @@ def build_tokenizer(tokens: list[bytes]) -> PreTrainedTokenizerFast:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    # Sought in the normalised text, as the original does.
+    # Searched in the normalised text, as in the original.
     tokenizer.add_special_tokens([AddedToken(special, special=True, normalized=True) for special in SPECIALS])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

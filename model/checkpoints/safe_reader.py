@@ -1,8 +1,8 @@
-"""Reading checkpoint folders that anybody may have made.
+"""Reading untrusted checkpoint folders.
 
-Nothing in such a folder runs, names a file elsewhere, or has a size of its own choosing allocated: JSON is
-read strictly, configs lose every key that makes a library import, download or dispatch something, and the
-headers of weight files are checked against the files before a tensor is touched.
+Nothing in such a folder is executed, can name a file outside it, or causes an allocation of a size it chooses. JSON is
+read strictly, configs lose every key that makes a library import, download or dispatch something, and the headers of
+weight files are checked against the files before a tensor is read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MIB = 2**20
 _JSON_BYTES = {".index.json": 16 * _MIB, "tokenizer.json": 64 * _MIB}
 _CONFIG_BYTES = 4 * _MIB
 _HEADER_BYTES = 32 * _MIB  # of a safetensors file
-_PICKLE_BYTES = 4 * _MIB  # of what describes a .bin file; that of 10,000 tensors has 2
+_PICKLE_BYTES = 4 * _MIB  # of a .bin file's description; with 10,000 tensors it has 2 MiB
 _FILE_BYTES = 2**40
 _DEPTH = 32
 
@@ -47,14 +47,14 @@ _DTYPES = {
     "BOOL": torch.bool,
 }
 
-# What makes transformers import code, open a file or a connection, or pick a kernel by a config's word.
+# Keys that make transformers import code, open a file or a connection, or choose a kernel.
 _DANGEROUS = re.compile(
     r"auto_map|custom_.*|trust_remote_code|_?name_or_path|.*attn_implementation.*|.*experts_implementation.*"
     r"|quantization_config|configuration_files|transformers_weights|_commit_hash|.*kernel(_config|s_config)|gguf_file|per_layer_config"
     r"|(base_model_)?[tpe]p_plan|base_model_fsdp_plan|extra(_config)?_files|__.*__"
 )
 
-# Sizes that models are built from: (names, least, most).
+# Bounds of model sizes: (names, least, most).
 _LIMITS = (
     (r"num_(pre|post)_cif_layers|cformer_(pre|post)_layers|adapter_(hidden_)?layers|(num_)?decoder_layers", 0, 256),
     (r"(num_)?(hidden|encoder)_layers", 1, 256),
@@ -73,7 +73,7 @@ _DTYPE_NAMES = ("float32", "float16", "bfloat16", None)
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What a weight file's header says of one tensor."""
+    """A tensor according to a weight file's header."""
 
     name: str
     shape: tuple[int, ...]
@@ -82,7 +82,7 @@ class TensorInfo:
 
     @property
     def nbytes(self) -> int:
-        """Its size."""
+        """Its size in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -90,8 +90,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object strictly.
 
     Raises:
-        WeightsMissing: absent, no plain file of its folder, too large, or not a plain JSON object: names twice,
-            numbers that are not finite, nesting deeper than any config has.
+        WeightsMissing: the file is absent, not a plain file of its folder, too large, or not a plain JSON object:
+            duplicate names, numbers that are not finite, or deeper nesting than any config has.
     """
     return _parse(_contents(path), path)
 
@@ -100,7 +100,7 @@ def read_text(path: Path) -> str:
     """Read a small text file of a folder.
 
     Raises:
-        WeightsMissing: absent, no plain file of its folder, too large, or not UTF-8.
+        WeightsMissing: the file is absent, not a plain file of its folder, too large, or not UTF-8.
     """
     try:
         return _contents(path).decode("utf-8")
@@ -109,9 +109,16 @@ def read_text(path: Path) -> str:
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
-    """Read a config without what could make a library run, load or fetch anything, and with bounded sizes.
+    """Read a config without keys that could make a library run, load or fetch anything, and with bounded sizes.
 
-    How its own weights are quantized stays in it, for `nf4.stored_mode` to judge; transformers must not see that.
+    How its own weights are quantized stays in it, for `nf4.stored_mode`; transformers must not see that.
+
+    Args:
+        folder: of the checkpoint.
+        name: of the file.
+
+    Returns:
+        The cleaned config.
 
     Raises:
         WeightsMissing: as `read_json`, or a size that no model of this kind has.
@@ -126,13 +133,19 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
 
 
 def list_tensors(folder: Path) -> dict[str, TensorInfo]:
-    """The tensors of a folder's weight files, by name, read from headers alone.
+    """List the tensors of a folder's weight files from their headers.
 
-    safetensors come before pickles (`pytorch_model*.bin`), a single file before shards.
+    safetensors are preferred to pickles (`pytorch_model*.bin`), a single file to shards.
+
+    Args:
+        folder: of the checkpoint.
+
+    Returns:
+        The tensors by name.
 
     Raises:
-        WeightsMissing: no weights, an index that does not agree with its files, or a file that is damaged, holds
-            something other than dense numbers, or asks for more than that.
+        WeightsMissing: there are no weights, an index contradicts its files, or a file is damaged, contains something
+            other than dense numbers, or claims more than it has.
     """
     for single in ("model.safetensors", "pytorch_model.bin"):
         if (folder / single).exists():
@@ -144,7 +157,7 @@ def list_tensors(folder: Path) -> dict[str, TensorInfo]:
 
 
 def list_file(file: Path) -> dict[str, TensorInfo]:
-    """The tensors of one weight file, by name, read from its header alone.
+    """List the tensors of one weight file, by name, from its header.
 
     Raises:
         WeightsMissing: as `list_tensors`.
@@ -155,7 +168,13 @@ def list_file(file: Path) -> dict[str, TensorInfo]:
 
 
 def read_shard(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of one weight file on the CPU, memory-mapped except for .bin files older than torch 1.6.
+    """Read the tensors of one weight file on the CPU, memory-mapped except for .bin files older than torch 1.6.
+
+    Args:
+        file: a safetensors or .bin file.
+
+    Returns:
+        The tensors by name.
 
     Raises:
         WeightsMissing: as `list_tensors`.
@@ -167,10 +186,16 @@ def read_shard(file: Path) -> dict[str, torch.Tensor]:
 
 
 def checked_folder(folder: Path) -> dict[str, Any]:
-    """Check a folder of this project's format before transformers sees it; returns the cleaned config.
+    """Check a folder of this project's format before transformers reads it.
+
+    Args:
+        folder: of the checkpoint.
+
+    Returns:
+        The cleaned config.
 
     Raises:
-        WeightsMissing: as `read_config` and `list_tensors`; weights that are not safetensors; files that would make
+        WeightsMissing: as `read_config` and `list_tensors`; weights that are not safetensors; or files that would make
             transformers read something else than the weights checked here.
     """
     config = read_config(folder)
@@ -185,7 +210,14 @@ def checked_folder(folder: Path) -> dict[str, Any]:
 
 
 def shown(value: object) -> str:
-    """The first line of what a folder says, short and without control characters, to stand in a message."""
+    """The first line of untrusted text, short and without control characters, for a message.
+
+    Args:
+        value: what a folder says.
+
+    Returns:
+        At most 120 printable characters.
+    """
     first = next(iter(str(value).strip().splitlines()), "")[:120]
     return "".join(letter if letter.isprintable() else "?" for letter in first)
 
@@ -194,18 +226,18 @@ def _contents(path: Path) -> bytes:
     limit = next((size for end, size in _JSON_BYTES.items() if path.name.endswith(end)), _CONFIG_BYTES)
     size = plain_file(path).stat().st_size
     if size > limit:
-        raise WeightsMissing(f"{path} has {size:,} bytes, more than such a file can need: get the folder again.")
+        raise WeightsMissing(f"{path} has {size:,} bytes, more than such a file needs: get the folder again.")
     return path.read_bytes()
 
 
 def plain_file(path: Path) -> Path:
-    """`path`, a regular file of its folder; the links of a hub cache lead from snapshots to blobs, and may."""
+    """Check that `path` is a regular file of its folder; links of a hub cache, to its blobs, are accepted."""
     if not path.exists():
         raise WeightsMissing(f"{path} is missing: get the folder again.")
     home = path.parent.resolve()
     homes = {home, home.parent.parent / "blobs"} if home.parent.name == "snapshots" else {home}
     if path.resolve().parent not in homes:
-        raise WeightsMissing(f"{path} is a link to a file outside its folder: put the file itself there.")
+        raise WeightsMissing(f"{path} links to a file outside its folder: put the file itself there.")
     if not path.is_file():
         raise WeightsMissing(f"{path} is not a plain file: get the folder again.")
     return path
@@ -215,11 +247,11 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            raise ValueError("a name twice in one object")
+            raise ValueError("a duplicate name in an object")
         return found
 
     def refuse(word: str) -> float:
-        raise ValueError(f"{word[:20]} is no finite number")
+        raise ValueError(f"{word[:20]} is not a finite number")
 
     def whole(word: str) -> int:
         return int(word) if len(word) <= 40 else int(refuse(word))
@@ -236,7 +268,7 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
         reason = "nested too deeply" if isinstance(error, RecursionError) else shown(error)
         raise WeightsMissing(f"{path} is not usable JSON ({reason}): get the folder again.") from error
     if not isinstance(value, dict):
-        raise WeightsMissing(f"{path} holds no JSON object: get the folder again.")
+        raise WeightsMissing(f"{path} is not a JSON object: get the folder again.")
     return value
 
 
@@ -261,7 +293,7 @@ def _check_sizes(value: Any, path: Path) -> None:
     for key, child in value.items() if isinstance(value, dict) else []:
         _check_sizes(child, path)
         if key in ("dtype", "torch_dtype") and child not in _DTYPE_NAMES:
-            raise WeightsMissing(f"{path} asks for {key} = {shown(child)!r}, which is none of weights: get it again.")
+            raise WeightsMissing(f"{path} asks for {key} = {shown(child)!r}, not a type of weights: get it again.")
         least, most = next(((low, high) for names, low, high in _LIMITS if re.fullmatch(names, key)), (0, 0))
         if most and child is not None and not (type(child) is int and least <= child <= most):
             raise WeightsMissing(
@@ -276,7 +308,7 @@ def _indexed(index: Path) -> dict[str, TensorInfo]:
     suffix = index.name.removesuffix(".index.json").rpartition(".")[2]
     for shard in weight_map.values():
         if not isinstance(shard, str) or not re.fullmatch(rf"\w[\w.-]{{0,200}}\.{suffix}", shard):
-            raise WeightsMissing(f"{index} names {shown(shard)!r}, no file of its folder: get the folder again.")
+            raise WeightsMissing(f"{index} names {shown(shard)!r}, not a file of its folder: get the folder again.")
     found: dict[str, TensorInfo] = {}
     for shard in sorted(set(weight_map.values())):
         for name, info in list_file(index.with_name(shard)).items():
@@ -285,13 +317,13 @@ def _indexed(index: Path) -> dict[str, TensorInfo]:
             found[name] = info
     for name, shard in weight_map.items():
         if name not in found or found[name].file.name != shard:
-            raise WeightsMissing(f"{index} says that {shown(name)} is in {shard}, and it is not: get the folder again.")
+            raise WeightsMissing(f"{index} says that {shown(name)} is in {shard}, but it is not: get the folder again.")
     return found
 
 
 def _damaged(file: Path, reason: object) -> WeightsMissing:
     said = shown(reason) or type(reason).__name__
-    return WeightsMissing(f"{file} is damaged or no weight file ({said}): get it again.")
+    return WeightsMissing(f"{file} is damaged or not a weight file ({said}): get it again.")
 
 
 def _safetensors_header(file: Path) -> dict[str, TensorInfo]:
@@ -325,12 +357,12 @@ def _safetensors_header(file: Path) -> dict[str, TensorInfo]:
     return found
 
 
-# What a pickled state dict is made of; torch's own list for weights_only is longer.
+# The globals of a pickled state dict; torch's own list for weights_only is longer.
 _GLOBALS = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)"
     r"|torch (Double|Float|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage"
 )
-# What torch's and Python's readers raise on bytes that are not what they seem.
+# What torch's and Python's readers raise on malformed bytes.
 _UNREADABLE = (
     *(OSError, ValueError, RuntimeError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError),
     *(AssertionError, struct.error, pickle.UnpicklingError, zipfile.BadZipFile),
@@ -339,7 +371,7 @@ _LEGACY_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def _unpickled(file: Path) -> dict[str, torch.Tensor]:
-    """A state dict from a .bin file: torch's weights-only reader, behind a check of the opcodes."""
+    """A state dict from a .bin file: torch's weights-only reader, after a check of the opcodes."""
     size = plain_file(file).stat().st_size
     if size > _FILE_BYTES:
         raise _damaged(file, f"{size:,} bytes")
@@ -352,15 +384,15 @@ def _unpickled(file: Path) -> dict[str, torch.Tensor]:
     except _UNREADABLE as error:
         raise _damaged(file, error) from error
     if not isinstance(state, dict):
-        raise _damaged(file, "it holds no dictionary of tensors")
+        raise _damaged(file, "it is not a dictionary of tensors")
     for name, tensor in state.items():
         dense = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not isinstance(name, str) or not dense or tensor.is_quantized or tensor.dtype not in _DTYPES.values():
             raise _damaged(file, f"{shown(name)} is not a dense tensor of numbers")
         if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
             raise _damaged(file, f"{shown(name)} claims {tensor.numel():,} values that the file does not hold")
-    if sum(tensor.nbytes for tensor in state.values()) > 2 * size:  # two may share their values: tied embeddings
-        raise _damaged(file, "its tensors claim more than it holds")
+    if sum(tensor.nbytes for tensor in state.values()) > 2 * size:  # tied embeddings share their values
+        raise _damaged(file, "its tensors claim more than the file has")
     return {name: tensor.detach() for name, tensor in state.items()}
 
 
@@ -371,15 +403,15 @@ def _zipped_pickle(stream: IO[bytes], size: int) -> Iterator[bytes]:
         if any(entry.compress_type for entry in entries) or sum(entry.file_size for entry in entries) > size:
             raise ValueError("it is compressed, which torch never does")
         if len(described) != 1 or any(entry.filename.endswith("constants.pkl") for entry in entries):
-            raise ValueError("it is no saved state dict")
+            raise ValueError("it is not a saved state dict")
         if described[0].file_size > _PICKLE_BYTES:
-            raise ValueError("its description is larger than any")
+            raise ValueError("its description is too large")
         yield archive.read(described[0])
 
 
 def _old_pickles(stream: IO[bytes]) -> Iterator[bytes]:
-    """The pickles behind the mark of torch's format before 1.6: a version, word sizes, the state dict, its storages."""
-    start = io.BytesIO(stream.read(_PICKLE_BYTES))  # in memory, where no length within can ask for more
+    """The pickles of torch's format before 1.6: a magic number, a version, word sizes, the state dict, its storages."""
+    start = io.BytesIO(stream.read(_PICKLE_BYTES))  # in memory, so that no length in it can allocate more
     for _ in range(4):
         begin = start.tell()
         for _ in pickletools.genops(start):
@@ -388,13 +420,15 @@ def _old_pickles(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 def _check_pickle(pickled: bytes, size: int) -> None:
-    """Refuse what a state dict never holds, though torch would take it: other names, shared tuples (hashing
-    them can take for ever), numbers and memo places beyond the file."""
+    """Refuse what a state dict never contains, though torch would accept it.
+
+    Other names, shared tuples (hashing them can take very long), numbers and memo indices beyond the file.
+    """
     tuples: set[int] = set()
     last = ""
     for opcode, argument, _ in pickletools.genops(pickled):
         if opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL") and not _GLOBALS.fullmatch(str(argument)):
-            raise ValueError(f"it asks for {shown(argument)!r}")
+            raise ValueError(f"it uses {shown(argument)!r}")
         if opcode.name in ("BINPUT", "LONG_BINPUT") and last.startswith("TUPLE") and isinstance(argument, int):
             tuples.add(argument)
         if (opcode.name in ("BINGET", "LONG_BINGET") and argument in tuples) or opcode.name in ("DUP", "NEWOBJ"):

@@ -1,7 +1,7 @@
-"""Writing a checkpoint's safetensors piece by piece, in any order, without holding it.
+"""Writing a checkpoint's safetensors piece by piece, in any order, without holding it in memory.
 
-Where every tensor will lie follows from names, shapes and types alone, so the files exist in full length from the
-start and a run that was interrupted can go on. Format: https://github.com/huggingface/safetensors.
+The position of every tensor follows from names, shapes and types alone. So the files have their full length from the
+start, and an interrupted run can be resumed. Format: https://github.com/huggingface/safetensors.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from torch import Tensor
 from model.files import write_atomically
 
 SHARD_BYTES = 4_000_000_000
-"""Of one file at most (a larger tensor has a file of its own): FAT32 takes less than 2^32."""
+"""Maximum size of a file (a larger tensor has its own file): below FAT32's limit of 2^32."""
 
 COMMIT_BYTES = 2**30
-"""Between two entries in the journal, at most (or one tensor): what an interrupted run does again."""
+"""Maximum bytes between two journal entries (or one tensor), which an interrupted run repeats."""
 
 JOURNAL = ".journal.json"
 
@@ -33,14 +33,14 @@ _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", t
 
 
 class Form(NamedTuple):
-    """A tensor that is to be written."""
+    """Shape and type of a tensor to write."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Its size in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -50,9 +50,9 @@ class Layout:
 
     Attributes:
         places: file name and first byte of every tensor.
-        headers: what every file begins with.
+        headers: the first bytes of every file.
         sizes: of the files, in bytes.
-        index: model.safetensors.index.json; None when one file holds everything.
+        index: model.safetensors.index.json; None if there is one file.
     """
 
     places: dict[str, tuple[str, int]]
@@ -62,7 +62,15 @@ class Layout:
 
 
 def lay_out(forms: Mapping[str, Form], shard_bytes: int = SHARD_BYTES) -> Layout:
-    """Distribute tensors over files of at most `shard_bytes`, in the given order."""
+    """Distribute tensors over files, in the given order.
+
+    Args:
+        forms: shape and type by name.
+        shard_bytes: maximum size of a file.
+
+    Returns:
+        The layout.
+    """
     shards: list[dict[str, Form]] = [{}]
     room = shard_bytes
     for name, form in forms.items():
@@ -94,14 +102,14 @@ def lay_out(forms: Mapping[str, Form], shard_bytes: int = SHARD_BYTES) -> Layout
 
 
 class TensorWriter:
-    """The files of a layout in `folder`, made in full length at once and filled in any order.
+    """The files of a layout in `folder`, created in full length and filled in any order.
 
-    A journal in the folder says which tensors are on the disk. A writer with the same layout and fingerprint goes on
-    from there; for another one the folder is emptied first (but for hidden files, such as a lock). Methods raise
-    OSError, on a full disk above all.
+    A journal in the folder records which tensors are on the disk. A writer with the same layout and fingerprint resumes
+    from there; for another one the folder is emptied first (except hidden files, such as a lock). Methods raise
+    OSError, above all on a full disk.
 
     Attributes:
-        done: the tensors that need no writing.
+        done: names of the tensors already written.
     """
 
     def __init__(self, folder: Path, layout: Layout, fingerprint: str) -> None:
@@ -123,7 +131,15 @@ class TensorWriter:
             raise
 
     def write(self, name: str, values: Tensor) -> bool:
-        """Write the tensor `name`; returns whether all its values are finite: only then it counts as done."""
+        """Write a tensor.
+
+        Args:
+            name: of the tensor.
+            values: of the layout's shape and type.
+
+        Returns:
+            Whether all values are finite; only then the tensor counts as done.
+        """
         file, start = self._layout.places[name]
         stream = self._files[file]
         stream.seek(start)
@@ -140,7 +156,7 @@ class TensorWriter:
         return finite
 
     def commit(self) -> None:
-        """Bring everything written so far to the disk, and then the word that it is there."""
+        """Flush everything written so far to the disk, then record it in the journal."""
         for file in self._files.values():
             os.fsync(file.fileno())
         self._record(self.done)
@@ -167,14 +183,14 @@ class TensorWriter:
 
 
 def _write(file: BinaryIO, content: bytes | memoryview) -> None:
-    """Write all of `content`: one call may take less, near a full disk or beyond 2 GiB."""
+    """Write all of `content`: one call may write less, near a full disk or beyond 2 GiB."""
     rest = memoryview(content)
     while rest:
         rest = rest[file.write(rest) :]
 
 
 def _blocks(tensor: Tensor) -> Iterator[Tensor]:
-    """The values of `tensor` in order, flat, in runs small enough to copy where it is not contiguous."""
+    """The values of `tensor` in order, flat, in blocks small enough to copy where it is not contiguous."""
     if tensor.is_contiguous():
         flat = tensor.detach().reshape(-1)
         yield from flat.split(_BLOCK_BYTES // flat.itemsize) if len(flat) else ()

@@ -1,11 +1,11 @@
-"""Tuned checkpoints: a preset with an emotion head of one's own, in a small folder.
+"""Tuned checkpoints: a preset with the user's own emotion head, in a small folder.
 
     config.json       {"model_type": "blsp_emo", "preset": ..., "parts": {"speech": {"name", "sha256"}, "text": ...}}
     head.safetensors  the head's weight, centre, offset and temperature, and its hidden units
     reading.json      encoder layers, hidden units, threshold and frame group, as in resources/mini
 
-The preset's parts stay where they were fetched to. Their hashes, taken from the stamps of the fetched folders, are
-kept, because a head that was fitted to one encoder reads nonsense from another.
+The preset's parts stay in the downloads. Their hashes, taken from the stamps of the downloaded folders, are recorded,
+because a head that was fitted to one encoder does not work with another.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _MOST_HIDDEN = 1 << 14
 
 
 def part_sums(preset: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Name and hash of the preset's fetched parts.
+    """Name and hash of the preset's downloaded parts.
 
     Raises:
-        WeightsMissing: one of them is not here, or has no readable stamp.
+        WeightsMissing: one of them is missing, or has no readable stamp.
     """
     sums = {}
     for part in _PARTS:
@@ -59,15 +59,18 @@ def save(
     head: Mapping[str, Tensor],
     reading: Mapping[str, Any],
 ) -> None:
-    """Write a tuned checkpoint, complete or not at all; a folder that is there is replaced.
+    """Write a tuned checkpoint, complete or not at all; an existing folder is replaced.
 
     Args:
-        name: of the preset, `preset` its settings.
+        folder: to write.
+        name: of the preset.
+        preset: its settings.
         head: as `EmotionHead.state_dict`.
         reading: layers, features, hidden, temperature, threshold and frame_group.
 
     Raises:
-        WeightsMissing: the preset's parts are not here. OSError: it cannot be written.
+        WeightsMissing: the preset's parts are missing.
+        OSError: the folder cannot be written.
     """
     about = {"model_type": SpeechLanguageConfig.model_type, "preset": name, "parts": part_sums(preset)}
     with replacing_folder(folder) as staging:
@@ -77,45 +80,48 @@ def save(
 
 
 def preset_of(folder: Path, known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The preset that a tuned checkpoint's folder means, with its own head; None: it is no such folder.
+    """The preset of a tuned checkpoint, with its own head; None if the folder is not a tuned checkpoint.
 
     Raises:
-        WeightsMissing: the preset is unknown, or the head is damaged or none that could be.
+        WeightsMissing: the preset is unknown, or the head is damaged or invalid.
     """
     try:
         stated = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     except WeightsMissing:
-        return None  # whatever it is, its own reader says what is wrong with it
+        return None  # another reader reports what is wrong with it
     if stated.get("model_type") != SpeechLanguageConfig.model_type or "preset" not in stated:
         return None
     name = stated["preset"]
     if not isinstance(name, str) or name not in known:
-        raise WeightsMissing(f"{folder} was tuned from {shown(name)}, which is no preset here: tune it again.")
+        raise WeightsMissing(f"{folder} was tuned from {shown(name)}, not a preset here: tune it again.")
     reading = read_json(folder / READING)
     layers, threshold, group = (reading.get(key) for key in ("layers", "threshold", "frame_group"))
     sound = isinstance(layers, list) and 0 < len(layers) < 64 and all(isinstance(one, int) for one in layers)
     sound = sound and isinstance(threshold, float) and 0 <= threshold <= 1
-    hidden = reading.get("hidden", 0)  # heads of before had none
+    hidden = reading.get("hidden", 0)  # older heads have none
     sound = sound and type(hidden) is int and 0 <= hidden <= _MOST_HIDDEN
     if not sound or not isinstance(group, int) or not 0 < group < 1000:
-        raise WeightsMissing(f"{folder / READING} has settings that cannot be: tune it again.")
+        raise WeightsMissing(f"{folder / READING} has invalid settings: tune it again.")
     head = folder / HEAD
     if not head.is_file() or head.stat().st_size > _LARGEST_HEAD:
-        raise WeightsMissing(f"{head} is no emotion head: tune it again.")
+        raise WeightsMissing(f"{head} is not an emotion head: tune it again.")
     return {**known[name], "preset": name, "head": str(folder.absolute()), "parts": stated.get("parts")}
 
 
 def check(preset: Mapping[str, Any]) -> None:
-    """Compare the fetched parts with those that the head was tuned on; a preset of this project's own has none noted.
+    """Check that the downloaded parts are those that a tuned head was fitted on; presets that are shipped pass.
+
+    Args:
+        preset: from `preset_of`, or a shipped one.
 
     Raises:
-        WeightsMissing: they differ, or the head has numbers that are none, or reads layers that are not there.
+        WeightsMissing: the parts differ, or the head has NaN or infinite numbers, or uses layers that do not exist.
     """
     if "parts" not in preset:
         return
     folder = Path(preset["head"])
     if preset["parts"] != part_sums(preset):
-        raise WeightsMissing(f"{folder} was tuned on other weights of {preset['preset']} than are here: tune it again.")
+        raise WeightsMissing(f"{folder} was tuned on other weights of {preset['preset']}: tune it again.")
     try:
         head = read_shard(folder / HEAD)
     except WeightsMissing as error:

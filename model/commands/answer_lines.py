@@ -1,4 +1,4 @@
-"""Input lines of the batch tool to results, a batch at a time, with one checkpoint."""
+"""The batch tool's answers: input lines to results, a batch at a time, with one checkpoint."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from model.weights.fetch import Progress
 
 
 def load(options: Options, progress: Callable[[Progress], None] | None = None) -> Checkpoint:
-    """The checkpoint that the options name.
+    """Load the checkpoint of the options.
 
-    On a CPU "auto" leaves the weights as they are stored: int8 gains nothing where several lines are answered at
-    once, and its rounding keeps the original's numbers from coming out.
+    On a CPU "auto" leaves the weights as stored: int8 gains nothing where several lines are answered at once, and its
+    rounding would not reproduce the original's numbers.
 
     Raises:
-        WeightsMissing: as `checkpoint.load`.
+        WeightsMissing: as `loader.load`.
     """
     quantize, folder = options.quantize, Path(options.model)
     on_cpu = options.device == "cpu" or (options.device == "auto" and not torch.cuda.is_available())
@@ -93,10 +93,10 @@ class Answerer:
         return Engine(self.checkpoint, static=False)
 
     def __call__(self, first: int, lines: Sequence[bytes]) -> list[Result]:
-        """The results of `lines`, of which the first has the number `first`.
+        """Answer `lines`, the first of which has the number `first`.
 
         Raises:
-            WeightsMissing: the GPU's memory is too small for the batch.
+            WeightsMissing: GPU memory is too small for the batch.
         """
         rows = [self._read(number, raw) for number, raw in enumerate(lines, first)]
         try:
@@ -105,7 +105,7 @@ class Answerer:
             replies = self._replies([prompt for _, prompt in ready])
         except torch.OutOfMemoryError as error:
             raise WeightsMissing(
-                "The GPU's memory is too small: give the command again with a smaller --batch-size."
+                "GPU memory is too small: run the command again with a smaller --batch-size."
             ) from error
         for (row, _), reply in zip(ready, replies, strict=True):
             row.response = self.reply_text(reply)
@@ -113,7 +113,7 @@ class Answerer:
 
     def _replies(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         legacy = self.options.legacy_batching
-        # Rounding to 8 bits makes much of the last digit, which padding changes: those rows are answered one by one.
+        # Rounding to 8 bits amplifies differences caused by padding, so these rows are answered one by one.
         alone = self.checkpoint.quantize == "int8" and not legacy
         batches = [[prompt] for prompt in prompts] if alone else [prompts]
         return [
@@ -123,12 +123,13 @@ class Answerer:
         ]
 
     def prompt(self, text: str, speech: Tensor | None = None, number: int = 0, said: Content = "") -> Prompt:
-        """The prompt of line `number`.
+        """Build the prompt of a line.
 
         Args:
-            text: is encoded as one string.
-            speech: [n, E] frames behind it; where `said` has places for them (negative ids), they stand there.
-            said: what the recording says.
+            text: encoded as one string.
+            speech: [n, E] frames after the text; where `said` has placeholders for them (negative ids), they go there.
+            number: of the line, for its seed.
+            said: the content of the recording.
         """
         if isinstance(said, str):
             said = [*encode_text(self.tokenizer, text + said), SPEECH_ID]
@@ -141,16 +142,16 @@ class Answerer:
         return Prompt(ids[:at], ids[at + 1 :], speech, seed=self.options.seed * 1_000_003 + number)
 
     def reply_text(self, ids: Sequence[int]) -> str:
-        """What is shown of a reply: up to its end token, if it has one, without white space around it.
+        """The visible text of a reply: up to its end token, if it has one, without surrounding white space.
 
-        The original dropped the last token of a reply without an end; this keeps it.
+        The original dropped the last token of a reply without an end token; this keeps it.
         """
         words = list(takewhile(lambda token: token not in self._ends, ids))
         text: str = self.tokenizer.decode(words, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text.strip()
 
     def _read(self, number: int, raw: bytes) -> _Row:
-        """A line with its recording; what is wrong with it is its error."""
+        """Read a line and its recording; a problem becomes its error."""
         row, options = _Row(number), self.options
         try:
             record = read_record(raw)
@@ -171,17 +172,17 @@ class Answerer:
         return row
 
     def _find(self, name: str) -> Path:
-        """A recording's path, relative to the input file or, failing that, to the working directory."""
-        beside = self.options.input_file.parent / name
-        # os.path: a name that no file can have is missing, not an error.
-        return Path(name) if os.path.exists(name) and not os.path.exists(beside) else beside  # noqa: PTH110
+        """A recording's path, relative to the input file or, if it is not there, to the working directory."""
+        near = self.options.input_file.parent / name
+        # os.path: an impossible name is a missing file, not an error.
+        return Path(name) if os.path.exists(name) and not os.path.exists(near) else near  # noqa: PTH110
 
     def _make_prompts(self, rows: Sequence[_Row]) -> None:
         spoken = [(row, row.samples) for row in rows if row.samples is not None]
         speech: dict[int, Tensor] = {}
         config = self.model.config
         if self.model.adapter is None or config.path == "transcript" or config.adapter_type == "spelling":
-            # What was said, and how it sounded, as the engine would tell it.
+            # Words and tone, as the engine puts them into a prompt.
             for row, samples in spoken:
                 frames: dict[int, Tensor] = {}
                 row.said = self._engine.content(Spoken(samples), frames)
@@ -198,16 +199,16 @@ class Answerer:
             if self._longest is None or len(prompt) <= self._longest:
                 row.prompt = prompt
             else:
-                row.error = f"{len(prompt)} positions, and {self._longest} fit beside the reply: shorten it"
+                row.error = f"{len(prompt)} positions, but only {self._longest} fit with the reply: shorten it"
 
 
 def _text(record: dict[str, Any], name: str) -> str:
-    """A field that holds text or nothing.
+    """A field that is text or absent.
 
     Raises:
-        BadInput: it holds something else.
+        BadInput: it is something else.
     """
     value = record.get(name)
     if value is not None and not isinstance(value, str):
-        raise BadInput(f"field {name!r} holds no text")
+        raise BadInput(f"field {name!r} is not text")
     return value or ""

@@ -1,6 +1,6 @@
-"""`python -m model.bench [--model mini] [--json]`: what this machine makes of a checkpoint, in one run.
+"""`python -m model.bench [--model mini] [--json]`: benchmark a checkpoint on this machine.
 
-Every ratio compares two sides measured here, with the same threads. Absolute times belong to the machine.
+Every ratio compares two measurements of this run, with the same threads. Absolute times depend on the machine.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ My aunt wants to plant beans along the wall, where the sun stays until the eveni
 is too dry, but she has already bought a barrel for the rain. When the boat finally came, the captain waved and \
 promised us hot tea. We reached the island at noon, walked past the old school, and found the door of the house \
 open. Nobody was in. On the table lay a letter, three apples and a key that fitted no lock we knew."""
-"""Written for this measurement: the fixed text whose likelihood tells what 8 bits cost."""
+"""Written for this benchmark: a fixed text whose likelihood shows the cost of 8 bits."""
 
 
 def milliseconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
@@ -92,7 +92,7 @@ def generate_speed(model: Any, prompt: list[int]) -> float:
 
 
 def loop_speed(loaded: Checkpoint, prompt: list[int]) -> float:
-    """Tokens per second of the loop that an engine answers with, greedy, after the prompt's prefill."""
+    """Tokens per second of the engine's decode loop, greedy, after the prompt's prefill."""
     engine = Engine(loaded)
     speeds = []
     for _ in range(REPEATS + 1):
@@ -108,13 +108,13 @@ def loop_speed(loaded: Checkpoint, prompt: list[int]) -> float:
 
 
 def bandwidth() -> float:
-    """Bytes per second that this machine reads from memory: a sum over a block larger than any cache."""
+    """Memory bandwidth in bytes per second: a sum over a block larger than any cache."""
     block = torch.ones(1 << 27)
     return block.numel() * 4 / (milliseconds(block.sum) / 1e3)
 
 
 def likelihood(loaded: Checkpoint) -> float:
-    """Mean negative log-likelihood a token of the fixed text, in nats."""
+    """Mean negative log-likelihood per token of the fixed text, in nats."""
     ids = torch.tensor([encode_text(loaded.tokenizer, TEXT)], device=loaded.model.device)
     with torch.inference_mode():
         logits = loaded.model.language_model(ids).logits.float()
@@ -122,10 +122,10 @@ def likelihood(loaded: Checkpoint) -> float:
 
 
 def decode_figures(loaded: Checkpoint) -> dict[str, float]:
-    """Decode speed of `generate` and of our loop, the memory bound, and what int8 costs.
+    """Decode speed of `generate` and of the engine's loop, the memory bound, and the cost of int8.
 
-    In fp32 on a CPU the language model is measured in int8 as well, and stays so. In 4 bits, and on a GPU, there is
-    one side: as it was loaded.
+    In fp32 on a CPU the language model is also measured in int8, and stays in int8. In 4 bits and on a GPU only the
+    loaded form is measured.
     """
     model = loaded.model.language_model
     loaded.generation.do_sample, loaded.generation.repetition_penalty = False, 1.0
@@ -160,10 +160,10 @@ def decode_figures(loaded: Checkpoint) -> dict[str, float]:
 
 
 def first_token_figures(loaded: Checkpoint, samples: Samples) -> dict[str, float]:
-    """Time from a 3 s clip to the first token at the first and at the eighth turn of a conversation.
+    """Time from a 3 s clip to the first token, at the first and at the eighth turn of a conversation.
 
-    Every turn hears the same words at a slightly different level, so that nothing but the length of the
-    history changes, and no turn is answered from a cache of its own clip.
+    Every turn has the same words at a slightly different level, so that only the length of the history changes and no
+    turn hits the cache of its own clip.
     """
     engine = Engine(loaded)
     clip = samples[: 3 * SAMPLE_RATE]
@@ -192,7 +192,7 @@ def first_token_figures(loaded: Checkpoint, samples: Samples) -> dict[str, float
 
 
 def shipped_figures(source: str, device: str, samples: Samples) -> dict[str, float]:
-    """Load time and peak memory of the checkpoint as it ships, after one spoken turn; runs in a fresh process."""
+    """Load time and peak memory of the checkpoint as shipped, after one spoken turn; runs in a fresh process."""
     started = time.perf_counter()
     loaded = loader.load(source, device=device)
     load_seconds = time.perf_counter() - started
@@ -221,7 +221,14 @@ def bench(source: str, device: str, recording: Path, threads: int | None) -> dic
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; prints a table, or with --json one flat object."""
+    """Run the benchmark; print a table, or with --json one flat object.
+
+    Args:
+        arguments: the command line; by default sys.argv.
+
+    Returns:
+        The exit code: 0 done, 3 something is missing or damaged.
+    """
     parser = argparse.ArgumentParser(prog="python -m model.bench", description=__doc__)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")

@@ -23,23 +23,23 @@ from model.weights import fetch
 
 
 def find_source(source: str, revision: str | None, progress: Callable[[fetch.Progress], None], dry_run: bool) -> Path:
-    """The folder that SOURCE means; one of the hub is downloaded first, never with `dry_run`.
+    """Resolve SOURCE to a folder; a repository of the hub is downloaded first, but not with `dry_run`.
 
     Raises:
         BadInput: there is no such folder, or the revision is missing or superfluous.
-        WeightsMissing: the download failed, or is not there for a dry run.
+        WeightsMissing: the download failed, or a dry run would need it.
     """
     if Path(source).is_dir():
         if revision:
-            raise BadInput(f"{source} is a folder and has no revision: leave --revision out.")
+            raise BadInput(f"{source} is a folder and has no revision: leave out --revision.")
         return Path(source)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith("."):
-        raise BadInput(f"{source} is not a folder: give the original's folder, or owner/name of the hub.")
+        raise BadInput(f"{source} is not a folder: give the original's folder, or owner/name on the hub.")
     if revision is None:
-        raise BadInput(f"{source} is no folder here; for the one of the hub add --revision and its 40 digits.")
+        raise BadInput(f"{source} is not a folder here; for the hub add --revision and the commit's 40 digits.")
 
     def refuse(**_: Any) -> NoReturn:
-        raise WeightsMissing(f"{source} was not downloaded yet and --dry-run does not: run without it.")
+        raise WeightsMissing(f"{source} is not downloaded, and --dry-run does not download: run without it.")
 
     return fetch.fetch_hub(
         source, revision, progress=progress, allow_pickles=True, snapshot=refuse if dry_run else None
@@ -47,7 +47,14 @@ def find_source(source: str, revision: str | None, progress: Callable[[fetch.Pro
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Convert; returns the exit code: 0 done, 2 bad input, 3 the source or the disk will not do, 130 interrupted."""
+    """Convert a checkpoint.
+
+    Args:
+        arguments: the command line; by default sys.argv.
+
+    Returns:
+        The exit code: 0 done, 2 bad input, 3 unusable source or disk, 130 interrupted.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m model.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -70,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, BadInput) else 3
     except KeyboardInterrupt:
-        print("Stopped: the same command goes on from here.", file=sys.stderr)
+        print("Stopped: run the same command again to resume.", file=sys.stderr)
         return 130
     fits = needed <= free
     if options.dry_run and not fits:

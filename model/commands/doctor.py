@@ -1,4 +1,4 @@
-"""What this machine has for running the model, as plain findings."""
+"""A report on what this machine has for running the model."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        name: what was looked at; a key in the JSON report.
+        name: what was checked; a key in the JSON report.
         value: what was found.
-        remedy: what to do about it; None where all is well.
-        essential: without it not even the mini model runs.
+        remedy: what to do about it; None if all is well.
+        essential: whether not even the mini model runs without it.
     """
 
     name: str
@@ -43,7 +43,11 @@ class Finding:
 
 
 def findings() -> list[Finding]:
-    """Versions, devices, memory, disk and weights."""
+    """Check versions, devices, memory, disk and weights.
+
+    Returns:
+        The report.
+    """
     return [
         Finding("python", platform.python_version()),
         *(_version(name) for name in VERSIONS),
@@ -75,8 +79,8 @@ def _gpu() -> Finding:
     elif shutil.which("nvidia-smi") is None:
         why = "no NVIDIA driver was found"
     else:
-        why = "the NVIDIA driver does not answer (nvidia-smi tells more)"
-    return Finding("gpu", f"none: {why}", "The mini model needs none; the released BLSP-Emo wants one of 12 GB.")
+        why = "the NVIDIA driver does not respond (see nvidia-smi)"
+    return Finding("gpu", f"none: {why}", "The mini model needs none; the released BLSP-Emo needs one with 12 GB.")
 
 
 def _memory() -> Finding:
@@ -104,15 +108,22 @@ def _weights() -> list[Finding]:
         report.append(
             Finding(
                 f"model {name}",
-                f"not fetched yet: {', '.join(missing)}" if missing else "ready",
-                f"The first `undertone ask --model {name}` fetches {megabytes:.0f} MB." if missing else None,
+                f"not downloaded yet: {', '.join(missing)}" if missing else "ready",
+                f"The first `undertone ask --model {name}` downloads {megabytes:.0f} MB." if missing else None,
             )
         )
     return report
 
 
 def about(source: str) -> list[Finding]:
-    """What a checkpoint is and how it fits into this machine; nothing of it is loaded."""
+    """Describe a checkpoint and how it fits this machine, without loading it.
+
+    Args:
+        source: a preset or a checkpoint folder.
+
+    Returns:
+        The report.
+    """
     try:
         found = inspect(source)
         made = plan(found)
@@ -130,12 +141,26 @@ def about(source: str) -> list[Finding]:
 
 
 def as_dict(report: Sequence[Finding]) -> dict[str, dict[str, str | None]]:
-    """`doctor --json`."""
+    """The report as JSON values.
+
+    Args:
+        report: from `findings` or `about`.
+
+    Returns:
+        The object that `doctor --json` prints.
+    """
     return {one.name: {"value": one.value, "remedy": one.remedy} for one in report}
 
 
 def lines(report: Sequence[Finding]) -> Iterator[str]:
-    """The report for people; what has a remedy is marked."""
+    """The report as text; findings with a remedy are marked.
+
+    Args:
+        report: from `findings` or `about`.
+
+    Yields:
+        Lines.
+    """
     width = max(len(one.name) for one in report)
     for one in report:
         yield f"{'!' if one.remedy else ' '} {one.name:{width}}  {one.value}"

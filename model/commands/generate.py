@@ -1,8 +1,8 @@
 """The batch tool: a file of JSON lines in, a file of replies out, line by line.
 
-As the original's tool, and besides: a line that cannot be used is reported and keeps its place, and a run that
-was killed goes on where it stopped. The command line reads its options here, so this module has no torch;
-`model.commands.answer_lines` does the answering.
+It works like the original's tool. In addition, an unusable line is reported and keeps its place, and a run that was
+killed can be resumed. The command line reads its options here, so this module does not import torch;
+`model.commands.answer_lines` generates the answers.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from model.errors import BadInput
 from model.files import write_atomically
 
 DESCRIPTION = """\
-Answer every line of a JSON-lines file. Each input line is an object; the fields that the options name, and
-"instruction" where --instruction is not given, make the message: instruction, text, then the recording. Each output
-line is {"response": ..., "reference": ...}, in the input's order. A line that cannot be used is reported by its number
-and becomes {"response": "", "reference": ..., "error": why}; the exit code is 2 then. A run that was stopped goes on
-when the same command is given again.
+Answer every line of a JSON-lines file. Each input line is an object. The fields named by the options, and "instruction"
+unless --instruction is given, form the message: instruction, text, then the recording. Each output line is
+{"response": ..., "reference": ...}, in the input's order. An unusable line is reported by its number and becomes
+{"response": "", "reference": ..., "error": reason}; the exit code is then 2. To resume a run that was stopped, run the
+same command again.
 """
 
 
@@ -41,16 +41,16 @@ class Options(options.Options):
     refusal: ClassVar[type[Exception]] = BadInput
 
     input_file: Path = Field(description="JSON lines to answer", json_schema_extra=_PATH)
-    output_file: Path = Field(description="where the replies go, one line each", json_schema_extra=_PATH)
+    output_file: Path = Field(description="output file for the replies, one line each", json_schema_extra=_PATH)
     model: str = Field("mini", description="mini, mini-0.5b, mini-speech, or a checkpoint folder")
-    instruction: str = Field("", description="put before every message, instead of the lines' own")
+    instruction: str = Field("", description="precedes every message, instead of the lines' own")
     audio_field: str = Field("", description="field with a recording's path, relative to the input file or to here")
     text_field: str = Field("", description="field with text that follows the instruction")
-    reference_field: str = Field("", description="field that is copied to the output as the reference")
+    reference_field: str = Field("", description="field to copy to the output as the reference")
     batch_size: int = Field(
         24,
         ge=1,
-        description="lines answered at once; beyond rounding it changes no reply, except with --legacy-batching",
+        description="lines per batch; apart from rounding it changes no reply, except with --legacy-batching",
     )
     use_emotion: bool = Field(False, description="ask for empathy with the emotion in the voice")
     max_new_tokens: int = Field(128, ge=1, description="longest reply")
@@ -59,28 +59,32 @@ class Options(options.Options):
     temperature: float = Field(1.0, gt=0, description="of sampling")
     top_p: float = Field(0.5, gt=0, le=1, description="of sampling")
     top_k: int = Field(0, ge=0, description="of sampling; 0 for all tokens")
-    seed: int = Field(0, description="of sampling; each line has its own chances")
-    repetition_penalty: float | None = Field(None, gt=0, description="the checkpoint's own if not given")
-    num_beams: int = Field(1, description="1: there is no beam search")
+    seed: int = Field(0, description="of sampling; each line has its own random numbers")
+    repetition_penalty: float | None = Field(None, gt=0, description="default: the checkpoint's own")
+    num_beams: int = Field(1, description="must be 1: beam search is not supported")
     legacy_batching: bool = Field(
-        False, description="pad batches as the original did, where a row depends on its neighbours"
+        False, description="pad batches like the original, where a row depends on its neighbours"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute")
     quantize: Literal["auto", "none", "int8", "nf4", "nf4-all"] = Field(
         "auto", description="auto: 4 bits on a GPU, none on a CPU"
     )
-    restart: bool = Field(False, description="write the output anew, whatever is there")
+    restart: bool = Field(False, description="overwrite the output")
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         if self.num_beams != 1:
             raise ValueError("Beam search is not supported: leave --num-beams at 1, or use --do-sample.")
         if self.min_new_tokens > self.max_new_tokens:
-            raise ValueError("--min-new-tokens must lie between 0 and the maximum: change it and start again.")
+            raise ValueError("--min-new-tokens must lie between 0 and the maximum.")
         return self
 
     def decisive(self) -> dict[str, Any]:
-        """The options that the output depends on, as JSON values."""
+        """The options that the output depends on.
+
+        Returns:
+            JSON values by name.
+        """
         unused = {"output_file", "restart"} | (set() if self.legacy_batching else {"batch_size"})
         decisive = {name: value for name, value in self.model_dump().items() if name not in unused}
         return decisive | {"input_file": str(self.input_file.resolve())}
@@ -96,15 +100,16 @@ Answer = Callable[[int, Sequence[bytes]], list[Result]]
 class Job:
     """The input's lines and the output file, which grows batch by batch and survives a kill.
 
-    Beside the output stands `NAME.run` until the last line is written: it tells a later start with which
-    options and for which input the output was begun. Whole lines are kept, a torn one is written again.
+    Until the last line is written, the file `NAME.run` next to the output records the options and the input, so that a
+    later start can resume. Complete lines are kept, a torn one is written again.
 
     Attributes:
         lines: the input.
-        done: lines written; `failed`: those of them that hold an error.
+        done: number of lines written.
+        failed: number of those that contain an error.
 
     Raises:
-        BadInput: the input cannot be read, or the output holds something else.
+        BadInput: the input cannot be read, or the output is something else.
     """
 
     def __init__(self, options: Options) -> None:
@@ -116,15 +121,15 @@ class Job:
         self._kept_bytes = 0
         self._open = ExitStack()
         if self._output.is_dir() or not os.access(self._output.resolve().parent, os.W_OK):
-            raise BadInput(f"{self._output} cannot be written: choose a folder that exists and is yours.")
+            raise BadInput(f"{self._output} cannot be written: choose an existing folder with write permission.")
         if self._output.resolve() == options.input_file.resolve():
-            raise BadInput("--output-file is the input file: name another.")
+            raise BadInput("--output-file is the input file: choose another.")
 
     def __enter__(self) -> Self:
-        """Take the output file and see what an earlier run wrote; nothing is changed before `write`.
+        """Lock the output file and read what an earlier run wrote; nothing is changed before `write`.
 
         Raises:
-            BadInput: another process is writing it, or it cannot be continued.
+            BadInput: another process is writing it, or it cannot be resumed.
         """
         with ExitStack() as opening:
             lock = FileLock(f"{self._side}.lock", timeout=0)
@@ -132,7 +137,7 @@ class Job:
                 opening.enter_context(lock)
             except Timeout as error:
                 raise BadInput(f"{self._output} is being written by another process: wait for it.") from error
-            if os.name == "posix":  # elsewhere the lock removes its file itself
+            if os.name == "posix":  # on other systems the lock removes its file itself
                 opening.callback(Path(lock.lock_file).unlink, missing_ok=True)
             kept = self._kept()
             self.done = len(kept)
@@ -142,13 +147,13 @@ class Job:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let go of the output; a finished one needs no side file."""
+        """Release the output; a finished one needs no side file."""
         if self.done == len(self.lines):
             self._side.unlink(missing_ok=True)
         self._open.close()
 
     def write(self, answer: Answer) -> Iterator[list[Result]]:
-        """Answer and write what is left, batch by batch; yields each batch when it is on the disk.
+        """Answer and write the remaining lines batch by batch; yields each batch when it is on the disk.
 
         Raises:
             BadInput: the disk is full.
@@ -170,22 +175,22 @@ class Job:
                 file.flush()
                 os.fsync(file.fileno())
             if begin:
-                # Only now: until the old lines are gone the old side file must stand beside them.
+                # Only now: the old side file describes the old lines until they are gone.
                 self._write_side()
         except OSError as error:
             raise BadInput(
-                f"{self._output} cannot be written ({error.strerror}): make room and give the command again."
+                f"{self._output} cannot be written ({error.strerror}): make room and run the command again."
             ) from error
 
     def _kept(self) -> list[bytes]:
-        """The output's whole lines that stay, with their ends."""
+        """The complete lines of the output that are kept, with their line ends."""
         if self.options.restart or not self._output.exists():
             return []
         found = self._output.read_bytes()
         whole = list(takewhile(_is_result, (line + b"\n" for line in found.split(b"\n")[:-1])))
         if not self._side.exists():
             if found:
-                raise BadInput(f"{self._output} exists already: delete it, name another, or add --restart.")
+                raise BadInput(f"{self._output} already exists: delete it, choose another, or add --restart.")
         elif whole:
             self._refuse_changes(len(whole))
         if self.options.legacy_batching and len(whole) < len(self.lines):
@@ -194,22 +199,22 @@ class Job:
         return whole
 
     def _refuse_changes(self, kept: int) -> None:
-        """Raises BadInput when the lines that were kept could have been other ones."""
+        """Raise BadInput if the kept lines could differ under the present options or input."""
         try:
             began = json.loads(self._side.read_text("utf-8"))
             options, lines, digest = dict(began["options"]), int(began["lines"]), began["sha256"]
         except (ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{self._side} is damaged: start anew with --restart.") from error
+            raise BadInput(f"{self._side} is damaged: start over with --restart.") from error
         now = self.options.decisive()
         for name in now:
             if options.get(name) != now[name]:
                 option = "--" + name.replace("_", "-")
                 raise BadInput(
-                    f"{self._output} was begun with {option} {options.get(name)!r}, now it is {now[name]!r}: "
-                    "give the same option to go on, or add --restart."
+                    f"{self._output} was started with {option} {options.get(name)!r}, now it is {now[name]!r}: "
+                    "use the same option to resume, or add --restart."
                 )
         if kept > len(self.lines) or lines > len(self.lines) or digest != _digest(self.lines[:lines]):
-            raise BadInput(f"{self.options.input_file} has changed since {self._output} was begun: add --restart.")
+            raise BadInput(f"{self.options.input_file} has changed since {self._output} was started: add --restart.")
 
     def _write_side(self) -> None:
         state = {
@@ -233,7 +238,7 @@ def _is_result(line: bytes) -> bool:
 
 
 def _input_lines(options: Options) -> list[bytes]:
-    """The lines of the input, without their ends and without blank ones at the end of the file."""
+    """The lines of the input, without line ends and without blank lines at the end of the file."""
     try:
         lines = options.input_file.read_bytes().removeprefix(b"\xef\xbb\xbf").rstrip().split(b"\n")
     except OSError as error:
@@ -249,15 +254,15 @@ def _input_lines(options: Options) -> list[bytes]:
     for option in ("audio_field", "text_field", "reference_field"):
         name = getattr(options, option)
         if present and name and name not in present:
-            raise BadInput(f"No line has the field {name!r}: there are {', '.join(sorted(present))}.")
+            raise BadInput(f"No line has the field {name!r}; the fields are {', '.join(sorted(present))}.")
     return lines
 
 
 def read_record(raw: bytes) -> dict[str, Any]:
-    """The object in an input line.
+    """Parse an input line.
 
     Raises:
-        BadInput: it is not a JSON object, or holds what no output line could.
+        BadInput: it is not a JSON object, or has a value that no output line can have.
     """
 
     def constant(name: str) -> None:
@@ -265,7 +270,7 @@ def read_record(raw: bytes) -> dict[str, Any]:
 
     try:
         record = json.loads(raw.decode("utf-8"), parse_constant=constant)
-        # Half a surrogate pair or 1e999 can be read but not written.
+        # Half a surrogate pair, or 1e999, can be read but not written.
         json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except UnicodeError as error:
         raise BadInput("not valid Unicode text") from error

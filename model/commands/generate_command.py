@@ -1,4 +1,4 @@
-"""The command `generate`: the batch tool with bars on stderr."""
+"""The command `generate`: the batch tool with progress bars on stderr."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from model.commands.options import downloads, quiet_libraries
 
 
 def run(options: Options) -> int:
-    """Answer the lines with bars on stderr. Returns 2 when any of them failed; each is named with its reason.
+    """Answer the lines; each failed line is reported on stderr with its reason.
+
+    Args:
+        options: of the batch tool.
+
+    Returns:
+        The exit code: 0 done, 2 a line failed.
 
     Raises:
         BadInput: the input or the output cannot be used.
@@ -32,6 +38,6 @@ def run(options: Options) -> int:
                         if "error" in result:
                             sys.stderr.write(f"line {number}: {result['error']}\n")
                     bars.update(task, completed=job.done)
-        failed = f"; {job.failed} of them failed and hold an error" if job.failed else ""
+        failed = f"; {job.failed} of them failed" if job.failed else ""
         sys.stderr.write(f"{job.done} lines in {options.output_file}{failed}\n")
     return 2 if job.failed else 0

@@ -1,7 +1,7 @@
-"""`python -m model.manager ACTION`: what a window asks about checkpoints, answered in JSON lines.
+"""`python -m model.manager ACTION`: information about checkpoints and work on them, as JSON lines for a user interface.
 
-Steps that take a while are told as {"what", "done", "total"}; the last line is the answer, its "error" a sentence with
-the remedy, or null. Nothing is loaded, and nothing of the user's is changed or deleted.
+Progress is reported as {"what", "done", "total"}; the last line is the result, whose "error" is a sentence with the
+remedy, or null. No model is loaded, and no user's file is changed or deleted.
 """
 
 from __future__ import annotations
@@ -28,11 +28,18 @@ from model.nn.nf4 import MODES, stored_mode
 from model.weights import fetch, store
 from model.weights.packages import load_manifest
 
-Tell = Callable[[dict[str, Any]], None]
+Notify = Callable[[dict[str, Any]], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out one action; returns the exit code: 0 done, 2 bad input, 3 something is missing or damaged."""
+    """Run one action.
+
+    Args:
+        arguments: the command line; by default sys.argv.
+
+    Returns:
+        The exit code: 0 done, 2 bad input, 3 something is missing or damaged, 130 interrupted.
+    """
     options = _parser().parse_args(arguments)
     quiet_libraries()
     try:
@@ -50,13 +57,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m model.manager", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    action = actions.add_parser("list", help="what checkpoints are, whether they are here, and how they fit")
+    action = actions.add_parser("list", help="describe checkpoints: downloaded or not, and how they fit into memory")
     action.add_argument("sources", metavar="SOURCE", nargs="+")
     action.set_defaults(run=lambda options, notify: [notify(describe(source)) for source in options.sources])
-    action = actions.add_parser("verify", help="read every file of one and compare it")
+    action = actions.add_parser("verify", help="verify every file of a checkpoint")
     action.add_argument("source", metavar="SOURCE")
     action.set_defaults(run=lambda options, notify: notify(verify(options.source, notify)))
-    action = actions.add_parser("convert", help="as `python -m model.convert`, with its progress")
+    action = actions.add_parser("convert", help="as `python -m model.convert`, with progress")
     action.add_argument("source", metavar="SOURCE", type=Path)
     action.add_argument("target", metavar="TARGET", type=Path)
     action.set_defaults(run=_convert)
@@ -66,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     action.add_argument("--quantize", choices=MODES, default="nf4")
     action.add_argument("--device", choices=DEVICES, default="auto")
     action.set_defaults(run=_quantize)
-    action = actions.add_parser("hub", help="download one revision of a repository; weights only, never code")
+    action = actions.add_parser("hub", help="download one revision of a repository: weights only, never code")
     action.add_argument("repository", metavar="OWNER/NAME")
     action.add_argument("revision", metavar="HEX", help="the commit, 40 hexadecimal digits")
     action.set_defaults(run=_hub)
@@ -78,8 +85,8 @@ def _notify(values: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _progress(notify: Tell) -> Callable[[fetch.Progress], None]:
-    """A teller of steps that leaves out those under a thousandth."""
+def _progress(notify: Notify) -> Callable[[fetch.Progress], None]:
+    """A progress callback that skips steps of less than a thousandth."""
     last = ("", -1.0)
 
     def show(step: fetch.Progress) -> None:
@@ -93,12 +100,12 @@ def _progress(notify: Tell) -> Callable[[fetch.Progress], None]:
 
 
 def describe(source: str) -> dict[str, Any]:
-    """What is known of a preset or folder without loading it.
+    """Describe a preset or folder without loading it.
 
     Returns:
-        `source`; `kind`: "preset", "checkpoint", "original" (to be converted) or "other" (not for this program);
-        `state`: "ready", "absent" or "broken"; `bytes` on the disk, `download_bytes` still to be fetched; `stored`: its
-        4-bit mode or None; `reads_emotion`; `plan`: as `plan --json` or None; `error`: a sentence or None.
+        `source`; `kind`: "preset", "checkpoint", "original" (to be converted) or "other" (unsupported); `state`:
+            "ready", "absent" or "broken"; `bytes` on the disk; `download_bytes` still to download; `stored`: its 4-bit
+            mode or None; `reads_emotion`; `plan`: as `plan --json` or None; `error`: a sentence or None.
     """
     known = presets().get(source)
     about: dict[str, Any] = {"source": source, "kind": "preset" if known else "checkpoint", "state": "ready"}
@@ -112,7 +119,10 @@ def describe(source: str) -> dict[str, Any]:
             if missing:
                 return about | {"state": "absent"}
         elif not Path(source).is_dir():
-            return about | {"state": "absent", "error": f"{source} is not there: plug in its disk, or remove it here."}
+            return about | {
+                "state": "absent",
+                "error": f"{source} is not there: connect its disk, or remove it here.",
+            }
         else:
             stated = read_config(Path(source))
             about |= {"kind": _kind(stated), "bytes": _size(Path(source)), "stored": stored_mode(stated)}
@@ -134,7 +144,7 @@ def _kind(stated: dict[str, Any]) -> str:
 def _refuse_other(kind: str, stated: dict[str, Any], folder: Path | str) -> None:
     if kind == "other":
         what = shown(stated.get("model_type") or "nameless")
-        raise WeightsMissing(f"{folder} holds a {what} model, which does not hear: choose a BLSP-Emo checkpoint.")
+        raise WeightsMissing(f"{folder} is a {what} model, which cannot encode speech: choose a BLSP-Emo checkpoint.")
 
 
 def _fetched(part: str) -> bool:
@@ -145,11 +155,15 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def verify(source: str, notify: Tell) -> dict[str, Any]:
-    """Read all of a preset or folder. Returns `source`, `checked`: what was found sound, `sha256` of folders' weights.
+def verify(source: str, notify: Notify) -> dict[str, Any]:
+    """Read and verify all files of a preset or folder.
 
     Args:
-        tell: told of the bytes read.
+        source: a preset or a checkpoint folder.
+        notify: called with the progress in bytes.
+
+    Returns:
+        `source`; `checked`: what was verified; `sha256` of a folder's weight files.
 
     Raises:
         WeightsMissing: something is missing or damaged; the message names it.
@@ -163,11 +177,11 @@ def verify(source: str, notify: Tell) -> dict[str, Any]:
         checked += [_verify_fetched(part, store.home() / "models" / part, progress) for part in parts_of]
         if source not in presets():
             tuned.check(known)
-            checked.append("the tuned head's numbers are whole, and were fitted on these parts")
+            checked.append("the tuned head is intact, and was fitted on these parts")
     else:
         folder = Path(source)
         if not folder.is_dir():
-            raise WeightsMissing(f"{source} is not there: plug in its disk, or remove it from the list.")
+            raise WeightsMissing(f"{source} is not available: connect its disk, or remove it from the list.")
         checked += _verify_settings(folder)
         files = sorted({info.file for info in list_tensors(folder).values()})
         total, done = sum(file.stat().st_size for file in files), 0
@@ -176,14 +190,14 @@ def verify(source: str, notify: Tell) -> dict[str, Any]:
             components.refuse_nonfinite(read_shard(file).items(), folder)
             hashes[file.name] = store.sha256(file)
             done += file.stat().st_size
-        checked.append(f"all {decimal(total)} of weights are numbers")
+        checked.append(f"all {decimal(total)} of weights are finite")
         if (folder / store.STAMP).is_file():
             checked.append(_verify_fetched(folder.name, folder, progress))
     return {"source": source, "checked": checked, "sha256": hashes, "error": None}
 
 
 def _verify_settings(folder: Path) -> list[str]:
-    """The structure: configs, tokenizer, names and shapes of the weights."""
+    """Verify the structure: configs, tokenizer, names and shapes of the weights."""
     stated = read_config(folder)
     if _kind(stated) == "original":
         conversion = convert.examine(folder)
@@ -194,33 +208,33 @@ def _verify_settings(folder: Path) -> list[str]:
     components.tokenizer(folder, config.text_config.vocab_size)
     components.extractor(folder, config.speech_config.num_mel_bins)
     components.generation(folder, CONTEXT)
-    return [f"{len(tensors)} tensors have the names and shapes that config.json asks for", "the tokenizer works"]
+    return [f"{len(tensors)} tensors have the names and shapes that config.json requires", "the tokenizer works"]
 
 
 def _verify_fetched(name: str, folder: Path, progress: Callable[[fetch.Progress], None]) -> str:
     if not (folder / store.STAMP).is_file():
-        raise WeightsMissing(f"{name} is not here yet: fetch it first.")
+        raise WeightsMissing(f"{name} is not downloaded yet: download it first.")
     progress(fetch.Progress(f"Comparing hashes of {name}", 0, 1))
     wrong = store.damaged(folder)
     progress(fetch.Progress(f"Comparing hashes of {name}", 1, 1))
     if wrong:
-        raise WeightsMissing(f"{name} is damaged ({wrong[0]}): delete {folder} and fetch it again.")
-    return f"{name}: every file has the SHA-256 with which it arrived"
+        raise WeightsMissing(f"{name} is damaged ({wrong[0]}): delete {folder} and download it again.")
+    return f"{name}: intact, every file has the SHA-256 of its download"
 
 
-def _convert(options: argparse.Namespace, notify: Tell) -> None:
+def _convert(options: argparse.Namespace, notify: Notify) -> None:
     convert.staging_of(options.target)
     conversion = convert.examine(options.source)
     convert.convert(conversion, options.target, _progress(notify))
     notify({"folder": str(options.target), "error": None})
 
 
-def _quantize(options: argparse.Namespace, notify: Tell) -> None:
+def _quantize(options: argparse.Namespace, notify: Notify) -> None:
     quantize.quantize(options.source, options.target, options.quantize, options.device)
     notify({"folder": str(options.target), "error": None})
 
 
-def _hub(options: argparse.Namespace, notify: Tell) -> None:
+def _hub(options: argparse.Namespace, notify: Notify) -> None:
     folder = fetch.fetch_hub(
         options.repository, options.revision, progress=_progress(notify), allow_pickles=True
     )  # the original's weights are pickles; they are read weights-only

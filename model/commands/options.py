@@ -1,4 +1,4 @@
-"""What command lines share: the options of the model, the progress of downloads, libraries that keep to themselves."""
+"""Shared parts of command lines: the model's options, download progress, silencing libraries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ QUANTIZE = ("auto", "none", "int8", "nf4", "nf4-all")
 
 
 def add_model(command: argparse.ArgumentParser) -> None:
-    """The options of the model."""
+    """Add the model's options to a command line.
+
+    Args:
+        command: the parser to extend.
+    """
     command.add_argument("--model", default="mini", help="mini, mini-0.5b, mini-speech, or a checkpoint folder")
     command.add_argument("--device", choices=DEVICES, default="auto")
     command.add_argument("--quantize", choices=QUANTIZE, default="auto")
@@ -33,10 +37,13 @@ def add_model(command: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def downloads(*, passing: bool = False) -> Iterator[Callable[[Progress], None]]:
-    """A progress bar on stderr for what is fetched or written, shown only when something is.
+    """A progress bar on stderr for downloads, shown only when something is downloaded or written.
 
     Args:
-        passing: the bar goes when it is done, and there is none where stderr is no terminal.
+        passing: remove the bar when it is done, and show none where stderr is not a terminal.
+
+    Yields:
+        A callback for progress.
     """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
@@ -60,7 +67,7 @@ def downloads(*, passing: bool = False) -> Iterator[Callable[[Progress], None]]:
 
 
 def quiet_libraries() -> None:
-    """Keep transformers' own progress bars and advice out of a command line's output."""
+    """Keep transformers' progress bars and warnings out of a command's output."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()

@@ -18,7 +18,14 @@ from model.nn.nf4 import MODES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Quantize; returns the exit code: 0 done, 2 bad input, 3 the source, the disk or a device will not do."""
+    """Quantize a checkpoint folder.
+
+    Args:
+        arguments: the command line; by default sys.argv.
+
+    Returns:
+        The exit code: 0 done, 2 bad input, 3 unusable source, disk or device, 130 interrupted.
+    """
     parser = argparse.ArgumentParser(prog="python -m model.quantize", description=__doc__)
     parser.add_argument("source", metavar="SOURCE", type=Path, help="a checkpoint folder, converted")
     parser.add_argument("target", metavar="TARGET", type=Path, help="a new folder")

@@ -1,7 +1,7 @@
-"""`python -m model.replies [--model mini] [--json]`: how good a checkpoint's replies are, on fixed cases.
+"""`python -m model.replies [--model mini] [--json]`: a small test of a checkpoint's replies, on fixed cases.
 
-Facts and memory are checked by the word that has to appear; feelings by what must not be said to them. A
-small ruler, meant for choosing between language models and prompts, not for praise.
+Facts and memory are checked by a word that must appear, feelings by words that must not. It is meant for comparing
+language models and prompts, not as a benchmark.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from model.inference.engine import Engine
 
 
 def judge(engine: Engine, cases: dict[str, Any]) -> list[tuple[str, bool, str, str]]:
-    """Answer every case; returns (kind, whether it passes, what was said, the reply)."""
+    """Answer every case; returns (kind, whether it passes, the message, the reply)."""
 
     def answer(said: str, history: Sequence[Exchange] = ()) -> str:
         return "".join(engine.reply(history, Typed(said))).strip()
@@ -48,7 +48,14 @@ def judge(engine: Engine, cases: dict[str, Any]) -> list[tuple[str, bool, str, s
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print every reply with its verdict, then the shares; with --json only the figures."""
+    """Print every reply with its result, then the shares; with --json only the figures.
+
+    Args:
+        arguments: the command line; by default sys.argv.
+
+    Returns:
+        The exit code: 0 done, 3 something is missing or damaged.
+    """
     parser = argparse.ArgumentParser(prog="python -m model.replies", description=__doc__)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--json", action="store_true")

@@ -1,9 +1,9 @@
 """`python -m model.full_size`: the full-size model on this machine's GPU, with random weights and no download.
 
-Builds a checkpoint of the original's sizes, loads it in 4 bits, saves it and loads it again, compares it with
-16 bits, decodes, trains for 50 steps, and writes what it measured to a page named after the date and the
-hardware. Every section stands for itself: one that fails is on the page with its traceback. With random
-weights the times and sizes are real and the words are not.
+Builds a checkpoint of the original's sizes, loads it in 4 bits, saves it and loads it again, compares it with 16 bits,
+decodes, trains for 50 steps, and writes the measurements to a page named after the date and the hardware. Sections are
+independent: a failed one is on the page with its traceback. With random weights, times and sizes are real, texts and
+losses are not.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ CHECKS = ("reloaded_logits_identical", "loss_went_down")
 
 
 def measure(run: Run, sections: Sequence[Section] = tuple(SECTIONS)) -> dict[str, str]:
-    """Run the sections, each for itself; fills `run.figures` and returns the tracebacks of those that failed."""
+    """Run the sections independently; fills `run.figures` and returns the tracebacks of those that failed."""
     failures = {}
     columns = (SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
@@ -65,20 +65,20 @@ def measure(run: Run, sections: Sequence[Section] = tuple(SECTIONS)) -> dict[str
                 started = run.now()
                 run.figures |= section(run)
                 run.figures[f"{section.__name__}_section_seconds"] = run.now() - started
-            except Exception:  # noqa: BLE001  (whatever fails is on the page, and the other sections still count)
+            except Exception:  # noqa: BLE001  (any failure is on the page, and the other sections still run)
                 failures[name] = _without_paths(traceback.format_exc(), run.work)
             bar.advance(task)
     return failures
 
 
 def _without_paths(text: str, work: Path) -> str:
-    """A traceback that does not tell where things are on this machine."""
+    """A traceback without paths of this machine."""
     text = text.replace(f"{work}", "WORK").replace(f"{RESOURCES.parent}/", "")
     return re.sub(r'"[^"]*/(?:site-packages|python3\.\d+)/', '"', text)
 
 
 def hardware(device: str) -> str:
-    """The name of the card, or of the processor."""
+    """The name of the GPU or the processor."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     cpuinfo = Path("/proc/cpuinfo")
@@ -126,7 +126,7 @@ def _shown(value: object) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, write the page, print it or with --json one flat object; 1 when a section or a check failed."""
+    """Measure, write the page and print it, or with --json one flat object; 1 if a section or a check failed."""
     parser = argparse.ArgumentParser(prog="python -m model.full_size", description=__doc__)
     parser.add_argument("--size", choices=tuple(SIZES), default="full", help="tiny: tries the script, on any machine")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")

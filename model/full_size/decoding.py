@@ -1,4 +1,4 @@
-"""The answering sections: first token, decoding against `generate` and the memory bound, memory, a profile."""
+"""The decoding sections: first token, decoding against `generate` and the memory bound, memory, a profile."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TARGET_RATIO, _TARGET_SPEED, _TARGET_SHARE, _FAST_MEMORY = 3.0, 300.0, 0.4, 1.2
 
 @torch.inference_mode()
 def prompt_times(run: Run) -> Figures:
-    """Hearing 10 s of speech in the full window, the prompt's pass, and the time to the first token."""
+    """Encoding 10 s of speech in the full window, the prompt's prefill, and the time to the first token."""
     model, size = run.loaded(), run.size
     run.forget_peak()
     mels = model.config.speech_config.num_mel_bins
@@ -61,7 +61,7 @@ def _prefill(run: Run, cache: FixedCache) -> Tensor:
 
 @torch.inference_mode()
 def decode(run: Run) -> Figures:
-    """Tokens per second, greedy, batch 1: transformers' `generate`, our loop without and with CUDA graphs."""
+    """Tokens per second, greedy, batch size 1: transformers' `generate`, the static loop with and without graphs."""
     language_model, size = run.loaded().language_model, run.size
     eager = StaticDecoder(language_model, size.context, capture=uncaptured)
     figures: Figures = {"eager_tokens_per_second": _speed(run, eager)}
@@ -91,7 +91,7 @@ def _speed(run: Run, decoder: StaticDecoder) -> float:
         started = run.now()
         for _ in range(run.size.new_tokens):
             next(stream)
-        taken = run.now() - started  # with the step that ran ahead, as one had run ahead at the start
+        taken = run.now() - started  # includes the step queued ahead, as one was queued at the start
         stream.close()
         return run.size.new_tokens / taken
 
@@ -101,7 +101,7 @@ def _speed(run: Run, decoder: StaticDecoder) -> float:
 def _generate_speed(run: Run) -> float:
     ids = run.prompt()
 
-    def generate(tokens: int) -> None:  # no token ends a reply: this config has none
+    def generate(tokens: int) -> None:  # this config has no end token
         mask = torch.ones_like(ids)
         model = run.loaded().language_model
         model.generate(ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False, pad_token_id=0)
@@ -111,7 +111,7 @@ def _generate_speed(run: Run) -> float:
 
 
 def _bytes_per_token(run: Run) -> int:
-    """What a step must read: every weight but the embedding's table and LoRA, and the filled KV cache."""
+    """Bytes that a step must read: all weights except the embedding table and LoRA, and the filled KV cache."""
     model, text = run.loaded().language_model, run.loaded().config.text_config
     total = 0
     for name, parameter in model.named_parameters():
@@ -127,23 +127,23 @@ def _bytes_per_token(run: Run) -> int:
 
 
 def memory(run: Run) -> Figures:
-    """The card's memory in use after loading and answering, against `plan`; nothing else may use the card."""
+    """GPU memory in use after loading and answering, against `plan`; no other process may use the GPU."""
     about = inspect(str(run.work / "nf4"))
     planned = plan(about, device=run.device, context=run.size.context).estimates[0].total
     figures: Figures = {"planned_gb": planned / 1e9}
     if run.cuda:
         free, total = torch.cuda.mem_get_info()
-        beside = total - free - torch.cuda.memory_reserved()
-        figures["outside_torch_gb"] = beside / 1e9
+        outside = total - free - torch.cuda.memory_reserved()
+        figures["outside_torch_gb"] = outside / 1e9
         figures["peak_allocated_gb"] = torch.cuda.max_memory_allocated() / 1e9
-        figures["peak_used_gb"] = (used := torch.cuda.max_memory_reserved() + beside) / 1e9
+        figures["peak_used_gb"] = (used := torch.cuda.max_memory_reserved() + outside) / 1e9
         figures["plan_ratio_to_used"] = planned / used
     return figures
 
 
 @torch.inference_mode()
 def attention(run: Run) -> Figures:
-    """One query's attention over the shortest and the longest range, by every kernel that will take it."""
+    """One query's attention over the shortest and the longest range, by every available kernel."""
     text = run.loaded().config.text_config
     size = text.hidden_size // text.num_attention_heads
     figures: Figures = {}
@@ -160,7 +160,7 @@ def attention(run: Run) -> Figures:
                 with sdpa_kernel(backend):
                     figures[name] = 1e6 / _CALLS * run.seconds(partial(_repeat, attend))
             except RuntimeError as error:
-                figures[name] = f"not here ({str(error).splitlines()[0][:60]})"
+                figures[name] = f"unavailable ({str(error).splitlines()[0][:60]})"
     return figures
 
 
@@ -171,7 +171,7 @@ def _repeat(call: Callable[[], object]) -> None:
 
 @torch.inference_mode()
 def profile(run: Run) -> Figures:
-    """The kernels that take the time, when a target was missed."""
+    """The kernels that take the most time, if a target was missed."""
     if run.figures.get("targets_met"):
         return {}
     kinds = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if run.cuda else [])]

@@ -1,4 +1,4 @@
-"""What the sections of a run on the full-size model share: sizes, clock, the model in between."""
+"""Shared state of the sections: sizes, clock, the model between sections."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _REPEATS = 3
 
 @dataclass(frozen=True)
 class Size:
-    """How large the model and the measurements are; lengths in positions."""
+    """Sizes of the model and the measurements; lengths in positions."""
 
     speech: dict[str, Any]
     text: dict[str, Any]
@@ -75,7 +75,7 @@ SIZES = {
 
 @dataclass
 class Run:
-    """One run's settings and what its sections hand on to each other."""
+    """One run's settings and what its sections pass on to each other."""
 
     size: Size
     device: str
@@ -92,7 +92,7 @@ class Run:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of what is not quantized."""
+        """The type of what is not quantized."""
         return torch.bfloat16 if self.cuda else torch.float32
 
     def loaded(self) -> SpeechLanguageModel:
@@ -101,7 +101,7 @@ class Run:
         return self.model
 
     def now(self) -> float:
-        """Seconds, after everything that was asked of the device."""
+        """Seconds, after all work queued on the device."""
         if self.cuda:
             torch.cuda.synchronize()
         return time.perf_counter()
@@ -121,7 +121,7 @@ class Run:
         self.forget_peak()
 
     def forget_peak(self) -> None:
-        """Start the peak of memory anew."""
+        """Reset the memory peak."""
         if self.cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()

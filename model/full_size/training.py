@@ -1,4 +1,4 @@
-"""The training section: QLoRA-style steps, adapter, LoRA and emotion head over the 4-bit language model."""
+"""The training section: QLoRA-style steps of adapter, LoRA and emotion head over the 4-bit language model."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def train(run: Run) -> Figures:
 
 
 def _trainable(model: SpeechLanguageModel) -> list[torch.nn.Parameter]:
-    """Freeze all but adapter, LoRA and head, which are kept in 32 bits: an update is small beside a weight."""
+    """Freeze all but adapter, LoRA and head, which are kept in 32 bits: an update is small compared with a weight."""
     assert model.adapter is not None
     assert model.emotion_head is not None
     model.requires_grad_(False)

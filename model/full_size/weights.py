@@ -1,4 +1,4 @@
-"""The checkpoint's sections: built with random weights, quantized, saved, compared with 16 bits, loaded again."""
+"""The checkpoint sections: built with random weights, quantized, saved, compared with 16 bits, loaded again."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ _CHAT = (
 
 
 def require_room(run: Run) -> None:
-    """Check that the work folder can take the 16-bit and the 4-bit weights.
+    """Check that the work folder has room for the 16-bit and the 4-bit weights.
 
     Raises:
-        WeightsMissing: it cannot; the line says what to do.
+        WeightsMissing: it has not; the message says what to do.
     """
     needed, free = 1.6 * _bytes(_shapes(run)), shutil.disk_usage(run.work).free
     if free < needed:
         raise WeightsMissing(
-            f"{run.work.parent} has {free / 1e9:.1f} GB free and {needed / 1e9:.1f} GB are needed: "
-            "name another folder with --work."
+            f"{run.work.parent} has {free / 1e9:.1f} GB free, but {needed / 1e9:.1f} GB are needed: "
+            "choose another folder with --work."
         )
 
 
 def build(run: Run) -> Figures:
-    """Write the 16-bit folder, made on the device and written shard by shard."""
+    """Write the 16-bit folder, generated on the device and written shard by shard."""
     tensors = _shapes(run)
     started = run.now()
     folder = run.work / "16-bit"
     folder.mkdir()
     config = run.size.config()
     config.save_pretrained(folder)
-    _save_beside(folder, config.speech_config.num_mel_bins)
+    _save_other_files(folder, config.speech_config.num_mel_bins)
     torch.manual_seed(0)
     index = dict[str, str]()
     for number, names in enumerate(_shards(tensors)):
@@ -72,8 +72,8 @@ def _bytes(tensors: Mapping[str, tuple[int, ...]]) -> int:
     return 2 * sum(torch.Size(shape).numel() for shape in tensors.values())
 
 
-def _save_beside(folder: Path, mels: int) -> None:
-    """What else a checkpoint folder holds; the tokenizer knows bytes only, and stands in for the original's."""
+def _save_other_files(folder: Path, mels: int) -> None:
+    """Write the other files of a checkpoint folder; the tokenizer knows bytes only and replaces the original's."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(letters)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -99,7 +99,7 @@ def _shards(tensors: Mapping[str, tuple[int, ...]]) -> Iterator[list[str]]:
 
 
 def _random(name: str, shape: tuple[int, ...], device: str) -> Tensor:
-    """Weights that keep the variance of what passes, norms that do nothing, and no LoRA yet."""
+    """Weights that keep the variance of activations, identity norms, and zero LoRA."""
     if len(shape) > 1 and "lora_b" not in name:
         scale = (torch.Size(shape).numel() / shape[0]) ** -0.5
         return torch.randn(shape, device=device, dtype=torch.bfloat16) * scale
@@ -108,13 +108,13 @@ def _random(name: str, shape: tuple[int, ...], device: str) -> Tensor:
 
 
 def quantize(run: Run) -> Figures:
-    """Load the 16-bit folder in NF4, and save what came out."""
+    """Load the 16-bit folder in NF4 and save the result."""
     run.drop()
     started = run.now()
     run.model = read_model(run.work / "16-bit", run.device, "nf4", run.dtype)
     loaded = run.now()
     run.model.eval().save_pretrained(run.work / "nf4")
-    _save_beside(run.work / "nf4", run.model.config.speech_config.num_mel_bins)
+    _save_other_files(run.work / "nf4", run.model.config.speech_config.num_mel_bins)
     figures: Figures = {"quantizing_load_seconds": loaded - started, "nf4_save_seconds": run.now() - loaded}
     if run.cuda:
         figures["quantizing_load_peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
@@ -129,7 +129,7 @@ def _logits(run: Run) -> Tensor:
 
 
 def compare(run: Run) -> Figures:
-    """The 4-bit logits against the 16-bit ones. Of random weights: what trained ones lose is another matter."""
+    """Compare the 4-bit logits with the 16-bit ones. With random weights: trained ones may lose more or less."""
     quantized = run.logits
     assert quantized is not None, "no 4-bit logits: an earlier section failed"
     run.drop()
@@ -146,7 +146,7 @@ def compare(run: Run) -> Figures:
 
 
 def reload(run: Run) -> Figures:
-    """Load the 4-bit folder as it is: the logits must be those from before."""
+    """Load the 4-bit folder: the logits must be unchanged."""
     run.drop()
     started = run.now()
     run.model = read_model(run.work / "nf4", run.device, "nf4", run.dtype)

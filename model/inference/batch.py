@@ -1,9 +1,9 @@
-"""Replies to several prompts at once, as the original's batch tool makes them.
+"""Batched replies to several prompts, as in the original's batch tool.
 
-Two layouts of a padded batch. Ours: whole rows, padded on the left, positions from the mask, every recording
-heard by itself, so that no row depends on its neighbours (but for the rounding of padded sums). The original's
-(`legacy_batching`): prefix padded on the left, speech on the right, suffix on the left, and padding counts as
-positions. This module knows prompts and tokens; files and lines are `model.commands.generate`'s.
+There are two layouts of a padded batch. The default: whole rows, padded on the left, positions from the mask, every
+recording encoded separately, so that no row depends on its neighbours (except for the rounding of padded sums). The
+original's (`legacy_batching`): prefix padded on the left, speech on the right, suffix on the left, and padding counts
+as positions. This module knows prompts and tokens; files and lines belong to `model.commands.generate`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ class Prompt:
     """One row of a batch.
 
     Attributes:
-        prefix: token ids before the speech; `suffix`: those after it, up to where the reply begins.
+        prefix: token ids before the speech.
+        suffix: token ids after it, up to where the reply begins.
         speech: [n, E] adapter frames, or None.
-        seed: makes a sampled reply repeatable, whatever else is in the batch.
+        seed: makes a sampled reply reproducible, whatever else is in the batch.
     """
 
     prefix: list[int]
@@ -57,10 +58,21 @@ class Prompt:
 
 @torch.inference_mode()
 def hear(checkpoint: Checkpoint, recordings: Sequence[Samples], *, legacy_batching: bool = False) -> list[Tensor]:
-    """Adapter frames [n, E] of each recording (mono samples at 16 kHz).
+    """Encode recordings to adapter frames.
 
-    By default each recording is heard by itself, and one longer than 30 s in pieces cut at its pauses.
-    With `legacy_batching` all are heard together, each cut off at 30 s.
+    By default each recording is encoded separately, and one longer than 30 s in pieces split at pauses. With
+    `legacy_batching` all are encoded together, each cut off at 30 s.
+
+    Args:
+        checkpoint: with an adapter.
+        recordings: float32 [n] each, mono, 16 kHz.
+        legacy_batching: the original's batching.
+
+    Returns:
+        Adapter frames [n, E] of each recording.
+
+    Raises:
+        BadInput: the checkpoint has no adapter.
     """
     if not legacy_batching:
         return [
@@ -78,7 +90,7 @@ def _hear(checkpoint: Checkpoint, recordings: Sequence[Samples], *, legacy_batch
     lengths = torch.tensor([encoder_frames(len(samples)) for samples in recordings], device=model.device)
     heard = model.hear(torch.cat(features).to(model.device), lengths, legacy_batching=legacy_batching)
     if heard.frames is None or heard.mask is None:
-        raise BadInput("This checkpoint has no adapter: it cannot hear.")
+        raise BadInput("This checkpoint has no adapter, so it cannot encode speech: choose another.")
     return [frames[mask] for frames, mask in zip(heard.frames, heard.mask, strict=True)]
 
 
@@ -91,14 +103,18 @@ def generate(
     *,
     legacy_batching: bool = False,
 ) -> list[list[int]]:
-    """The reply to each prompt as token ids; the end token that finished a reply is its last id.
+    """Generate the reply to each prompt.
 
     Args:
         model: in eval mode.
         tokenizer: the checkpoint's.
+        prompts: the batch.
         settings: `max_new_tokens`, `eos_token_id`, `pad_token_id` and what `next_token` reads. A reply has
-            `min_new_tokens` tokens before padding: as in the original an end of turn counts as one of them.
+            `min_new_tokens` tokens before padding; as in the original an end of turn counts as one of them.
         legacy_batching: the original's layout and positions; see the module's docstring.
+
+    Returns:
+        Token ids of each reply; the end token that finished a reply is its last id.
     """
     if not prompts:
         return []
@@ -107,7 +123,7 @@ def generate(
     speech = [prompt.speech for prompt in prompts if prompt.speech is not None]
     cache = KeyValueCache(model.language_model.config.num_hidden_layers)
     if model.long_prompts is not None:
-        model.long_prompts.active = True  # an engine that stays short may have switched the rules off
+        model.long_prompts.active = True  # an engine with a short context may have switched the rules off
     output = model(
         ids,
         mask,
@@ -148,7 +164,7 @@ def _lay_out(prompts: Sequence[Prompt], pad: int, legacy: bool) -> tuple[Tensor,
 
 
 def _pad(rows: Sequence[list[int]]) -> list[list[int]]:
-    """The rows, padded on the left to the longest."""
+    """The rows, left-padded to the longest."""
     widest = max(map(len, rows))
     return [[_PADDING] * (widest - len(row)) + row for row in rows]
 
@@ -181,7 +197,7 @@ class _Chooser:
                     continue
                 logits[row, self._too_early(len(reply))] = -torch.inf
                 if self.settings.do_sample:
-                    # A row's chances come from its own seed and place, not from its batch.
+                    # A row's random numbers depend on its own seed and position, not on its batch.
                     torch.manual_seed(zlib.crc32(f"{self.seeds[row]} {len(reply)}".encode()))
                 tokens.append(next_token(logits[row], self._before[row] + reply, self.settings))
                 reply.append(tokens[-1])

@@ -1,12 +1,12 @@
-"""The decode loop on a GPU: a CUDA graph a step, sampling on the device, tokens read behind its back.
+"""The decode loop on a GPU: one CUDA graph per step, sampling on the device, asynchronous token reads.
 
-At batch 1 a step of a 4-bit model takes the GPU less time than the host needs to launch its kernels one by
-one, and transformers neither compiles nor captures a bitsandbytes model. So `model.inference.static_step` is captured
-once for each range of lengths and replayed. The next token is chosen on the device and fed back there; the
-host gets it through pinned memory, one step behind, and never stops the queue.
+At batch size 1 a step of a 4-bit model takes the GPU less time than the host needs to launch its kernels one by one,
+and transformers neither compiles nor captures a bitsandbytes model. So `model.inference.static_step` is captured once
+per range of lengths and replayed. The next token is chosen on the device and fed back there; the host reads it through
+pinned memory, one step behind, and never stalls the queue.
 
-Nothing here depends on CUDA but the capture, the pinned memory and the events: on a CPU the same loop runs
-over the same buffers, which is how the tests see it.
+Only the capture, the pinned memory and the events depend on CUDA: on a CPU the same loop runs over the same buffers,
+which is how the tests run it.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ Capture = Callable[[Callable[[], None]], Callable[[], None]]
 
 
 class Chooser:
-    """`model.inference.sampling.next_token` without the host: what it reads and writes stays on the device.
+    """`model.inference.sampling.next_token` without the host: all that it reads and writes stays on the device.
 
-    A token is drawn as the largest of p / e with e ~ Exp(1), which has the probabilities p (the exponential
-    race, Gumbel-max in another form): torch.multinomial asks the host whether p is valid.
+    A token is drawn as the largest of p / e with e ~ Exp(1), which has the probabilities p (the exponential race, a
+    form of Gumbel-max): torch.multinomial would ask the host whether p is valid.
     """
 
     def __init__(self, vocabulary: int, device: torch.device) -> None:
@@ -80,7 +80,7 @@ class Chooser:
 
 
 def cuda_graphs(device: torch.device) -> Capture:
-    """A capture for `device`. Its graphs share one memory pool, so they are replayed one at a time."""
+    """A capture function for `device`. Its graphs share one memory pool, so they are replayed one at a time."""
     pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
 
     def capture(work: Callable[[], None]) -> Callable[[], None]:
@@ -90,7 +90,7 @@ def cuda_graphs(device: torch.device) -> Capture:
                 work()
         torch.cuda.current_stream(device).wait_stream(stream)
         graph, collects = torch.cuda.CUDAGraph(), gc.isenabled()
-        gc.disable()  # a CUDA object freed in the middle would spoil the capture
+        gc.disable()  # freeing a CUDA object meanwhile would break the capture
         try:
             with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                 work()
@@ -103,19 +103,19 @@ def cuda_graphs(device: torch.device) -> Capture:
 
 
 class _Mailbox:
-    """Tokens on their way to the host: pinned slots, each with the event that says it has arrived."""
+    """Tokens on their way to the host: pinned slots, each with an event that signals its arrival."""
 
     def __init__(self, slots: int, device: torch.device) -> None:
         cuda = device.type == "cuda"
         self._slots = torch.zeros(slots, dtype=torch.int64, pin_memory=cuda)
         self._seen = self._slots.numpy()  # the same memory: reading it asks torch nothing
-        # blocking: the host sleeps while it waits, sound and window need the core
+        # blocking: the host sleeps while it waits; audio and UI need the core
         self._events = [torch.cuda.Event(blocking=True) for _ in range(slots)] if cuda else []
         self._device = device
         self._turn = 0
 
     def send(self, token: Tensor) -> Callable[[], int]:
-        """Start the copy of `token` [1]; the result waits for it. At most `slots` are under way at once."""
+        """Start the copy of `token` [1]; returns a function that waits for it. At most `slots` copies run at once."""
         slot = self._turn = (self._turn + 1) % len(self._seen)
         self._slots[slot : slot + 1].copy_(token, non_blocking=True)
         event = self._events[slot] if self._events else None
@@ -131,7 +131,14 @@ class _Mailbox:
 
 
 def uncaptured(work: Callable[[], None]) -> Callable[[], None]:
-    """No capture: the work itself."""
+    """No capture.
+
+    Args:
+        work: a step over static buffers.
+
+    Returns:
+        `work`.
+    """
     return work
 
 
@@ -145,10 +152,10 @@ class StaticDecoder:
     """Decodes one sequence over a cache of fixed buffers, by CUDA graphs where there is CUDA.
 
     Args:
-        language_model: one that `unsupported` has nothing against, in eval mode, on its device.
+        language_model: one that `unsupported` accepts, in eval mode, on its device.
         capacity: positions of the longest conversation with its reply; rounded up to a multiple of 64.
-        everywhere: the LoRA scope, when generated tokens carry LoRA too.
-        ahead: steps that are queued while the host still waits for a token; so many too many run at an end.
+        everywhere: the LoRA scope, if LoRA is active on generated tokens too.
+        ahead: steps that are queued while the host waits for a token; as many surplus steps run at the end.
         capture: makes a step repeatable; by default CUDA graphs on a CUDA device and `uncaptured` elsewhere.
 
     Attributes:
@@ -156,7 +163,7 @@ class StaticDecoder:
         failure: why steps run uncaptured although a capture was tried, or None.
 
     Raises:
-        ValueError: `unsupported` has something against the model.
+        ValueError: `unsupported` rejects the model.
     """
 
     def __init__(
@@ -183,7 +190,7 @@ class StaticDecoder:
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Capture every range beyond what the cache holds, so that no reply waits for it."""
+        """Capture every range beyond what the cache contains, so that no reply waits for it."""
         self._step.begin()
         length = self.cache.get_seq_length()
         for reach in self._reaches:
@@ -198,16 +205,19 @@ class StaticDecoder:
         settings: GenerationConfig,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Generator[int]:
-        """Decode behind the prompt in `cache`, token by token, until closed, cancelled or out of capacity.
+        """Decode after the prompt in `cache`, token by token, until closed, cancelled or out of capacity.
 
-        Stop tokens are the caller's: it closes the iterator when it has seen one. Then `cache` holds the
-        prompt and every yielded token that had a place; steps that ran ahead are forgotten.
+        The caller handles stop tokens: it closes the iterator when it has seen one. Then `cache` contains the prompt
+        and every yielded token that fits; surplus steps are dropped.
 
         Args:
             first_logits: float32 [vocabulary], of the prompt's last position.
             earlier: tokens that the repetition penalty applies to from the start, as in `next_token`.
             settings: how tokens are chosen, as in `next_token`.
-            cancelled: asked before every token; true ends the iteration.
+            cancelled: called before every token; True ends the iteration.
+
+        Yields:
+            Token ids.
         """
         start = self.cache.get_seq_length()
         self._step.begin()

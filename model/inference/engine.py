@@ -1,8 +1,8 @@
-"""The engine: hears messages, keeps the conversation's KV cache, streams replies.
+"""The engine: encodes messages, keeps the conversation's KV cache, streams replies.
 
-Every reply gets the whole history; the engine builds its canonical ids and reuses the longest prefix
-that the cache already holds, so only what is new is prefilled. The caches can be dropped at any time
-without changing a reply. One thread uses an engine; `cancelled` may be set from another.
+Every reply gets the whole history. The engine builds its canonical ids and reuses the longest prefix in the cache, so
+only what is new is prefilled. The caches can be dropped at any time without changing a reply. One thread uses an
+engine; `cancelled` may be set from another.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from model.nn.speech_llm import SPEECH_ID, Heard
 from model.nn.transcribe import Transcript
 
 _KEPT_HEARINGS = 256
-_FRAMES_PER_HEARING = 1 << 20  # each hearing's frames get ids of their own, below every token id
-_PREFILL_POSITIONS = 256  # a long prompt is run in pieces, so that a cancel waits for one piece at most
+_FRAMES_PER_HEARING = 1 << 20  # each hearing's frames get unique ids, below all token ids
+_PREFILL_POSITIONS = 256  # a long prompt is run in chunks, so that cancelling waits for one chunk at most
 _FEELING = {"happy": "happy", "angry": "angry", "sad": "sad", "surprise": "surprised"}  # as an adjective
-_SPEECH = "\ue001"  # a private-use character: where the speech stands in the template
+_SPEECH = "\ue001"  # a private-use character: the placeholder of the speech in the template
 _SENTENCE_END = re.compile(r"[.!?…。！？]['\"”’)]*\s*$")
 
 
@@ -47,9 +47,12 @@ class Hearing:
     """What the engine keeps of one utterance.
 
     Attributes:
-        reading: the emotion read from it, or None where the checkpoint has no emotion head.
+        serial: number of the utterance in this engine.
+        reading: its emotion reading, or None where the checkpoint has no emotion head.
         encode_ms: time from samples to reading.
         frames: [n, E] adapter frames, or None without an adapter.
+        pieces: encoder output and duration in seconds of each piece.
+        transcript: once it was requested.
     """
 
     serial: int
@@ -62,11 +65,15 @@ class Hearing:
 
 @dataclass(slots=True)
 class ReplyFigures:
-    """What one reply took. Times in milliseconds since `reply` was called.
+    """Measurements of one reply. Times in milliseconds since `reply` was called.
 
     Attributes:
-        reused: prompt positions taken from the cache; `prefilled`: positions computed anew.
+        reused: prompt positions taken from the cache.
+        prefilled: prompt positions computed.
         tokens: tokens generated.
+        prefill_ms: until the prompt was in the cache.
+        first_token_ms: until the first token.
+        reply_ms: until the end.
     """
 
     reused: int = 0
@@ -78,11 +85,11 @@ class ReplyFigures:
 
 
 class Engine:
-    """Hears and answers with one checkpoint.
+    """Encodes and answers messages with one checkpoint.
 
     Args:
         checkpoint: what `model.checkpoints.loader.load` returned.
-        static: decode over fixed buffers (`model.inference.cuda_graphs`), by default where there is CUDA.
+        static: decode over fixed buffers (`model.inference.cuda_graphs`); by default where there is CUDA.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, static: bool | None = None) -> None:
@@ -120,7 +127,7 @@ class Engine:
                 self._static = StaticDecoder(language_model, context, everywhere)
                 self._static.warm_up()
             except torch.OutOfMemoryError as error:
-                raise WeightsMissing("The conversation does not fit into the card's memory: see `plan`.") from error
+                raise WeightsMissing("The conversation does not fit into GPU memory: see `plan`.") from error
             self._cache = self._static.cache
         else:
             self._static = None
@@ -131,10 +138,16 @@ class Engine:
 
     @torch.inference_mode()
     def hear(self, spoken: Spoken) -> Hearing:
-        """Encode an utterance and read its emotion; a recording heard before costs nothing.
+        """Encode an utterance and read its emotion; results are cached.
+
+        Args:
+            spoken: mono samples at 16 kHz of any length.
+
+        Returns:
+            Frames, encoder states and reading.
 
         Raises:
-            BadInput: it holds no samples.
+            BadInput: it has no samples.
         """
         known = self._hearings.get(spoken.key)
         if known is not None:
@@ -185,7 +198,14 @@ class Engine:
 
     @torch.inference_mode()
     def transcript(self, spoken: Spoken) -> Transcript | None:
-        """The words of an utterance, or None where no recogniser is at hand."""
+        """Transcribe an utterance; results are cached.
+
+        Args:
+            spoken: mono samples at 16 kHz of any length.
+
+        Returns:
+            The transcript, or None without a recogniser.
+        """
         transcriber = self.checkpoint.transcriber
         hearing = self.hear(spoken)
         if hearing.transcript is None and transcriber is not None:
@@ -247,13 +267,20 @@ class Engine:
                 over = len(generated) - settings.max_new_tokens
                 if over >= settings.max_new_tokens or (over >= 0 and _SENTENCE_END.search(written)):
                     break
-        # What a step ahead of the end put there is cropped with the next prompt.
+        # Surplus positions are truncated with the next prompt.
         self._cached_ids = (self._cached_ids + generated)[: self._cache.get_seq_length()]
         figures.reply_ms = since()
 
     @torch.inference_mode()
     def decode(self, ids: list[int]) -> Generator[int]:
-        """Tokens behind the prompt `ids`, without end; for measurements. Close it before the next reply."""
+        """Decode after the prompt `ids` without end, for measurements. Close the iterator before the next reply.
+
+        Args:
+            ids: token ids of the prompt.
+
+        Yields:
+            Token ids.
+        """
         try:
             yield from self._tokens(self._prefill(ids, {}, lambda: False), ids, lambda: False)
         finally:
@@ -278,13 +305,19 @@ class Engine:
     def prepare(
         self, history: Sequence[Exchange], *, empathy: bool = True, cancelled: Callable[[], bool] = lambda: False
     ) -> None:
-        """Prefill the history ahead of the next message, at best while the last reply is being spoken."""
+        """Prefill the history ahead of the next message, for example while the last reply is spoken.
+
+        Args:
+            history: past turns, oldest first.
+            empathy: as in `reply`.
+            cancelled: called before every chunk; True ends the prefill.
+        """
         self.figures = ReplyFigures()
         ids, frames = self._prompt(history, None, empathy)
         self._prefill(ids, frames, cancelled)
 
     def forget(self) -> None:
-        """Drop every cache; replies stay the same, the next one takes longer."""
+        """Drop every cache. Replies stay the same; the next one takes longer."""
         self._cache.keep(0)
         self._cached_ids.clear()
         self._hearings.clear()
@@ -293,7 +326,7 @@ class Engine:
     def _prompt(
         self, history: Sequence[Exchange], message: Message | None, empathy: bool
     ) -> tuple[list[int], dict[int, Tensor]]:
-        """Ids of the conversation, and the frames that its negative ids stand for."""
+        """Token ids of the conversation, and the frames that its negative ids stand for."""
         config = self.model.config
         system = config.system_prompt + (config.empathy_prompt if empathy else "")
         examples = [(user, reply) for user, reply in config.examples]
@@ -311,8 +344,8 @@ class Engine:
     ) -> int:
         """The first past turn that stays in the prompt.
 
-        When a turn overflows the context, old turns go until it is half empty, so that the window moves
-        rarely and the cache holds in between. The rule looks at the history alone: it needs no memory.
+        When a turn overflows the context, old turns are dropped until it is half empty, so the window moves rarely and
+        the cache stays valid in between. The rule depends on the history alone, not on earlier calls.
         """
         empty = [len(chat_ids(self.tokenizer, system, [*examples, *[("", "")] * n], "")) for n in (0, 1)]
         budget = self._longest_prompt - empty[0]
@@ -328,7 +361,7 @@ class Engine:
         return first
 
     def _length(self, past: Exchange) -> int:
-        """Positions of a turn's contents; remembered, so that turns long out of the prompt are not heard again."""
+        """Positions of a turn's content; cached, so that turns no longer in the prompt are not encoded again."""
         message = past.message
         key = (message.text if isinstance(message, Typed) else message.key, past.heard)
         if key not in self._lengths:
@@ -364,7 +397,7 @@ class Engine:
         long = self.model.long_prompts
         alpha = 1 if long is None else long.alpha(len(ids))
         if alpha != self._alpha:
-            self._alpha, reused = alpha, 0  # every key was rotated for another length
+            self._alpha, reused = alpha, 0  # the cached keys were rotated for another length
         self._cache.keep(reused)
         del self._cached_ids[reused:]
         self.figures.reused = reused

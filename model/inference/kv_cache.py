@@ -1,8 +1,8 @@
 """The KV cache and the decode step: one token in, the next token's logits out.
 
-On a CPU a small model spends most of a step in the overhead of a general forward pass. For language
-models of the Llama layout this module walks the same weights in a lean loop; every other model takes its
-own forward over the same cache. Both are compared with transformers' `generate` in the tests.
+On a CPU a small model spends most of a step in the overhead of a general forward pass. For language models of the Llama
+layout this module runs the same weights in a lean loop; every other model uses its own forward over the same cache. The
+tests compare both with transformers' `generate`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class KeptLayer(CacheLayerMixin):
         self.capacity = initial_capacity
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Allocate the buffers for keys and values of these shapes; see `CacheLayerMixin`."""
         self.capacity = max(self.capacity, key_states.shape[2])
         shape = (*key_states.shape[:2], self.capacity)
         self.keys = key_states.new_empty(*shape, key_states.shape[3])
@@ -54,6 +55,7 @@ class KeptLayer(CacheLayerMixin):
         self.keys[:, :, :old], self.values[:, :, :old] = keys[:, :, :old], values[:, :, :old]
 
     def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append keys and values; returns views of all that are cached. See `CacheLayerMixin`."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.length + key_states.shape[2]
@@ -64,12 +66,15 @@ class KeptLayer(CacheLayerMixin):
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length and offset of the attention mask; see `CacheLayerMixin`."""
         return self.length + query_length, 0
 
     def get_seq_length(self) -> int:
+        """Cached positions."""
         return self.length
 
     def get_max_length(self) -> int:
+        """-1: no limit."""
         return -1
 
 
@@ -77,14 +82,14 @@ Layer = TypeVar("Layer", bound=KeptLayer)
 
 
 class KeptCache(Cache, Generic[Layer]):
-    """transformers' cache interface over such layers; `keep` crops it without copying."""
+    """transformers' cache interface over such layers; `keep` truncates it without copying."""
 
     def __init__(self, layers: Iterable[Layer]) -> None:
         self.kept = list(layers)
         super().__init__(layers=list(self.kept))
 
     def keep(self, length: int) -> None:
-        """Forget every position from `length` on."""
+        """Drop every position from `length` on."""
         for layer in self.kept:
             layer.length = min(layer.length, length)
 
@@ -101,14 +106,14 @@ class Decoder:
 
     Args:
         language_model: any causal language model of transformers.
-        everywhere: the LoRA scope, when generated tokens carry LoRA too; the lean loop runs plain weights.
+        everywhere: the LoRA scope, if LoRA is active on generated tokens too; the lean loop runs without LoRA.
     """
 
     def __init__(self, language_model: PreTrainedModel, everywhere: LoraScope | None = None) -> None:
         self.language_model = language_model
         self._everywhere = everywhere
         lean = everywhere is None and language_model.device.type == "cpu" and unsupported(language_model) is None
-        # Its table of rotations is made once; rules for long prompts change them from reply to reply.
+        # Its table of rotations is computed once, but rules for long prompts change it between replies.
         lean = lean and not getattr(language_model.model.rotary_emb, "active", False)
         self.lean = _LeanLlama(language_model) if lean else None
 
@@ -124,10 +129,10 @@ class Decoder:
 
 
 def unsupported(language_model: PreTrainedModel) -> str | None:
-    """Why a walk over a Llama's weights is not what this model's own forward computes; None where it is."""
+    """Why the lean loop would not compute what this model's own forward does; None if it would."""
     config: Any = language_model.config
     if config.model_type not in LLAMA_LAYOUT:
-        return f"{config.model_type} has another layout than {', '.join(sorted(LLAMA_LAYOUT))}"
+        return f"{config.model_type} has a different layout from {', '.join(sorted(LLAMA_LAYOUT))}"
     if config.hidden_act != "silu":
         return f"its activation is {config.hidden_act}"
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
@@ -142,7 +147,7 @@ def _plain(layer: Any) -> Any:
 
 
 class _LeanLlama:
-    """One decode step of a Llama-layout model, batch 1, with q k v and gate up joined."""
+    """One decode step of a Llama-layout model, batch size 1, with q k v and gate up joined."""
 
     def __init__(self, language_model: Any) -> None:
         config = language_model.config
@@ -172,7 +177,7 @@ class _LeanLlama:
         if position >= len(self.cos):
             positions = torch.arange(max(512, 2 * position))[None]
             cos, sin = self.rotary(self.embedding.weight.new_empty(0, dtype=torch.float32), positions)
-            # The first half of a rotated vector is subtracted: its sign goes into the table.
+            # The first half of a rotated vector is subtracted; the table includes the sign.
             sign = torch.ones(self.size)
             sign[: self.size // 2] = -1
             self.cos, self.sin = cos[0], sin[0] * sign

@@ -1,7 +1,7 @@
-"""The chat prompt as token ids, with speech standing where the user's words would.
+"""The chat prompt as token ids, with speech in place of the user's words.
 
-The structure comes from the tokenizer's chat template, the content is encoded apart from it: special
-tokens that a user or a transcript happens to contain stay plain text.
+The structure comes from the tokenizer's chat template; the content is encoded separately, so special tokens in a user's
+text or a transcript stay plain text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ Content = str | list[int]
 
 
 def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """Token ids of plain text: NFC-normalised, special tokens not interpreted."""
+    """Encode plain text: NFC-normalised, special tokens not interpreted.
+
+    Args:
+        tokenizer: of the language model.
+        text: any text.
+
+    Returns:
+        Token ids.
+    """
     text = unicodedata.normalize("NFC", text)
     return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
@@ -30,14 +38,17 @@ def chat_ids(
     turns: Sequence[tuple[Content, str]],
     user: Content | None,
 ) -> list[int]:
-    """Ids of a conversation.
+    """Encode a conversation.
 
     Args:
         tokenizer: with a chat template.
         system: the system prompt.
         turns: past (user content, reply) pairs.
-        user: the new message, and the prompt ends where the reply begins; None: the prompt ends where
-            the next message would begin.
+        user: the new message; the prompt then ends where the reply begins. None: the prompt ends where the next message
+            would begin.
+
+    Returns:
+        Token ids; those of speech frames are negative.
     """
     contents: list[Content] = [system]
     roles = ["system"]

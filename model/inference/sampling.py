@@ -1,4 +1,4 @@
-"""From logits to the next token, by the checkpoint's generation settings."""
+"""From logits to the next token, with the checkpoint's generation settings."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from transformers import GenerationConfig
 
 
 def next_token(logits: Tensor, earlier: Sequence[int], settings: GenerationConfig) -> int:
-    """Choose a token: greedy, or sampled with temperature, top-k and top-p, as `do_sample` says.
+    """Choose a token: greedy, or sampled with temperature, top-k and top-p if `do_sample` is set.
 
     Args:
         logits: float32 [vocabulary]; may be changed in place.
         earlier: tokens that the repetition penalty (arXiv 1909.05858, section 4.1) applies to.
-        settings: of transformers; `None` fields mean their neutral values.
+        settings: of transformers; `None` means the neutral value.
+
+    Returns:
+        The token id.
     """
     penalty = settings.repetition_penalty or 1.0
     if penalty != 1.0:

@@ -1,9 +1,9 @@
-"""One decode step of a Llama-layout language model over buffers that never move.
+"""One decode step of a Llama-layout language model over static buffers.
 
-Nothing in a step depends on a value that only the device knows, so that a CUDA graph can hold it: the token
-and its position are read from tensors, attention reads a fixed range of the cache and a mask made from the
-position hides what lies behind. It also launches few kernels: queries, keys and values are
-rotated together, and a 4-bit layer adds the residual in its own kernel. On a CPU the same code runs as it is.
+No step depends on a value that only the device knows, so a CUDA graph can contain it: the token and its position are
+read from tensors, attention reads a fixed range of the cache, and a mask computed from the position hides what follows.
+It also launches few kernels: queries, keys and values are rotated together, and a 4-bit layer adds the residual in its
+own kernel. On a CPU the same code runs uncaptured.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _FixedLayer(KeptLayer):
 
     def __init__(self, heads: int, capacity: int, size: int, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(capacity)
-        # Zeros: what was never written is masked, but a NaN there would get through the mask.
+        # Zeros: unwritten slots are masked, but a NaN there would pass the mask.
         self.both = torch.zeros(2, heads, capacity, size, dtype=dtype, device=device)
         self.keys, self.values = self.both[0, None], self.both[1, None]
         self.is_initialized = True
@@ -44,11 +44,11 @@ class _FixedLayer(KeptLayer):
 
 
 class FixedCache(KeptCache[_FixedLayer]):
-    """A cache of buffers of a fixed capacity, batch 1.
+    """A cache of buffers of fixed capacity, batch size 1.
 
     Args:
-        language_model: of the Llama layout; its dtype and device are the buffers'.
-        capacity: positions to hold.
+        language_model: of the Llama layout; the buffers have its dtype and device.
+        capacity: maximum number of positions.
     """
 
     def __init__(self, language_model: PreTrainedModel, capacity: int) -> None:
@@ -61,7 +61,11 @@ class FixedCache(KeptCache[_FixedLayer]):
         )
 
     def filled(self, length: int) -> None:
-        """Take note that the device wrote every position below `length`."""
+        """Record that the device wrote every position below `length`.
+
+        Args:
+            length: positions now cached.
+        """
         for layer in self.kept:
             layer.length = length
 
@@ -70,8 +74,9 @@ class StaticStep:
     """One decode step of a Llama-layout model over static buffers: `token` at `position` -> `logits`.
 
     Attributes:
-        token, position: int64 [1], what the step reads.
-        logits: float32 [vocabulary], what it writes; the keys and values go into the cache's buffers.
+        token: int64 [1], the step's input.
+        position: int64 [1], its position.
+        logits: float32 [vocabulary], the step's output; keys and values go into the cache's buffers.
     """
 
     def __init__(self, language_model: Any, cache: FixedCache, everywhere: LoraScope | None) -> None:
@@ -98,17 +103,17 @@ class StaticStep:
         self._kinds = torch.tensor(kinds, device=device)
 
     def begin(self) -> None:
-        """Ask the model's rotary embedding for its turns at every position, as it is set up for this reply."""
+        """Compute the rotations of all positions with the model's rotary embedding, as configured for this reply."""
         cos, sin = self.rotary(self._turns, self._slots[None])
         scale = getattr(self.rotary, "query_scale", None)  # log-n of long prompts, [1, capacity, 1]
         scale = torch.ones_like(cos[..., :1]) if scale is None else scale
-        # The first half of a rotated vector is subtracted: its sign goes into the table.
+        # The first half of a rotated vector is subtracted; the table includes the sign.
         sign = torch.ones_like(sin).index_fill_(2, torch.arange(self.size // 2, device=sin.device), -1.0)
         self._turns[:, 0] = torch.stack([cos * scale, cos, torch.ones_like(cos)], 2)[0]
         self._turns[:, 1] = torch.stack([sin * sign * scale, sin * sign, torch.zeros_like(sin)], 2)[0]
 
     def run(self, reach: int) -> None:
-        """Run the step; `position` is below `reach`, the slots that attention reads. Captured once a `reach`."""
+        """Run the step; `position` is below `reach`, the slots that attention reads. Captured once per `reach`."""
         cos, sin = self._turns.index_select(0, self.position)[0].index_select(1, self._kinds)
         mask = self._closed[:reach].masked_fill(self._slots[:reach] <= self.position, 0.0)
         hidden = embedding(self.token, self.embedding)
@@ -118,7 +123,7 @@ class StaticStep:
                 attended = self._attend(layer, kept, self._normed(hidden, layer.input_layernorm), cos, sin, mask)
                 hidden = self._plus(layer.self_attn.o_proj, attended, hidden)
                 normed = self._normed(hidden, layer.post_attention_layernorm)
-                gate, up = self._of(layer.mlp.gate_proj)(normed), self._of(layer.mlp.up_proj)(normed)
+                gate, up = self._forward_of(layer.mlp.gate_proj)(normed), self._forward_of(layer.mlp.up_proj)(normed)
                 hidden = self._plus(layer.mlp.down_proj, silu(gate).mul_(up), hidden)
         self.logits.copy_(self.head.forward(rms_norm(hidden, hidden.shape[1:], self.norm, self.eps))[0])
 
@@ -128,7 +133,7 @@ class StaticStep:
     def _attend(self, layer: Any, kept: _FixedLayer, hidden: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
         """[1, hidden] -> [1, heads * size]; writes the position's key and value."""
         attention, rows = layer.self_attn, self.heads + 2 * self.key_heads
-        parts = [self._of(part)(hidden) for part in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        parts = [self._forward_of(part)(hidden) for part in (attention.q_proj, attention.k_proj, attention.v_proj)]
         qkv = torch.cat(parts, -1).view(rows, self.size)
         qkv = torch.addcmul(qkv * cos, qkv.roll(self.size // 2, -1), sin)
         kept.both.index_copy_(2, self.position, qkv[self.heads :].view(2, self.key_heads, 1, self.size))
@@ -140,19 +145,19 @@ class StaticStep:
         """The layer with or without its LoRA."""
         return layer.base if isinstance(layer, PartialLoraLinear) and self._everywhere is None else layer
 
-    def _of(self, layer: Any) -> Callable[[Tensor], Tensor]:
-        """What the layer computes; its forward hooks are for the model's own pass and stay out."""
+    def _forward_of(self, layer: Any) -> Callable[[Tensor], Tensor]:
+        """The layer's forward without hooks, which are for the model's own pass."""
         return self._acting(layer).forward
 
     def _plus(self, layer: Any, hidden: Tensor, residual: Tensor) -> Tensor:
-        """residual + layer(hidden); a 4-bit layer adds the residual in its own kernel, in its bias's place."""
+        """residual + layer(hidden); a 4-bit layer adds the residual in its own kernel, as its bias."""
         layer = self._acting(layer)
         state = getattr(getattr(layer, "weight", None), "quant_state", None)
         if state is None or layer.bias is not None or layer.compute_dtype not in (None, hidden.dtype):
             return residual + layer.forward(hidden)
-        if layer.in_features % BLOCK:  # on a CPU such layers have a forward of their own (`model.nn.nf4`)
+        if layer.in_features % BLOCK:  # on a CPU such layers have their own forward (`model.nn.nf4`)
             return residual + layer.forward(hidden)
-        from bitsandbytes import matmul_4bit  # type: ignore[attr-defined]  # public, but not said to be
+        from bitsandbytes import matmul_4bit  # type: ignore[attr-defined]  # public, but not exported explicitly
 
         return matmul_4bit(hidden, layer.weight, bias=residual[0], quant_state=state)
 

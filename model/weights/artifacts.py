@@ -1,4 +1,4 @@
-"""Pinned files into folders that the model loads: one converter per format of the manifest."""
+"""Converters from downloaded files to model folders, one per format of the manifest."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from pathlib import Path
 from model.weights.weight_files import Moved
 
 VERSION = 1
-"""Raise it when a converter writes something else than before: folders of older versions are made anew."""
+"""Increase it when a converter's output changes: folders of older versions are then rebuilt."""
 
 
 def convert(form: str, raw: Path, out: Path, moved: Moved) -> None:
     """Convert the joined files in `raw` into the empty folder `out`.
 
     Args:
-        form: "whisper-ctranslate2", "causal-lm-gguf" or "files" (taken as they are).
-        moved: told about the bytes of `raw`.
+        form: "whisper-ctranslate2", "causal-lm-gguf" or "files" (copied unchanged).
+        raw: folder of the joined files.
+        out: an empty folder.
+        moved: called with the bytes of `raw` done since the last call.
 
     Raises:
-        WeightsMissing: the files are not what `form` says.
+        WeightsMissing: the files are not of this format.
         OSError: the folder cannot be written, or the disk is full.
     """
     if form == "whisper-ctranslate2":

@@ -1,6 +1,6 @@
-"""Whisper out of a CTranslate2 model file: weights, configuration, generation settings, tokenizer.
+"""Convert a CTranslate2 Whisper model: weights, configuration, generation settings, tokenizer.
 
-Knows nothing of torch: arrays come from numpy and the folder is written as plain files.
+Knows no torch: arrays come from numpy, and the folder is written as plain files.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ TIMESTAMPS = 1501
 
 
 def read_ct2(path: Path) -> dict[str, Array]:
-    """Map every variable of a CTranslate2 model file to a read-only array; nothing is read ahead.
+    """Map every variable of a CTranslate2 model file to a read-only array, memory-mapped.
 
-    Layout (little endian): u32 version, string specification, u32 revision, u32 count, then for each
-    variable: string name, u8 rank, u32 dimensions[rank], u8 data type, u32 bytes, data; then u32 count
-    of aliases, each a pair of strings. A string is u16 length (with its final NUL) and the bytes.
+    Layout (little endian): u32 version, string specification, u32 revision, u32 count, then for each variable: string
+    name, u8 rank, u32 dimensions[rank], u8 data type, u32 bytes, data; then u32 count of aliases, each a pair of
+    strings. A string is u16 length (with its final NUL) and the bytes.
 
     Raises:
         WeightsMissing: the file ends early, or is another version or kind of model.
@@ -75,11 +75,11 @@ def read_ct2(path: Path) -> dict[str, Array]:
 def whisper_tensors(ct2: dict[str, Array]) -> Iterator[tuple[str, Array]]:
     """Rename CTranslate2's variables to transformers' Whisper and split its fused projections.
 
-    Self attention is stored as one [3 d, d] matrix (query, key, value), cross attention as a query and
-    one [2 d, d] matrix (key, value). Whisper's key projection has no bias: the stored one is zero.
+    Self attention is stored as one [3 d, d] matrix (query, key, value), cross attention as a query and one [2 d, d]
+    matrix (key, value). Whisper's key projection has no bias: the stored one is zero.
 
     Raises:
-        WeightsMissing: a key bias is not zero, so that this is no Whisper model.
+        WeightsMissing: a key bias is not zero, so this is not a Whisper model.
     """
     for side in ("encoder", "decoder"):
         yield f"model.{side}.embed_positions.weight", ct2[f"{side}/position_encodings/encodings"]
@@ -123,9 +123,9 @@ def _attention(ct2: dict[str, Array], source: str, target: str, fused: tuple[str
 
 
 def convert_whisper(raw: Path, out: Path, moved: Moved) -> None:
-    """Turn `raw` (model.bin, config.json, tokenizer.json of CTranslate2) into a transformers folder.
+    """Convert `raw` (model.bin, config.json, tokenizer.json of CTranslate2) into a transformers folder.
 
-    The weights keep their 16-bit values bit for bit. `moved` is told the bytes of model.bin done so far.
+    The weights keep their 16-bit values bit for bit. `moved` is called with the bytes of model.bin done.
     """
     ct2 = read_ct2(raw / "model.bin")
     tensors: dict[str, Array] = {}
@@ -149,8 +149,8 @@ def convert_whisper(raw: Path, out: Path, moved: Moved) -> None:
 def whisper_tokenizer(source: dict[str, Any]) -> tuple[Tokenizer, dict[str, int]]:
     """Complete a tokenizer.json with what an older export left out; also return the ids of its special tokens.
 
-    Exports differ: merges as pairs or as text, the very first merge lost, timestamps listed or not, the
-    name of the token for silence. The result is the same for all of them.
+    Exports differ: merges as pairs or as text, the first merge missing, timestamps listed or not, the name of the token
+    for silence. The result is the same for all of them.
     """
     special = {token["content"]: token["id"] for token in source["added_tokens"] if token["special"]}
     if "<|nocaptions|>" in special:
@@ -185,7 +185,7 @@ def _config(ct2: dict[str, Array], settings: dict[str, Any], ids: dict[str, int]
         "max_source_positions": len(ct2["encoder/position_encodings/encodings"]),
         "max_target_positions": len(ct2["decoder/position_encodings/encodings"]),
         "scale_embedding": bool(ct2["decoder/scale_embeddings"]),
-        # Not left to the class, whose default is that of the English-only models.
+        # The class's default is that of the English-only models.
         "begin_suppress_tokens": settings["suppress_ids_begin"],
         "tie_word_embeddings": True,
         "dtype": "float16",
@@ -257,7 +257,7 @@ def _tokenizer_config(ids: dict[str, int]) -> dict[str, Any]:
         "eos_token": end,
         "pad_token": end,
         "unk_token": end,
-        # In the order of their ids: decoding takes the last one for the neighbour of the first timestamp.
+        # In the order of their ids: decoding assumes that the last one precedes the first timestamp.
         "additional_special_tokens": [*ids][1:],
         "model_max_length": 1024,
         "clean_up_tokenization_spaces": False,

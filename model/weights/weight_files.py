@@ -1,4 +1,4 @@
-"""Writing the files of a weights folder that fit into memory: safetensors and JSON."""
+"""Writing the files of a weights folder: safetensors and JSON."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 from numpy.typing import NDArray
 
 Moved = Callable[[int], None]
-"""Told the number of bytes done since the last call."""
+"""Called with the number of bytes done since the last call."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Write a safetensors file that transformers reads. Raises OSError, as other writing does."""
+    """Write a safetensors file that transformers reads. Raises OSError, also on a full disk."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     try:
         save_file(dict(tensors), path, metadata={"format": "pt"})
     except SafetensorError as error:
-        # The library reports a full disk in words only.
+        # The library reports a full disk only as text.
         if code := re.search(r"os error (\d+)", str(error)):
             number = int(code[1])
             raise OSError(number, os.strerror(number), str(path)) from error
@@ -31,5 +31,10 @@ def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` in the way Hugging Face folders have it: UTF-8, indented, keys in the given order."""
+    """Write a JSON file in the style of Hugging Face folders: UTF-8, indented, keys in the given order.
+
+    Args:
+        path: of the file.
+        content: JSON values.
+    """
     path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", "utf-8")

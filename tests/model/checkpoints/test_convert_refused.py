@@ -34,7 +34,7 @@ def test_unusable_tensors_are_named_in_one_line(tmp_path: Path) -> None:
         "2 tensors unknown (qwen_model.model.transformer.h.0.attn.k_norm.weight, 'evil\\nname')",
         "adapter.fc1.weight is [64, 48], not [48, 64]",
         "adapter.fc2.weight is torch.float64",
-        "1 tensor in there twice (qwen_model.lm_head.weight)",
+        "1 tensor duplicated (qwen_model.lm_head.weight)",
     ):
         assert part in message
 

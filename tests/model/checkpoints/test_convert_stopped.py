@@ -113,7 +113,7 @@ def test_a_disk_that_fills_up_leaves_a_run_to_resume(tmp_path: Path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(tensor_writer, "_write", failing)
-        with pytest.raises(WeightsMissing, match=r"disk is full.*free .* and start again") as caught:
+        with pytest.raises(WeightsMissing, match=r"disk is full.*free .* and try again") as caught:
             convert(examine(CHECKPOINTS / "b"), tmp_path / "target")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "target").exists()

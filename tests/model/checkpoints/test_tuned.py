@@ -100,7 +100,7 @@ def test_a_head_of_no_numbers_or_layers_that_are_not_there(tmp_path: Path, parts
     with torch.no_grad():
         head.weight[0, 0] = float("nan")
     tuned.save(tmp_path / "nan", "x", PRESET, head.state_dict(), READING)
-    with pytest.raises(WeightsMissing, match="no numbers"):
+    with pytest.raises(WeightsMissing, match="NaN or infinite"):
         tuned.check(tuned.preset_of(tmp_path / "nan", {"x": PRESET}) or {})
     tuned.save(tmp_path / "deep", "x", PRESET, EmotionHead(8).state_dict(), READING | {"layers": [7]})
     with pytest.raises(WeightsMissing, match="layers"):
@@ -116,7 +116,7 @@ def test_a_damaged_head_is_named(folder: Path) -> None:
 
 def test_a_head_that_is_missing(folder: Path) -> None:
     (folder / "head.safetensors").unlink()
-    with pytest.raises(WeightsMissing, match="no emotion head"):
+    with pytest.raises(WeightsMissing, match="not an emotion head"):
         tuned.preset_of(folder, {"x": PRESET})
 
 

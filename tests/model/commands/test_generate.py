@@ -66,7 +66,7 @@ def test_bad_lines_keep_their_place(tmp_path: Path) -> None:
         {"a": [1, "ü"]},
     ]  # fmt: skip
     assert "missing.wav" in ours[5]["error"]
-    assert "'text' holds no text" in ours[9]["error"]
+    assert "'text' is not text" in ours[9]["error"]
     assert "shorten" in ours[16]["error"]
 
 
@@ -177,7 +177,7 @@ def test_a_checkpoint_that_spells_is_told_the_tone_as_in_a_conversation(
         (b"", [], "is empty"),
         (b" \n\n", [], "is empty"),
         (b'{"text": "hi"}', ["--audio-field", "audoi"], "'audoi'"),
-        (b'{"text": "hi"}', ["--reference-field", "emotion"], "there are text"),
+        (b'{"text": "hi"}', ["--reference-field", "emotion"], "the fields are text"),
         (None, [], "cannot be read"),
     ],
 )

@@ -168,7 +168,7 @@ def test_a_damaged_side_file_is_said(tmp_path: Path, state: bytes) -> None:
 def test_a_finished_or_foreign_file_is_not_overwritten(tmp_path: Path) -> None:
     chosen = options(tmp_path, LINES)
     whole, _ = finish(chosen)
-    with pytest.raises(BadInput, match="exists already"), Job(chosen):
+    with pytest.raises(BadInput, match="already exists"), Job(chosen):
         pass
     assert chosen.output_file.read_bytes() == whole
     with pytest.raises(BadInput, match="input file"):

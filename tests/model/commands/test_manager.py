@@ -48,7 +48,7 @@ def test_presets_are_described(
     (mini,) = answers(capsys, "list", "mini")
     assert (mini["kind"], mini["state"], mini["plan"]) == ("preset", "absent", None)
     assert mini["download_bytes"] > 10**8
-    assert "fetch it first" in answers(capsys, "verify", "mini", code=3)[-1]["error"]
+    assert "download it first" in answers(capsys, "verify", "mini", code=3)[-1]["error"]
 
 
 def test_what_is_whole_is_told_by_name_and_hash(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +67,7 @@ def test_damage_is_found(folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
     whole = bytearray(weights.read_bytes())
     whole[-400:] = b"\xff" * 400  # NaN in every floating-point type
     weights.write_bytes(whole)
-    assert "no numbers" in answers(capsys, "verify", damaged, code=3)[-1]["error"]
+    assert "NaN or infinite" in answers(capsys, "verify", damaged, code=3)[-1]["error"]
     weights.write_bytes(whole[:-100])
     assert "error" in answers(capsys, "verify", damaged, code=3)[-1]
 
@@ -79,7 +79,7 @@ def test_quantised_folders_are_described_as_such(
     assert answers(capsys, "quantize", folder, target)[-1] == {"folder": str(target), "error": None}
     (small,) = answers(capsys, "list", target)
     assert (small["stored"], small["state"]) == ("nf4", "ready")
-    assert "is there already" in answers(capsys, "quantize", folder, target, code=2)[-1]["error"]
+    assert "already exists" in answers(capsys, "quantize", folder, target, code=2)[-1]["error"]
 
 
 def test_a_repository_needs_a_commit(capsys: pytest.CaptureFixture[str]) -> None:

@@ -331,7 +331,7 @@ def test_an_option_that_cannot_be_is_named(parts, tmp_path, changes, message):
 def test_nothing_is_overwritten(parts, tmp_path):
     (tmp_path / "out").mkdir()
     init(options(parts, tmp_path / "out"))
-    with pytest.raises(BadInput, match="is there already"):
+    with pytest.raises(BadInput, match="already exists"):
         init(options(parts, tmp_path / "out"))
 
 
