@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+import main
+import training.__main__
 from tests import ROOT
 
 DOCUMENTS = sorted(
@@ -52,3 +54,16 @@ def test_links_of_a_document_lead_somewhere(document: str) -> None:
 def test_modules_that_a_document_runs_exist(document: str) -> None:
     modules = set(re.findall(r"python -m ([\w.]+\w)", (ROOT / document).read_text("utf-8")))
     assert {module for module in modules if importlib.util.find_spec(module) is None} == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_in_a_document_exist(document: str, capsys: pytest.CaptureFixture[str]) -> None:
+    commands = set(
+        re.findall(r"[`/\n]undertone ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?", (ROOT / document).read_text("utf-8"))
+    )
+    assert {first for first, _ in commands} <= {*main.COMMANDS, *main.PROGRAMS}
+    assert {second for first, second in commands if first == "bench"} <= {*main.BENCHES}
+    with pytest.raises(SystemExit):
+        training.__main__.main(["--help"])
+    listed = set(re.search(r"{([a-z,-]+)}", capsys.readouterr().out).group(1).split(","))  # type: ignore[union-attr]
+    assert {second for first, second in commands if first == "train"} <= {*listed, ""}
