@@ -239,7 +239,7 @@ class MicrophoneProcessor:
         duplex: how echo is dealt with.
 
     Raises:
-        AssistantError: echo is to be cancelled, and the canceller is missing.
+        AssistantError: the duplex mode needs a canceller, and it is missing.
     """
 
     def __init__(self, reference: Reference, duplex: Duplex = Duplex.CANCEL) -> None:

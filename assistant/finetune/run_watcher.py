@@ -1,7 +1,6 @@
-"""What fine-tuning needs beside the training itself: the run folders as their watcher sees them, and taking a tuned
-checkpoint into use and back.
+"""Watches run folders of fine-tuning, and adopts tuned checkpoints or rolls them back.
 
-Training is `python -m training` in a child process; its run folder is the whole contract. Knows no torch.
+Training is `python -m training` in a child process; its run folder is the whole contract.
 """
 
 from __future__ import annotations

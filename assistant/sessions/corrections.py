@@ -2,7 +2,7 @@
 
 One JSON line each, with the fields `audio`, `text`, `emotion`, `read_as`, `session`, `turn` and `consent`. `audio` is
 a path relative to the file's folder where it lies below it: an utterance of a recorded session stays in its
-session and goes with it; one of a conversation that is not recorded is kept beside the file.
+session and is deleted with it; one of an unrecorded conversation is stored next to the file.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def keep(path: Path, turn: Turn, emotion: str | None, session: str, audio: Path 
 
     Args:
         path: the file of all corrections.
-        audio: where the session keeps the utterance; None: it is written beside the file.
+        audio: where the session keeps the utterance; None: it is written next to the file.
 
     Raises:
         OSError: it cannot be written; the file stays as it was.

@@ -1,4 +1,4 @@
-"""How rules turn a sentence's source into what is said, word by word traceable to the source.
+"""Text normalization by rules: what is spoken, traceable word by word to the source.
 
 Also the rules that hold in every language: markup, links, inline code, emoji.
 """
@@ -17,7 +17,7 @@ HAN = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 """Chinese characters, for use inside a regular expression's class."""
 
 Rule = tuple[str, Callable[[re.Match[str]], str | None]]
-"""A pattern and what is said for its match; None leaves the match as it is."""
+"""A pattern and the spoken form of its match; None leaves the match as it is."""
 
 
 class Mark(NamedTuple):
@@ -38,7 +38,7 @@ _PIECES = re.compile(
 _KEPT = frozenset(_STOPS + _PAUSES + "'-’·")
 
 
-_JOINERS = frozenset("\u00ad\u200c\u200d\u2060")  # stand within words
+_JOINERS = frozenset("\u00ad\u200c\u200d\u2060")  # occur within words
 
 
 @lru_cache(4096)
@@ -54,7 +54,7 @@ def _class_of(character: str) -> str:
 
 @cache
 def _plain_digits() -> dict[int, str]:
-    """Letters and digits in fancy dress (full-width, mathematical, circled) to ASCII, one to one."""
+    """Map styled letters and digits (full-width, mathematical, circled) to ASCII, one to one."""
     spans = ((0x2460, 0x24EA), (0xFF10, 0xFF5A), (0x1D400, 0x1D7FF))
     pairs = ((code, unicodedata.normalize("NFKC", chr(code))) for a, b in spans for code in range(a, b + 1))
     return {code: plain for code, plain in pairs if len(plain) == 1 and plain.isalnum()}
@@ -74,7 +74,7 @@ class _Spoken:
         self._length += len(part)
 
     def add(self, fragment: str, start: int, end: int, verbatim: bool) -> None:
-        """Say `fragment`, which stands for text[start:end]."""
+        """Append `fragment`, the spoken form of text[start:end]."""
         offset = 0
         for kind, group in groupby(fragment, _class_of):
             run = "".join(group)
@@ -118,7 +118,7 @@ class _Spoken:
 
 
 class Reader:
-    """Says text by rules; earlier rules win. What no rule matches is said as it stands, less its symbols."""
+    """Normalizes text by rules; earlier rules win. Text that no rule matches is spoken as it is, without symbols."""
 
     def __init__(self, rules: Sequence[Rule], stop: str = ".") -> None:
         self._rules = [(re.compile(pattern), say) for pattern, say in rules]
@@ -131,7 +131,7 @@ class Reader:
         self._stop = stop
 
     def read(self, source: str) -> tuple[str, tuple[Mark, ...]]:
-        """What is said for `source`, and the origin of its words."""
+        """The spoken form of `source`, and the origin of its words."""
         text = source.translate(_plain_digits())
         spoken = _Spoken()
         at = search = 0
@@ -148,7 +148,7 @@ class Reader:
         return said, tuple(spoken.marks) if said else ()
 
     def _apply(self, text: str, found: re.Match[str]) -> tuple[str, int] | None:
-        """What the first willing rule says where `found` begins, and where its match ends."""
+        """The spoken form by the first rule that applies where `found` begins, and where its match ends."""
         first = int(str(found.lastgroup).removeprefix("rule"))
         for pattern, say in self._rules[first:]:
             match = pattern.match(text, found.start())
@@ -169,7 +169,7 @@ def words(said: str) -> Callable[[re.Match[str]], str]:
 
 
 def _code(word: str) -> Callable[[re.Match[str]], str]:
-    """A single plain word in code marks is a name and is said; anything else is only mentioned."""
+    """A single plain word in code marks is a name and is spoken; other code is only announced."""
 
     def say(match: re.Match[str]) -> str:
         inside = match["inside"].strip()
@@ -187,7 +187,7 @@ URL = r"(?i:https?://|ftp://|www\.|mailto:)[!-~]*[\w/]|\b(?:[\w-]{1,60}\.){1,4}[
 
 
 def markup(link: str, code: str, formula: str) -> list[Rule]:
-    """The rules for markup; what is said for a link, for inline code and for a formula."""
+    """The rules for markup; the spoken forms of a link, of inline code and of a formula."""
     return [
         (r"(?<!`)(?P<ticks>`++)(?P<inside>[^\n]{1,300}?)(?<!`)(?P=ticks)(?!`)", _code(code)),
         (r"\\\([^\n]{1,300}?\\\)|\\\[[^\n]{1,300}?\\\]|\$\$[^\n]{1,300}?\$\$", words(formula)),

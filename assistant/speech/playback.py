@@ -1,4 +1,4 @@
-"""The reply's way to the loudspeaker: sentences are made into speech ahead of playback, in order, without gaps.
+"""The reply player: synthesizes sentences ahead of playback and plays them in order, without gaps.
 
 One thread owns a `ReplyPlayer` (the conversation's); a second one, inside, waits for the synthesizer. What was
 heard is known in samples, so an interrupted reply is remembered to the last whole word.
@@ -41,19 +41,19 @@ class Speaker(Protocol):
     def rate(self) -> int: ...
 
     def write(self, samples: Samples) -> None:
-        """Append to what is to be played."""
+        """Append samples to the queue."""
 
     def played(self) -> int:
-        """Samples that have been heard: given to the device, less its latency."""
+        """Samples heard: those given to the device, less its latency."""
 
     def pause(self) -> None:
         """Pause at once."""
 
     def resume(self) -> None:
-        """Go on where it was paused."""
+        """Resume."""
 
     def abort(self) -> int:
-        """Fall silent at once and drop the rest; returns the samples that had been heard."""
+        """Stop at once and drop the rest; returns the number of samples heard."""
 
 
 Report = Callable[[PlayerReached | PlayerStarted | PlayerProgressed | PlayerEnded | Failed], None]
@@ -61,7 +61,7 @@ Report = Callable[[PlayerReached | PlayerStarted | PlayerProgressed | PlayerEnde
 
 @dataclass(slots=True, eq=False)
 class _Reply:
-    """One reply on its way. `cut` counts the sentences handed to the synthesizer, `written` those played."""
+    """A reply in progress. `cut` counts the sentences given to the synthesizer, `written` those played."""
 
     ask: int
     text: str = ""
@@ -78,7 +78,7 @@ class _Reply:
 
 
 class ReplyPlayer:
-    """Carries out the voice's commands.
+    """Executes the playback commands.
 
     Args:
         synthesizer: makes a sentence into speech; None: replies are read.
@@ -117,7 +117,7 @@ class ReplyPlayer:
     def execute(
         self, command: Speak | SpeakEnd | StartPlayback | PausePlayback | ResumePlayback | StopPlayback
     ) -> None:
-        """One of the voice's commands. A command under an older ask than the last one does nothing."""
+        """Execute a playback command. A command with an older ask than the last one does nothing."""
         reply = self._reply
         if isinstance(command, Speak) and (reply is None or reply.ask < command.ask):
             reply = self._reply = _Reply(command.ask, reading=command.reading)
@@ -140,7 +140,7 @@ class ReplyPlayer:
         self.pump()
 
     def pump(self) -> None:
-        """Move what is ready, and report what has been heard since the last call."""
+        """Write what is ready to the speaker, and report what was heard since the last call."""
         while self._worker is None and not self._orders.empty():
             self._synthesize(self._orders.get())
         while not self._made.empty():
@@ -158,8 +158,8 @@ class ReplyPlayer:
             self._play(reply_now)
 
     def close(self) -> None:
-        """End the inner thread; the synthesizer and the speaker belong to the caller."""
-        self._reply = None  # what is left of it need not be spoken
+        """End the synthesis thread; the synthesizer and the speaker belong to the caller."""
+        self._reply = None  # drop the rest of it
         if self._worker is not None:
             self._orders.put(None)
             self._worker.join(_CLOSE_SECONDS)  # one that hangs ends with its synthesizer

@@ -1,4 +1,4 @@
-"""A reply's text as speakable sentences: where sentences end, which language each has, what is said.
+"""Splits a reply into sentences to speak: sentence ends, languages, and the normalized text.
 
 Pure functions. A sentence's span depends on nothing behind a bounded look-ahead, and its spoken form on
 its span and the sentences before it, so that a reply can be spoken while it is still being written.
@@ -17,9 +17,9 @@ from assistant.speech.normalize_en import ENGLISH
 from assistant.speech.normalize_zh import CHINESE
 
 LONGEST = 400
-"""Sentences longer than this many characters are cut at a pause or space, so that speech can begin."""
+"""Sentences longer than this many characters are cut at a pause or space, so that speech can start."""
 
-_FIRST_CLAUSE = 14  # characters, about a second: as long as the rest of most sentences takes to be written
+_FIRST_CLAUSE = 14  # characters, about a second of speech: most sentences are complete by then
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Sentence:
     marks: tuple[Mark, ...] = field(default=(), repr=False, compare=False)
 
     def source(self, start: int, end: int) -> tuple[int, int]:
-        """Where in `text` the characters [start, end) of `spoken` come from."""
+        """The span of `text` that the characters [start, end) of `spoken` come from."""
         if not self.marks:
             return 0, len(self.text)
         starts = [mark.start for mark in self.marks]
@@ -58,7 +58,7 @@ class Sentence:
 
 
 def sentences(text: str, *, final: bool = True, eager: bool = False) -> list[Sentence]:
-    """The speakable sentences of `text`, in order, without overlap; those with nothing to say are left out.
+    """The sentences of `text` to speak, in order, without overlap; those with nothing to say are left out.
 
     With `final` False more text may follow: only sentences that no continuation can change are given,
     and the list for any longer text begins with them. With `eager` the first sentence ends at its first comma or
@@ -73,7 +73,7 @@ def sentences(text: str, *, final: bool = True, eager: bool = False) -> list[Sen
             end -= 1
         source = text[start:end]
         if code:
-            # Code is never read aloud; that there is some, is said.
+            # Code is not read aloud, only announced.
             spoken = _CODE.get(language, "")
             marks: tuple[Mark, ...] = (Mark(0, len(spoken), 0, len(source), False),)
         else:
@@ -110,7 +110,7 @@ def _counter(characters: str) -> re.Pattern[str]:
 
 
 def _language(source: str, before: str) -> str:
-    """The sentence's language by script, then by function words; `before` when nothing tells."""
+    """The sentence's language by script, then by function words; `before` without evidence."""
     prose = _NOT_PROSE.sub(" ", source[:LONGEST])
     words = re.findall(r"[a-zà-öø-ÿœ']+", prose.lower())
     scripts = {code: len(_counter(span).findall(prose)) for code, span in _SCRIPTS.items()}
@@ -131,8 +131,8 @@ def _language(source: str, before: str) -> str:
 
 # --- where sentences end
 
-_HEAD = 16  # characters of a line that tell its kind
-_WRAPPED = 60  # a plain line this long goes on in the next one; a shorter one was ended on purpose
+_HEAD = 16  # characters of a line that decide its kind
+_WRAPPED = 60  # a plain line this long continues in the next one; a shorter one ends on purpose
 _BLANK = re.compile(r"\s*(?:[-*_=]{3,}\s*)?$")
 _SINGLE = re.compile(r" {0,3}(?:#{1,6}\s|\|)")
 _ITEM = re.compile(r"\s*(?:>\s?)*(?:[-*+•]\s+(?:\[[ xX]\]\s+)?|\d{1,3}[.)]\s+|>\s?)")
@@ -169,7 +169,7 @@ _STARTERS = re.compile(
 
 
 def _spans(text: str, final: bool, eager: bool) -> Iterator[tuple[int, int, bool]]:
-    """(start, end, whether it is a block of code) of every sentence that is settled."""
+    """(start, end, whether it is a block of code) of every sentence whose end is certain."""
     for start, end, code, closed in _blocks(text, final):
         if code:
             yield start, end, True
@@ -180,7 +180,7 @@ def _spans(text: str, final: bool, eager: bool) -> Iterator[tuple[int, int, bool
 
 
 def _blocks(text: str, final: bool) -> Iterator[tuple[int, int, bool, bool]]:
-    """Runs of text that belong together: (start, end, code, closed). Not closed: more text may follow."""
+    """Blocks of text: (start, end, code, closed). Not closed: more text may follow."""
     run: int | None = None
     previous = 0  # where the line before began
     at = 0
@@ -191,7 +191,7 @@ def _blocks(text: str, final: bool) -> Iterator[tuple[int, int, bool, bool]]:
         head = text[at : min(end, at + _HEAD)]
         fence, blank = _FENCE.match(head), _BLANK.match(text, at, end)
         if not complete and (len(head) < _HEAD or fence or blank):
-            break  # the line's kind is not settled
+            break  # the line's kind is not certain yet
         if fence and (fence[1][0] != "`" or "`" not in text[at + fence.end() : end]):
             closing = _closing(text, fence[1], at + fence.end(), end, final)
             if closing is not None:
@@ -230,7 +230,7 @@ def _closing(text: str, opener: str, inside: int, line_end: int, final: bool) ->
 
 
 def _split(text: str, start: int, end: int, closed: bool, eager: bool) -> Iterator[tuple[int, int]]:
-    """Sentences of one run. Of a run that is not closed, only the settled ones."""
+    """Sentences of one block; of an open block only the certain ones."""
     item = _ITEM.match(text, start, end)
     first, done = start, item.end() if item else start
     pause = clause = None
@@ -265,7 +265,7 @@ def _split(text: str, start: int, end: int, closed: bool, eager: bool) -> Iterat
 
 
 def _cuts(first: int, done: int, upto: int, pause: int | None, clause: int | None) -> Iterator[int]:
-    """Where an overlong sentence that began at `first` is cut, text up to `upto` being free of stops."""
+    """Where to cut an overlong sentence from `first`, if there is no full stop up to `upto`."""
     if upto - first <= LONGEST:
         return
     if clause is not None and clause - first > LONGEST // 3:
@@ -283,7 +283,7 @@ def _cuts(first: int, done: int, upto: int, pause: int | None, clause: int | Non
 
 
 def _ends(text: str, first: int, stop: re.Match[str], end: int, closed: bool) -> bool | None:
-    """Whether the sentence ends at `stop`; None: more text is needed to tell."""
+    """Whether the sentence ends at `stop`; None: more text is needed."""
     if stop.end() == end:
         return True if closed else None
     if stop[0][0] in "。！？":

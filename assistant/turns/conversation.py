@@ -1,9 +1,9 @@
 """The conversation's turns as a pure state machine: no clock, no thread, no input or output.
 
-`handle` takes what happened and when, and returns what is to be done and what is to be told, in order. Every
-request to the model and the voice carries the number of its ask; what comes back under an older number is
-stale and is dropped by that one comparison. A reply may be begun at the soft end of speech; nothing of it is
-told, played or remembered before the hard end has come.
+`handle` takes an inbox event and its time, and returns commands and events, in order. Every request to the model
+and the player carries the number of its ask; an answer with an older number is stale and dropped by one comparison.
+A speculative reply starts at the speculative end of speech; nothing of it is emitted, played or remembered before
+the final end.
 """
 
 from __future__ import annotations
