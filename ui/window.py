@@ -24,7 +24,7 @@ _PAGES = {
     "sessions": ("ui.sessions.browser", "SessionsPage"),
     "finetune": ("ui.finetune.wizard", "FineTunePage"),
     "settings": ("ui.settings.page", "SettingsPage"),
-    "first": ("ui.first_run.wizard", "FirstStart"),
+    "first": ("ui.first_run.wizard", "FirstRunWizard"),
 }
 
 

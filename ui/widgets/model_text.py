@@ -75,7 +75,7 @@ def plan_text(plan: Mapping[str, Any]) -> str:
     chosen = next(one for one in plan["estimates"] if (one["device"], one["quantize"]) == tuple(best.values()))
     if chosen["verdict"] == "fits":
         return tr("Fits {way}: needs {needed} of {free} free memory.").format(**_amounts(chosen))
-    return tr("May just fit {way}: needs {needed} of {free} free memory. Close other programs to be sure.").format(
+    return tr("May just fit {way}: needs {needed}, {free} of memory is free. Close other programs to be sure.").format(
         **_amounts(chosen)
     )
 

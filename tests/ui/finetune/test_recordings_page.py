@@ -123,5 +123,5 @@ def test_pictures_change_with_what_they_show(qapp: QApplication, qtbot: QtBot, n
     for before, widget in zip(blank, (curves, confusion, balance), strict=True):
         assert widget.grab().toImage() != before
     assert curves.accessibleDescription() == "learning 0.5"
-    assert confusion.accessibleDescription() == "5 of 25 read rightly"
+    assert confusion.accessibleDescription() == "5 of 25 correct"
     theme.apply(qapp, "light")

@@ -94,7 +94,7 @@ def test_paused_gone_on_and_finished(page: FineTunePage, child: Child, qtbot: Qt
     begin(page, qtbot)
     talk: Any = tuning.talk
     assert [call[0] for call in talk.calls if "model" in call[0]] == ["release_model"]
-    qtbot.waitUntil(lambda: page.training.phase.text() == "Listening to the recordings · 3 / 9")
+    qtbot.waitUntil(lambda: page.training.phase.text() == "Processing the recordings · 3 / 9")
     assert page.training.facts["left"].text() == "0:36"  # two seconds by its own pace, then fit and judge by the plan
     assert page.training.facts["memory"].text() == "— / 1.5 GB"
     page.training.pause.click()
@@ -116,7 +116,7 @@ def test_a_run_left_unfinished_is_offered_again(page: FineTunePage, child: Child
     assert page.training.job is not None
     page.training.job.stop()  # killed from outside
     qtbot.waitUntil(lambda: not page.training.busy, timeout=10_000)
-    assert "You can continue it" in page.training.message.text.text()
+    assert "go on where it was" in page.training.message.text.text()
     page.show_start()
     again = shown(tuning, qtbot)
     assert again.start._list.count() == 1

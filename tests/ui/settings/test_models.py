@@ -68,7 +68,7 @@ def test_presets_are_shown_fetched_and_used(
     mini, larger = cards["mini"], cards["mini-0.5b"]
     qtbot.waitUntil(lambda: larger.fetch.isVisible())
     assert mini.in_use
-    assert mini.mode.itemText(2) == "On the CPU, in full precision: 7.0 GB, does not fit"
+    assert mini.mode.itemText(2) == "On the CPU, full precision: 7.0 GB, does not fit"
     assert mini.plan.text() == "Fits: on the CPU, in 8 bits, it needs 1.0 GB of the 6.0 GB of memory that is free."
     assert larger.fetch.text() == "Download 531 MB"
     ready = about("mini-0.5b", kind="preset")
@@ -93,7 +93,7 @@ def test_what_does_not_fit_is_refused_with_remedies(
     larger.use.click()
     assert app.settings.model.source == "mini"
     assert larger.message.text.text() == "Does not fit into memory in this mode."
-    assert "even on the CPU, in 4 bits it needs 8.4 GB of memory, and 6.0 GB is free" in larger.plan.text()
+    assert "even on the CPU, 4-bit needs 8.4 GB, but only 6.0 GB of memory is free" in larger.plan.text()
     larger.message.action.click()  # all the same
     assert app.settings.model.source == "mini-0.5b"
     talk: Any = app.talk
@@ -171,7 +171,7 @@ def test_verifying_says_what_was_compared(
     card = section("model").cards[str(folder)]
     qtbot.waitUntil(lambda: card.verify.isVisible())
     card.verify.click()
-    qtbot.waitUntil(lambda: card.message.text.text() == "Whole: 78 tensors; hashes.")
+    qtbot.waitUntil(lambda: card.message.text.text() == "Intact: 78 tensors; hashes.")
     card.message.action.click()
     assert QGuiApplication.clipboard().text() == "ff  a"
     answer(tmp_path, [(["verify"], [{"error": "model.safetensors is damaged: get it again."}], 3, "")])
@@ -207,7 +207,7 @@ def test_a_program_that_fails_is_told_with_another_try(
 
 def test_plans_and_facts_in_words() -> None:
     tight = plan(estimate("int8", 6 * GB, 5.9 * GB, "tight"))
-    assert plan_text(tight).startswith("May just fit: on the CPU, in 8 bits, it needs 6.0 GB, and 5.9 GB")
+    assert plan_text(tight).startswith("May just fit on the CPU, 8-bit: needs 6.0 GB, 5.9 GB of memory is free")
     card = plan({"device": "cuda", "quantize": "nf4", "needed_bytes": GB, "free_bytes": 9 * GB, "verdict": "fits"})
     assert "on the graphics card, in 4 bits" in plan_text(card)
     assert facts(about("x", stored="nf4", reads_emotion=False)) == "2.0 GB · no emotion head · stored in 4 bits"
@@ -225,7 +225,7 @@ def test_the_doctor_is_shown_and_the_report_can_be_taken(
     answer(tmp_path, [(["doctor"], [DOCTOR], 0, "")])
     shown = section("diagnostics")
     qtbot.waitUntil(lambda: "disk" in shown.report.toPlainText())
-    assert "Remarks: 1" in shown.state.text.text()
+    assert "Issues: 1" in shown.state.text.text()
     shown.copy.click()
     assert QGuiApplication.clipboard().text() == shown.report.toPlainText()
     shown.write(str(tmp_path / "report.txt"))

@@ -118,7 +118,7 @@ def test_devices_are_named_and_followed(app: App, qtbot: QtBot) -> None:
     shown = SoundSettings(app, lambda: found[-1])
     _window = hold(shown, qtbot)
     qtbot.waitUntil(lambda: shown.devices.microphone.count() == 2)
-    assert shown.devices.microphone.itemText(0) == "The system's choice: Laptop microphone"
+    assert shown.devices.microphone.itemText(0) == "System default: Laptop microphone"
     found.append(Devices((LAPTOP, HEADSET), (SPEAKER,)))
     shown.devices.inspect()
     qtbot.waitUntil(lambda: shown.devices.microphone.count() == 3)
@@ -159,7 +159,7 @@ def test_the_check_is_walked_through_and_judged(app: App, qtbot: QtBot) -> None:
     strong = Echo(before=-10.0, after=-20.0)
     emitted(CheckResult(Step.DONE, 0.0, strong, voice))
     qtbot.waitUntil(check.begin.isVisible)
-    assert "heard well (-20 dB)" in check.level.text.text()
+    assert "level is good (-20 dB)" in check.level.text.text()
     assert check.echo.action is not None
     check.echo.action.click()
     assert app.settings.sound.echo is Duplex.HALF
@@ -204,7 +204,7 @@ def test_the_talk_key_is_taken_and_needed_keys_are_refused(
         assert keys.key.text() == "Press a key…"
         qtbot.keyClick(keys.key, key, modifier)
         assert app.settings.turns.shortcut == expected
-    assert "already in use" in keys.said.text.text() or not keys.said.isVisible()
+    assert "already in use" in keys.message.text.text() or not keys.message.isVisible()
 
 
 def test_voices_are_listed_chosen_and_heard(app: App, section: Callable[[str], Any], qtbot: QtBot) -> None:

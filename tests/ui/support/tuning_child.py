@@ -55,8 +55,8 @@ else:
         if (run / "stop").exists():
             say({"stopped": True})
             sys.exit(0)
-    if script.get("say"):
-        sys.stderr.write(script["say"] + "\\n")
+    if script.get("report"):
+        sys.stderr.write(script["report"] + "\\n")
         sys.exit(script["code"])
     (run / "model").mkdir(exist_ok=True)
     (run / "model" / "config.json").write_text("{}")

@@ -66,7 +66,7 @@ def test_it_says_what_it_shows(waveform: Waveform) -> None:
     waveform.show(sound(2.0), RATE, reading("sad"))
     assert waveform.accessibleName() == "Waveform, 2.0 s"
     assert waveform.accessibleDescription() == "surprise from 0.0 s, sad from 0.8 s"
-    assert waveform._tooltip(1.5) == "1.50 s: adds to sad, clearly"
+    assert waveform._tooltip(1.5) == "1.50 s: sad (strong)"
 
 
 def test_a_reading_and_the_playhead_are_seen(waveform: Waveform) -> None:
