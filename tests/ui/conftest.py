@@ -1,4 +1,4 @@
-"""A window's surroundings without devices or models: a scripted conversation that notes what it is told to do."""
+"""Fixtures for the window without devices or models: a scripted conversation that records its calls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ui.core.app import App, Services
 
 
 class ScriptedTalk:
-    """In a `Talk`'s place: every call is noted in `calls` as (name, arguments); `happen` tells the window an event."""
+    """Replaces `Talk`. Records every call in `calls` as (name, arguments); `happen` sends events to the window."""
 
     def __init__(self, settings: TalkSettings, synthesizer: Synthesizer | None, listener: Callable[..., None]) -> None:
         self.settings = settings
@@ -42,7 +42,7 @@ class ScriptedTalk:
 
 
 class Noting:
-    """Notes the calls of a part; its attributes can be set by the test."""
+    """Records the calls to one part of `Talk`. Tests may set its attributes."""
 
     def __init__(self, calls: list[tuple[Any, ...]], prefix: str) -> None:
         self._calls, self._prefix = calls, prefix
@@ -59,7 +59,7 @@ def qapp() -> QApplication:
 
 
 class PatientBot(QtBot):
-    """Waits longer than the 5 s of pytest-qt, which work in another process can take on a machine that is busy."""
+    """Waits longer than pytest-qt's 5 s, because child processes are slow on a busy machine."""
 
     def waitUntil(self, callback: Callable[[], bool | None], *, timeout: int = 30_000) -> None:
         super().waitUntil(callback, timeout=timeout)
@@ -78,7 +78,7 @@ def services(tmp_path: Path) -> Services:
 
 @pytest.fixture
 def app(qapp: QApplication, services: Services) -> Iterator[App]:
-    """An `App` whose conversation is scripted: `app.talk` is a `ScriptedTalk`."""
+    """An `App` with a scripted conversation: `app.talk` is a `ScriptedTalk`."""
     theme.apply(qapp, "light")
     made = App(services)
     made.start()
@@ -88,7 +88,7 @@ def app(qapp: QApplication, services: Services) -> Iterator[App]:
 
 @pytest.fixture(autouse=True)
 def garbage_in_this_thread() -> Iterator[None]:
-    """As in the program: see `window.run`."""
+    """Collect garbage as the program does: see `window.run`."""
     gc.disable()
     yield
     gc.collect(1)
@@ -97,7 +97,7 @@ def garbage_in_this_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_qt_warnings() -> Iterator[None]:
-    """A warning of Qt is a failure; that the offscreen platform has no windows to raise is none."""
+    """Fail on any Qt warning, except that the offscreen platform cannot raise windows."""
     said: list[str] = []
     before = qInstallMessageHandler(
         lambda kind, _context, text: said.append(text) if kind is not QtMsgType.QtDebugMsg else None

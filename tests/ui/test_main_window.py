@@ -1,4 +1,4 @@
-"""The window's frame: theme, bridge, child processes, messages, pages."""
+"""The main window: theme, event bridge, child processes, notifications, pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How Qt's objects end: in the window's thread alone, and a window whole."""
+"""Qt objects are destroyed on the window's thread only, and a window as a whole."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ui.main_window import MainWindow
 
 
 def test_garbage_is_collected_in_the_windows_thread_alone(services: Services) -> None:
-    """As it opens, stands and closes, other threads allocate many times what lets Python collect."""
+    """While the window opens, runs and closes, other threads allocate enough to trigger collections."""
     ended: list[threading.Thread] = []
 
     class Cycle:

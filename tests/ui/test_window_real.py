@@ -1,4 +1,4 @@
-"""The whole program as a user has it: `main()`, the real mini model, a real sound stack, clicks and keys."""
+"""The whole program: `main()`, the real mini model, a real sound stack, clicks and keys."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ RATE = 16_000
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's folder; the first steps are done."""
+    """The user's folder with the first-run wizard done."""
     monkeypatch.setenv("UNDERTONE_HOME", os.environ.get("UNDERTONE_HOME", ""))
     folder = own_home(tmp_path)
     (folder / "settings.toml").write_text('started = true\n[recording]\nmode = "keep"\n[looks]\ntheme = "light"\n')
@@ -59,7 +59,7 @@ def recording(name: str) -> Samples:
 
 
 def saying(stack: SoundStack, samples: Samples) -> Wait:
-    """Say it, while the window goes on; wait until it is said."""
+    """Speak into the microphone while the window runs, and wait until it is done."""
     thread = threading.Thread(target=stack.say, args=(samples,))
     thread.start()
     return "what is said", lambda: not thread.is_alive()
@@ -82,7 +82,7 @@ class Watch:
         return f"{count} {kind.__name__}", lambda: len(self.of(kind)) >= count
 
     def heard(self, words: int) -> Wait:
-        """So many words of the present reply."""
+        """Wait for that many words of the current reply."""
 
         def enough() -> bool:
             emitted = self.of(PlaybackProgressed)
@@ -163,7 +163,7 @@ def kinds_of(home: Path) -> list[str]:
 
 
 def test_what_goes_wrong_is_told_and_survived(sound_stack: SoundStack, home: Path) -> None:
-    """The model's process is killed in a reply, the sound system dies and comes back; the window lives."""
+    """The model process is killed during a reply, the sound system dies and returns; the window survives."""
 
     def script(window: MainWindow) -> Generator[Wait, None, None]:
         watch = Watch(window)
@@ -191,7 +191,7 @@ def test_what_goes_wrong_is_told_and_survived(sound_stack: SoundStack, home: Pat
 
 
 def test_another_checkpoint_answers(sound_stack: SoundStack, home: Path) -> None:
-    """A tiny converted one in NF4: untrained, so its words mean nothing, but it is the original's way through."""
+    """A tiny converted checkpoint in NF4, untrained, replies like the original would."""
     folder = home / "tiny"
     assert convert([str(ROOT / "tests" / "goldens" / "checkpoints" / "a"), str(folder)]) == 0
 
@@ -240,7 +240,7 @@ def findable(parent: Any, name: str) -> bool:
 
 
 def test_from_no_settings_to_talking(sound_stack: SoundStack, home: Path) -> None:
-    """The first steps by the keyboard; mini has been fetched."""
+    """The first-run wizard by keyboard, with mini already downloaded."""
     (home / "settings.toml").unlink()
 
     def script(window: MainWindow) -> Generator[Wait, None, None]:
@@ -322,7 +322,7 @@ def test_the_small_window_and_back(sound_stack: SoundStack, home: Path) -> None:
 
 
 def test_a_correction_is_taken_back_and_another_model_asked(sound_stack: SoundStack, home: Path) -> None:
-    """One spoken turn: corrected, the correction undone; then the recording is asked of the same model once more."""
+    """A spoken turn is corrected, the correction undone, and the session replayed on the same model."""
 
     def script(window: MainWindow) -> Generator[Wait, None, None]:
         watch = Watch(window)

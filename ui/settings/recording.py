@@ -38,7 +38,7 @@ class Retention(QWidget):
             [
                 ("off", tr("Keep nothing"), tr("Conversations are gone when you close the window.")),
                 ("days", tr("Keep for a limited time"), tr("Older sessions are deleted when the program starts.")),
-                ("keep", tr("Keep"), tr("Until you delete them.")),
+                ("keep", tr("Keep always"), tr("Until you delete them.")),
             ],
             app.settings.recording.mode,
             tr("Keep conversations?"),

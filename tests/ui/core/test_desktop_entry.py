@@ -1,4 +1,4 @@
-"""The applications menu: files that a desktop reads, and the switch that writes them."""
+"""The entry in the applications menu and its switch."""
 
 from __future__ import annotations
 

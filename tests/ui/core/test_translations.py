@@ -1,4 +1,4 @@
-"""The window in Chinese: complete, with the same places for values, and in force at once."""
+"""The Chinese translation: complete, with the same placeholders, and applied at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of recordings, and the pictures: what is shown, mended, left out, heard."""
+"""The recordings page and the plots: display, editing, leaving out, playback."""
 
 from __future__ import annotations
 

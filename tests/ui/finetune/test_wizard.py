@@ -1,4 +1,4 @@
-"""The fine-tuning pages with a scripted training in the child's place: what they show, ask for, and survive."""
+"""The fine-tuning wizard with a scripted training process: display, questions, recovery."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a folder of recordings, ten of them spoilt, to a tuned checkpoint that answers, with mini's real weights."""
+"""From a folder of recordings, ten of them faulty, to a tuned checkpoint in use, with mini's real weights."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def app(qapp: QApplication, services: Services, tmp_path: Path) -> Iterator[App]
 
 
 def answer(app: App, qtbot: QtBot, recording: Path) -> dict[str, Any]:
-    """What the model of the settings makes of a recording, without what it took."""
+    """The reply and reading of the settings' model for a recording, without timings."""
     job = app.run("ask", str(recording), "--json", "--model", app.settings.model.source)
     with qtbot.waitSignal(job.ended, timeout=LONG_MS) as end:
         pass
@@ -124,7 +124,7 @@ def test_from_a_folder_to_a_checkpoint_in_use_and_back(app: App, qtbot: QtBot, r
 
 
 def test_the_plan_holds(tmp_path: Path, recordings: Path) -> None:
-    """Time and memory as they were forecast. Others at work slow either side down, so the nearest of three counts."""
+    """The forecast of time and memory holds. Load on the machine slows either side, so the best of three counts."""
 
     def training(*words: str) -> dict[str, Any]:
         command = [sys.executable, "-m", "training", *words, "--json"]

@@ -1,4 +1,4 @@
-"""The first steps: which model, sound, recording; skipping, going back, the keyboard alone."""
+"""The first-run wizard: model, sound, recording; skipping, going back, keyboard only."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def folder_line(folder: Path, kind: str = "checkpoint", **more: Any) -> dict[str
 
 
 class Scene:
-    """An app whose child processes answer by a table: words of the command, the lines it prints, its exit code."""
+    """An app whose child processes answer from a table of arguments, printed lines and exit code."""
 
     def __init__(self, home: Path) -> None:
         self._table, program = home / "table.json", home / "program.py"
@@ -61,7 +61,7 @@ class Scene:
         self.app.start()
 
     def says(self, *answers: tuple[list[str], list[Any], int]) -> None:
-        """From now on."""
+        """Set the answers from now on."""
         self._table.write_text(json.dumps(answers))
 
     def calls(self, name: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The sessions' page: list, player, corrections, export and import, deleting, asking another model."""
+"""The Sessions page: list, player, corrections, export and import, deleting, comparison."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Show = Callable[[], SessionsPage]
 
 @pytest.fixture
 def services(services: Services, tmp_path: Path) -> Services:
-    """Our own command line is scripted: what it prints stands in `answers.json`."""
+    """Services whose commands answer from `answers.json`."""
     (tmp_path / "answers.json").write_text("[]")
     program = (*services.python, str(Path(fake_program.__file__)), str(tmp_path / "answers.json"))
     return replace(services, command=program)
@@ -43,7 +43,7 @@ def services(services: Services, tmp_path: Path) -> Services:
 
 @pytest.fixture
 def show(app: App, qtbot: QtBot) -> Iterator[Show]:
-    """Opens the page, and waits until all sessions are known and the first is open."""
+    """Open the page and wait until all sessions are listed and the first is open."""
     pages: list[SessionsPage] = []
 
     def opened() -> SessionsPage:
@@ -67,14 +67,14 @@ def show(app: App, qtbot: QtBot) -> Iterator[Show]:
 
 @pytest.fixture
 def dialogs(monkeypatch: pytest.MonkeyPatch) -> list[QFileDialog]:
-    """File dialogs are made and not shown: without a desktop they warn."""
+    """Make file dialogs without showing them, which warns without a desktop."""
     made: list[QFileDialog] = []
     monkeypatch.setattr(QFileDialog, "open", lambda dialog: made.append(dialog))
     return made
 
 
 def settle(page: SessionsPage, qtbot: QtBot) -> None:
-    """Wait until the chosen session is open, with all its turns."""
+    """Wait until the selected session is open with all its turns."""
     player = page.player
 
     def there() -> bool:

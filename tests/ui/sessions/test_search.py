@@ -1,4 +1,4 @@
-"""What the list knows of sessions, and the search over it."""
+"""Session summaries and the search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model manager and the diagnostics: what children print becomes cards, plans, refusals and a report."""
+"""The model list and the diagnostics, with scripted child processes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def words(tmp_path: Path) -> list[list[str]]:
-    """What our own program was called with."""
+    """The arguments our program was called with."""
     return [json.loads(line) for line in (tmp_path / "answers.json.calls").read_text().splitlines()]
 
 

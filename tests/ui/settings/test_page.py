@@ -1,4 +1,4 @@
-"""The settings page: every section takes effect at once, follows changes made elsewhere, and blocks nothing."""
+"""The Settings page: each section applies at once and follows outside changes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def synthesizer(engine: str) -> Synthesizer:
 
 @pytest.fixture
 def services(services: Services, tmp_path: Path) -> Services:
-    """With a voice, and a program in our own command line's place that answers what `answer` keeps for it."""
+    """Services with a synthesizer and scripted commands."""
     answer(tmp_path, [])
     fake = (sys.executable, str(FAKE), str(tmp_path / "answers.json"))
     return replace(services, command=fake, python=fake, synthesizer=synthesizer)
@@ -83,7 +83,7 @@ def section(page: SettingsPage) -> Callable[[str], Any]:
 
 
 def hold(widget: QWidget, qtbot: QtBot) -> QMainWindow:
-    """Show it in a window of a fixed size: the offscreen platform warns of sizes that change. Keep the window."""
+    """Show a widget in a window of fixed size (the offscreen platform warns about resizing) and keep the window."""
     window = QMainWindow()
     window.setFixedSize(700, 800)
     window.setCentralWidget(widget)

@@ -1,7 +1,7 @@
-"""In the place of our own command line: `fake_program.py ANSWERS.json WORDS...` prints the lines kept for those words.
+"""Replaces our own command line: `fake_program.py ANSWERS.json WORDS...` prints the lines stored for those words.
 
-ANSWERS.json holds a list of [words, lines, exit code, last words on stderr]; the first whose words all stand among
-ours is taken. Exit code null: it goes on until it is killed. Every call is noted in ANSWERS.json.calls.
+ANSWERS.json is a list of [words, lines, exit code, last line on stderr]. The first entry whose words are all among the
+arguments is used. Exit code null keeps running until killed. Each call is recorded in ANSWERS.json.calls.
 """
 
 from __future__ import annotations

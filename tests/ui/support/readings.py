@@ -1,4 +1,4 @@
-"""Readings and spoken turns for the tests of windows: seeded, exact sums."""
+"""Seeded readings and spoken turns whose contributions sum exactly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def spoken(seconds: float = 2.0, seed: int = 0) -> Spoken:
 
 
 def reading(label: str = "sad", seconds: float = 2.0, seed: int = 0) -> EmotionReading:
-    """A reading of `label`; "unsure" is closest to angry. The first half of the frames speaks for another emotion."""
+    """A reading of `label`; "unsure" is closest to angry. The first half of the frames points to another emotion."""
     wanted = EMOTIONS.index("angry" if label == UNSURE else label)
     frames = round(seconds / FRAME_SECONDS)
     contributions = np.random.default_rng(seed).normal(0, 0.01, (frames, 5)).astype(np.float32)

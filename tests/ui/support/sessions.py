@@ -1,4 +1,4 @@
-"""Sessions made by the recorder from people's recordings and scripted readings: no model, no device."""
+"""Sessions written by the recorder from shipped samples and scripted readings; no model, no device."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ STORY = (
 
 @cache
 def words() -> dict[str, str]:
-    """What is said in each sample."""
+    """The transcript of each sample."""
     with (SAMPLES / "transcripts.tsv").open(encoding="utf-8") as file:
         return {row["file"].removesuffix(".flac"): row["transcript"] for row in csv.DictReader(file, delimiter="\t")}
 
@@ -56,7 +56,7 @@ def spoken(name: str) -> Spoken:
 
 
 def reading(label: str, seconds: float) -> EmotionReading:
-    """A reading with that label whose frames waver as real ones do."""
+    """A reading with that label and noisy frames, like a real one."""
     strongest = 0 if label == UNSURE else EMOTIONS.index(label)
     frames = max(1, round(seconds / 0.16))
     waver = np.sin(np.arange(frames)[:, None] * (0.7 + 0.3 * np.arange(5)) + strongest)
@@ -71,7 +71,7 @@ def reading(label: str, seconds: float) -> EmotionReading:
 
 
 def voice(text: str, rate: int = 22_050) -> Samples:
-    """Something that looks like speech: a hum that swells with each word."""
+    """A hum that swells with each word, like speech."""
     at = np.arange(round(len(text.split()) * 0.3 * rate)) / rate
     return (0.3 * np.abs(np.sin(np.pi * at / 0.3)) * np.sin(2 * np.pi * 140 * at)).astype(np.float32)
 
@@ -79,7 +79,7 @@ def voice(text: str, rate: int = 22_050) -> Samples:
 def record(
     root: Path, started: datetime, story: Sequence[tuple[str, str | None, str, float]] = STORY, **about: Any
 ) -> Path:
-    """A recorded session that began then; its folder."""
+    """Record a session with that start time and return its folder."""
     recorder = Recorder(root, cast(Any, None), about={"model": "mini"} | about)
     assert recorder.folder is not None
     for number, (what, emotion, reply, share) in enumerate(story, 1):
@@ -105,7 +105,7 @@ def record(
 
 
 def _dated(made: Path, started: datetime) -> Path:
-    """The session as if it had begun then."""
+    """Move a session to another start time."""
     lines, _ = read_lines(made / EVENTS)
     (made / EVENTS).unlink()
     again = JsonLines(made / EVENTS)

@@ -1,4 +1,4 @@
-"""A scripted training in the child's place, and the fine-tuning page before it."""
+"""A scripted training process, and the fine-tuning page in front of it."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def summary(
 
 
 class Child:
-    """What the scripted training does, and what it was told."""
+    """What the scripted training does, and the arguments it received."""
 
     def __init__(self, folder: Path) -> None:
         self._path, self._log = folder / "script.json", folder / "log.jsonl"
@@ -148,7 +148,7 @@ def tuning(qapp: QApplication, services: Services, tmp_path: Path, child: Child)
 
 
 def shown(app: App, qtbot: QtBot) -> FineTunePage:
-    """The page in a window that is as large whatever is in it."""
+    """The page in a window of fixed size."""
     frame = QScrollArea()
     qtbot.addWidget(frame)
     made = FineTunePage(app)

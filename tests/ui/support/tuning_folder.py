@@ -1,6 +1,6 @@
-"""A folder of recordings to tune on: one espeak voice in five emotions, and ten that have something wrong with them.
+"""A folder of recordings to train on: one espeak voice in five emotions, plus ten faulty files.
 
-Run as a program (`python -m tests.ui.support.tuning_folder FOLDER`), because espeak-ng stays out of a test's process.
+Run as a program (`python -m tests.ui.support.tuning_folder FOLDER`), so that espeak-ng stays out of the test process.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PLANTED = {
 
 
 def make(folder: Path, sentences: int) -> None:
-    """Write `sentences` sentences in the five emotions, and the ten."""
+    """Write `sentences` sentences in the five emotions, and the ten faulty files."""
     clean = []
     for number in range(sentences):
         text = sentence(np.random.default_rng([11, number]))

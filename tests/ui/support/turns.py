@@ -1,4 +1,4 @@
-"""What a conversation tells of turns, for tests of what shows them."""
+"""The events of turns, for tests of their display."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ FIGURES = {"encode_ms": 150.0, "prefill_ms": 310.0, "first_token_ms": 345.0, "re
 
 
 def reading(label: str, confidence: float = 0.7) -> EmotionReading:
-    """Sure of one emotion."""
+    """A confident reading of one emotion."""
     probabilities = np.full(5, (1 - confidence) / 4, np.float32)
     probabilities[EMOTIONS.index(label)] = confidence
     return EmotionReading(probabilities, label, 0.1, np.zeros((20, 5), np.float32), np.log(probabilities))
@@ -69,7 +69,7 @@ def turn(
     marks: Mapping[str, float] = MARKS,
     failure: str = "",
 ) -> list[Event]:
-    """A turn from its message to its end; spoken where it has an emotion."""
+    """The events of a turn from its message to its end; spoken if it has an emotion."""
     message = speech() if emotion else Typed(said)
     emitted: list[Event] = [UtteranceEnded(number, message), StateChanged(State.THINKING, False)]
     read = reading(emotion) if emotion else None
@@ -95,7 +95,7 @@ def turn(
 
 
 def open_page(app: App, qtbot: QtBot) -> TalkPage:
-    """The Talk page in the real window, in front."""
+    """The Talk page in the real window, active."""
     window = MainWindow(app, {name: lambda _app: QWidget() for name in PAGES} | {"talk": TalkPage})
     qtbot.addWidget(window)
     app.setProperty("window", window)  # keeps it as long as the app
@@ -109,7 +109,7 @@ def open_page(app: App, qtbot: QtBot) -> TalkPage:
 
 
 def calls(app: App) -> list[tuple[Any, ...]]:
-    """What the conversation was told to do since the last look."""
+    """Return and clear the calls to the conversation."""
     talk: Any = app.talk
     noted = list(talk.calls)
     talk.calls.clear()
@@ -117,7 +117,7 @@ def calls(app: App) -> list[tuple[Any, ...]]:
 
 
 def happen(app: App, *events: Event | Ready) -> None:
-    """Let the conversation tell something, and the window hear it."""
+    """Send events through the bridge to the window."""
     talk: Any = app.talk
     talk.happen(*events)
     app._bridge.flush()

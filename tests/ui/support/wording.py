@@ -1,7 +1,7 @@
-"""The texts of the window, found in its source: `python -m tests.ui.support.wording [LANGUAGE]` lists the untranslated.
+"""Finds the window's texts in its source. `python -m tests.ui.support.wording [LANGUAGE]` lists the untranslated ones.
 
-A text is what stands in `tr("...")`, `self.tr("...")` or `QCoreApplication.translate(context, "...")`. What a user sees
-and does not go through one of these is found by the places where it is given: labels, buttons, tool tips, messages.
+A text is the argument of `tr("...")`, `self.tr("...")` or `QCoreApplication.translate(context, "...")`. Texts that
+bypass translation are found by the calls that display them: labels, buttons, tooltips, messages.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SAME = {"Undertone", "dB"}
 
 
 def texts(source: str) -> Iterator[str]:
-    """The keys of all translated texts of a file, as the tables hold them."""
+    """Yield the keys of all translated texts of a file."""
     for call in _calls(source):
         name, arguments = _name(call), call.args
         if name == "translate":
@@ -42,7 +42,7 @@ def texts(source: str) -> Iterator[str]:
 
 
 def bare(source: str) -> Iterator[tuple[int, str]]:
-    """Line and text of what is shown without being translated."""
+    """Yield line and text of what is displayed without translation."""
     for call in _calls(source):
         at = _SHOWN.get(_name(call))
         if at is None or len(call.args) <= at:
@@ -55,7 +55,7 @@ def bare(source: str) -> Iterator[tuple[int, str]]:
 
 
 def missing(language: str) -> dict[str, list[str]]:
-    """The texts of each file of ui/ that the language's table does not hold."""
+    """Return the texts of each file of ui/ that the language's table lacks."""
     known = table(language)
     found = {
         str(file.relative_to(ROOT)): [one for one in texts(file.read_text("utf-8")) if one not in known]
@@ -65,7 +65,7 @@ def missing(language: str) -> dict[str, list[str]]:
 
 
 def files() -> list[Path]:
-    """The window's source."""
+    """Return the window's source files."""
     return sorted(UI.rglob("*.py"))
 
 

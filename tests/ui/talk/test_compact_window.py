@@ -1,4 +1,4 @@
-"""The small window that stays on top, and the tray."""
+"""The compact window and the tray icon."""
 
 from __future__ import annotations
 

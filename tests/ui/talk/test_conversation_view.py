@@ -1,4 +1,4 @@
-"""The conversation as it is shown: words, cuts, failures, moving about, and what hostile texts cannot do."""
+"""The conversation view: texts, interruptions, failures, navigation, hostile texts."""
 
 from __future__ import annotations
 

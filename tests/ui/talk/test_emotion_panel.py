@@ -1,4 +1,4 @@
-"""The emotion panel: what it says of each kind of reading, hearing a moment, the history, corrections and consent."""
+"""The emotion panel: kinds of readings, playback, history, corrections, consent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Talk page through a scripted conversation: talking, typing, switches, actions, states, the keyboard alone."""
+"""The Talk page with a scripted conversation: talking, typing, switches, actions, states, keyboard only."""
 
 from __future__ import annotations
 

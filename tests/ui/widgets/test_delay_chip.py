@@ -1,4 +1,4 @@
-"""What a delay went into: only what was measured, at its place in time."""
+"""The delay's stages: only measured ones, at their place in time."""
 
 from __future__ import annotations
 

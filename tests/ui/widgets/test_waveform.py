@@ -1,4 +1,4 @@
-"""Waveforms: what they are tinted by, where a click leads, keys, and that length costs nothing."""
+"""Waveforms: colours, seeking by click and key, and cost independent of length."""
 
 from __future__ import annotations
 
