@@ -131,7 +131,7 @@ def inspect(source: str) -> inventory.Source:
     """
     preset = preset_of(source)
     if preset is None:
-        return _explained(Path(source), inventory.inspect_folder)
+        return explained(Path(source), inventory.inspect_folder)
     speech, text = (fetch.home() / "models" / preset[part] for part in ("speech", "text"))
     if not (speech / "config.json").is_file() or not (text / "config.json").is_file():
         raise WeightsMissing(f"{source} is not downloaded yet: run undertone ask --model {source} --text Hello.")
@@ -171,19 +171,20 @@ def load(
             checkpoint = _compose(source, preset, device, usable_mode(quantize, device), progress)
         elif preset is not None:
             mode = usable_mode(quantize, device)
-            checkpoint = _explained(Path(source), lambda _: _compose(source, preset, device, mode, progress))
+            checkpoint = explained(Path(source), lambda _: _compose(source, preset, device, mode, progress))
         else:
-            checkpoint = _explained(Path(source), lambda folder: _read_folder(folder, device, quantize, progress))
+            checkpoint = explained(Path(source), lambda folder: _read_folder(folder, device, quantize, progress))
         model = checkpoint.model.eval()
         if checkpoint.quantize == "int8":
             quantize_int8(model.encoder)
             quantize_int8(model.language_model)
         elif checkpoint.quantize in MODES and preset is not None:
-            quantize_nf4(model, checkpoint.quantize, _dtype(device))
+            quantize_nf4(model, checkpoint.quantize, compute_type(device))
     return checkpoint
 
 
-def _dtype(device: str) -> torch.dtype:
+def compute_type(device: str) -> torch.dtype:
+    """The type in which a folder's weights compute on a device."""
     return torch.bfloat16 if device == "cuda" else torch.float32
 
 
@@ -199,13 +200,13 @@ def _compose(
     tuned.check(preset)
     context = memory_plan.fitting_context(inventory.inspect_preset(name, preset, speech, text), device, quantize)
     transcriber = Transcriber.load(speech, int8=device == "cpu")
-    language_model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(text, dtype=_dtype(device))
+    language_model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(text, dtype=compute_type(device))
     head = inventory.head_folder(preset)
     config = SpeechLanguageConfig(
         speech_config=transcriber.encoder.config.to_dict(),
         text_config=language_model.config.to_dict(),
         **preset["config"],
-        **_reading_settings(head),
+        **reading_settings(head),
     )
     model = SpeechLanguageModel(config, transcriber.encoder, language_model)
     if model.emotion_head is not None:
@@ -237,7 +238,8 @@ def _compose(
     )
 
 
-def _reading_settings(head: Path) -> dict[str, Any]:
+def reading_settings(head: Path) -> dict[str, Any]:
+    """What the reading.json beside an emotion head sets in a checkpoint's config."""
     reading = json.loads((head / "reading.json").read_text("utf-8"))
     return {
         "emotion_layers": reading["layers"],
@@ -247,7 +249,12 @@ def _reading_settings(head: Path) -> dict[str, Any]:
     }
 
 
-def _explained(folder: Path, read: Callable[[Path], T]) -> T:
+def explained(folder: Path, read: Callable[[Path], T]) -> T:
+    """What `read` makes of a checkpoint folder.
+
+    Raises:
+        WeightsMissing: it is none, it does not fit into memory, or `read` failed.
+    """
     if not (folder / "config.json").is_file():
         raise WeightsMissing(
             f"{folder} is neither a preset ({', '.join(presets())}) nor a checkpoint folder with a config.json."
@@ -264,9 +271,9 @@ def _explained(folder: Path, read: Callable[[Path], T]) -> T:
 def _read_folder(
     folder: Path, device: str, quantize: str, progress: Callable[[fetch.Progress], None] | None
 ) -> Checkpoint:
-    quantize = usable_mode(quantize, device, stored_mode(_stated(folder)))
+    quantize = usable_mode(quantize, device, stored_mode(own_config(folder)))
     context = memory_plan.fitting_context(inventory.inspect_folder(folder), device, quantize)
-    model = read_model(folder, device, quantize, _dtype(device))
+    model = read_model(folder, device, quantize, compute_type(device))
     generation = components.generation(folder, CONTEXT)
     generation.max_new_tokens = generation.max_new_tokens or _NEW_TOKENS
     return Checkpoint(
@@ -282,7 +289,12 @@ def _read_folder(
     )
 
 
-def _stated(folder: Path) -> dict[str, Any]:
+def own_config(folder: Path) -> dict[str, Any]:
+    """The cleaned config.json of a folder of this project's format.
+
+    Raises:
+        WeightsMissing: another kind of model, or as `checked_folder`.
+    """
     kind = read_config(folder).get("model_type")
     if kind != SpeechLanguageConfig.model_type:
         raise WeightsMissing(
@@ -306,12 +318,12 @@ def read_model(folder: Path, device: str, mode: str, dtype: torch.dtype | Litera
     Raises:
         WeightsMissing: it is another kind of model, or damaged.
     """
-    stated = _stated(folder)
+    stated = own_config(folder)
     stored = stored_mode(stated)
     config = components.model_config(stated, folder)
     tensors = list_tensors(folder)
     components.check_fit(config, tensors, folder)
-    four_bit = settings(mode, _dtype(device)) if mode in MODES else None
+    four_bit = settings(mode, compute_type(device)) if mode in MODES else None
     if four_bit is not None and stored is None:  # rounding to 4 bits can hide what is not finite
         for file in sorted({info.file for info in tensors.values()}):
             components.refuse_nonfinite(read_shard(file).items(), folder)
@@ -336,7 +348,7 @@ def read_model(folder: Path, device: str, mode: str, dtype: torch.dtype | Litera
     if four_bit is None or stored is not None:
         components.refuse_nonfinite(model.state_dict().items(), folder)
     if four_bit is not None:
-        prepare_layers(model, _dtype(device))
+        prepare_layers(model, compute_type(device))
     if stored is not None and dtype != "auto":
         # transformers leaves the wide weights of a quantized folder in the type in which they are stored.
         for parameter in model.parameters():

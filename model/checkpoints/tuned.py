@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,14 @@ _LARGEST_HEAD = 1 << 26  # bytes
 _MOST_HIDDEN = 1 << 14
 
 
-def part_sums(preset: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def part_sums(preset: Mapping[str, Any], parts: Sequence[str] = _PARTS) -> dict[str, dict[str, str]]:
     """Name and hash of the preset's downloaded parts.
 
     Raises:
         WeightsMissing: one of them is missing, or has no readable stamp.
     """
     sums = {}
-    for part in _PARTS:
+    for part in parts:
         folder = fetch.home() / "models" / preset[part]
         try:
             files = json.loads((folder / STAMP).read_text("utf-8"))["files"]
@@ -108,11 +108,12 @@ def preset_of(folder: Path, known: Mapping[str, Mapping[str, Any]]) -> dict[str,
     return {**known[name], "preset": name, "head": str(folder.absolute()), "parts": stated.get("parts")}
 
 
-def check(preset: Mapping[str, Any]) -> None:
+def check(preset: Mapping[str, Any], parts: Sequence[str] = _PARTS) -> None:
     """Check that the downloaded parts are those that a tuned head was fitted on; presets that are shipped pass.
 
     Args:
         preset: from `preset_of`, or a shipped one.
+        parts: those that are used.
 
     Raises:
         WeightsMissing: the parts differ, or the head has NaN or infinite numbers, or uses layers that do not exist.
@@ -120,7 +121,8 @@ def check(preset: Mapping[str, Any]) -> None:
     if "parts" not in preset:
         return
     folder = Path(preset["head"])
-    if preset["parts"] != part_sums(preset):
+    noted = preset["parts"] if isinstance(preset["parts"], dict) else {}
+    if {part: noted.get(part) for part in parts} != part_sums(preset, parts):
         raise WeightsMissing(f"{folder} was tuned on other weights of {preset['preset']}: tune it again.")
     try:
         head = read_shard(folder / HEAD)

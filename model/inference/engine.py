@@ -19,19 +19,17 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
-from assistant.events import SAMPLE_RATE, EmotionReading, Exchange, Message, Samples, Spoken, Typed
-from model.audio.features import LONGEST_SECONDS, encoder_frames, log_mel
-from model.audio.files import split_at_pauses
-from model.audio.prosody import prosody_frames
+from assistant.events import EmotionReading, Exchange, Message, Spoken, Typed
 from model.checkpoints.loader import Checkpoint
 from model.errors import BadInput, WeightsMissing
 from model.inference.cuda_graphs import StaticDecoder
+from model.inference.emotion_reader import EmotionReader
 from model.inference.kv_cache import Decoder, KeyValueCache, unsupported
 from model.inference.prompt import Content, chat_ids, encode_text
 from model.inference.sampling import next_token
 from model.inference.static_step import FixedCache
 from model.nn.lora import LoraScope
-from model.nn.speech_llm import SPEECH_ID, Heard
+from model.nn.speech_llm import SPEECH_ID
 from model.nn.transcribe import Transcript
 
 _KEPT_HEARINGS = 256
@@ -48,7 +46,7 @@ class Hearing:
 
     Attributes:
         serial: number of the utterance in this engine.
-        reading: its emotion reading, or None where the checkpoint has no emotion head.
+        reading: its emotion reading, or None; `why` says why there is none.
         encode_ms: time from samples to reading.
         frames: [n, E] adapter frames, or None without an adapter.
         pieces: encoder output and duration in seconds of each piece.
@@ -57,6 +55,7 @@ class Hearing:
 
     serial: int
     reading: EmotionReading | None
+    why: str | None
     encode_ms: float
     frames: Tensor | None
     pieces: list[tuple[Tensor, float]] = field(repr=False)  # encoder output and seconds of each piece
@@ -96,6 +95,7 @@ class Engine:
         self.checkpoint = checkpoint
         self.model = checkpoint.model
         self.tokenizer = checkpoint.tokenizer
+        self._reader = EmotionReader(self.model, checkpoint.extractor)
         self._backend: Tokenizer = self.tokenizer.backend_tokenizer
         self.figures = ReplyFigures()
         self._static: StaticDecoder | None = None
@@ -157,17 +157,17 @@ class Engine:
             raise BadInput("The recording is empty: record again.")
         started = time.perf_counter()
         frames, emotion, pieces = [], [], []
-        for piece in split_at_pauses(spoken.samples, SAMPLE_RATE, LONGEST_SECONDS):
-            samples = spoken.samples[piece]
-            heard = self._hear_piece(samples)
-            pieces.append((heard.encoded, len(samples) / SAMPLE_RATE))
+        for heard, seconds in self._reader.hear(spoken.samples):
+            pieces.append((heard.encoded, seconds))
             if heard.frames is not None:
                 frames.append(heard.frames[0])
             if heard.emotion_frames is not None:
                 emotion.append(heard.emotion_frames[0])
+        reading, why = self._reader.judge(torch.cat(emotion) if emotion else None, spoken.samples)
         hearing = Hearing(
             serial=self._serials,
-            reading=self._read(torch.cat(emotion), spoken) if emotion else None,
+            reading=reading,
+            why=why,
             encode_ms=(time.perf_counter() - started) * 1e3,
             frames=torch.cat(frames) if frames else None,
             pieces=pieces,
@@ -177,24 +177,6 @@ class Engine:
         if len(self._hearings) > _KEPT_HEARINGS:
             self._hearings.popitem(last=False)
         return hearing
-
-    def _read(self, frames: Tensor, spoken: Spoken) -> EmotionReading | None:
-        head = self.model.emotion_head
-        if head is None:
-            return None
-        config = self.model.config
-        if config.emotion_source == "adapter" and config.adapter_type != "conv":  # tokens, spread over the utterance
-            return head.read(frames, frame_seconds=len(spoken.samples) / SAMPLE_RATE / len(frames))
-        return head.read(frames)
-
-    def _hear_piece(self, samples: Samples) -> Heard:
-        config = self.model.config
-        features = log_mel(self.checkpoint.extractor, samples, trimmed=config.window == "trimmed")
-        prosody = None
-        if config.emotion_source == "encoder":
-            prosody = torch.from_numpy(prosody_frames(samples))[None].to(self.model.device)
-        lengths = torch.tensor([encoder_frames(len(samples))], device=self.model.device)
-        return self.model.hear(features.to(self.model.device), lengths, prosody)
 
     @torch.inference_mode()
     def transcript(self, spoken: Spoken) -> Transcript | None:

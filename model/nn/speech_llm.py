@@ -16,13 +16,8 @@ from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from model.audio.features import encode, mean_of_layers
-from model.audio.prosody import PROSODY_FEATURES
 from model.config import SpeechLanguageConfig
-from model.nn.adapter import ConvAdapter
-from model.nn.cformer import CFormerAdapter
-from model.nn.ctc_adapter import CtcAdapter
-from model.nn.emotion import EmotionHead
+from model.nn.hearing import HearingModel, make_adapter, make_head
 from model.nn.long_prompts import LongPrompts, add_long_prompts
 from model.nn.lora import LoraScope, add_lora
 
@@ -30,7 +25,7 @@ SPEECH_ID = -1
 """Placeholder in `input_ids` for a frame of speech; no tokenizer uses it."""
 
 
-class SpeechLanguageModel(PreTrainedModel):
+class SpeechLanguageModel(PreTrainedModel, HearingModel):
     """Encoder, adapter, language model, partial LoRA and emotion head under one config.
 
     Args:
@@ -56,9 +51,8 @@ class SpeechLanguageModel(PreTrainedModel):
         self.language_model: Any = (
             AutoModelForCausalLM.from_config(config.text_config) if language_model is None else language_model
         )
-        speech_size = config.speech_config.d_model
         text_size = int(self.get_input_embeddings().weight.shape[1])
-        self.adapter = _adapter(config, text_size)
+        self.adapter = make_adapter(config, text_size)
         self.lora_scope = LoraScope()
         if config.lora_rank:
             self.lora_scope = add_lora(
@@ -69,16 +63,7 @@ class SpeechLanguageModel(PreTrainedModel):
                 config.lora_dropout,
             )
         add_long_prompts(self.language_model)
-        self.emotion_head = None
-        if config.emotion_source != "none":
-            size = text_size if config.emotion_source == "adapter" else speech_size + len(PROSODY_FEATURES)
-            self.emotion_head = EmotionHead(
-                size,
-                hidden=config.emotion_hidden,
-                threshold=config.emotion_threshold,
-                frame_seconds=config.frame_seconds,
-                group=config.emotion_frame_group,
-            )
+        self.emotion_head = make_head(config, text_size)
         # Ready-made parts are trained: initialising them again would erase them.
         if encoder is None and language_model is None:
             self.post_init()
@@ -104,56 +89,6 @@ class SpeechLanguageModel(PreTrainedModel):
         """The language model's rules for prompts beyond its trained length, if it has any."""
         rotary = getattr(getattr(self.language_model, "model", None), "rotary_emb", None)
         return rotary if isinstance(rotary, LongPrompts) else None
-
-    def hear(
-        self,
-        features: Tensor,
-        lengths: Tensor,
-        prosody: Tensor | None = None,
-        *,
-        legacy_batching: bool = False,
-    ) -> Heard:
-        """Encode a batch of utterances that share one window.
-
-        Args:
-            features: [S, mel bins, T] log-mel.
-            lengths: int64 [S], encoder frames that contain speech (`features.encoder_frames`).
-            prosody: [S, T', P] prosody features, for an emotion head over encoder frames.
-            legacy_batching: the original's batching; see `ConvAdapter.forward`.
-
-        Returns:
-            Encoder states, adapter frames and the emotion head's input.
-        """
-        states = encode(self.encoder, features)
-        encoded = states[-1][:, : int(lengths.max())]
-        frames, mask = None, None
-        if self.adapter is not None:
-            frames, mask = self.adapt(encoded, lengths, legacy_batching=legacy_batching)
-        emotion_frames, emotion_mask = frames, mask
-        if self.config.emotion_source == "encoder" and prosody is not None:
-            emotion_frames = mean_of_layers(states, self.config.emotion_layers)[:, : encoded.shape[1]]
-            emotion_frames = torch.cat([emotion_frames, prosody.to(emotion_frames)], dim=-1)
-            emotion_mask = torch.arange(encoded.shape[1], device=lengths.device) < lengths[:, None]
-        return Heard(states[-1], frames, mask, emotion_frames, emotion_mask)
-
-    def adapt(self, encoded: Tensor, lengths: Tensor, *, legacy_batching: bool = False) -> tuple[Tensor, Tensor]:
-        """Run the adapter, which must exist: encoder frames to language-model embeddings.
-
-        Args:
-            encoded: [B, T, D] encoder frames, right-padded.
-            lengths: int64 [B], valid frames of each row.
-            legacy_batching: see `ConvAdapter.forward`.
-
-        Returns:
-            [B, N, E] and its mask, bool [B, N].
-        """
-        adapter = self.adapter
-        assert adapter is not None
-        if isinstance(adapter, CtcAdapter):
-            ctc_frames = adapter.decode(encoded, lengths, self.get_input_embeddings(), legacy_batching=legacy_batching)
-            return ctc_frames.frames, ctc_frames.mask
-        frames, mask = adapter(encoded, lengths, legacy_batching=legacy_batching)
-        return frames, mask
 
     def embed(self, input_ids: Tensor, speech: Tensor | None) -> Tensor:
         """Input embeddings of a prompt with speech.
@@ -235,48 +170,7 @@ class SpeechLanguageModel(PreTrainedModel):
         return mask if bool(mask.any()) else None
 
 
-def _adapter(config: SpeechLanguageConfig, text_size: int) -> ConvAdapter | CFormerAdapter | None:
-    speech = config.speech_config
-    if config.adapter_type == "cformer":
-        layers = (config.cformer_pre_layers, config.cformer_post_layers)
-        return CFormerAdapter(speech, text_size, config.text_config.vocab_size, *layers, config.cformer_heads)
-    sizes = (speech.d_model, text_size, config.adapter_inner_size, config.adapter_kernel_sizes)
-    if not config.adapter_kernel_sizes:
-        return None
-    if config.adapter_type == "spelling":
-        return CtcAdapter(*sizes, config.text_config.vocab_size, config.adapter_layers)
-    return ConvAdapter(*sizes)
-
-
 def _true_lengths(input_ids: Tensor, attention_mask: Tensor | None) -> list[int]:
     if attention_mask is None:
         return [input_ids.shape[1]] * input_ids.shape[0]
     return [int(length) for length in attention_mask.sum(-1)]
-
-
-class Heard:
-    """Output of `SpeechLanguageModel.hear` for a batch of S utterances.
-
-    Attributes:
-        encoded: [S, T / 2, D], the encoder's output over the whole window; the recogniser's input.
-        frames: [S, N, E] adapter frames; None without an adapter.
-        mask: their mask, bool [S, N].
-        emotion_frames: what the emotion head averages; None if it has no input.
-        emotion_mask: the mask of these.
-    """
-
-    __slots__ = ("emotion_frames", "emotion_mask", "encoded", "frames", "mask")
-
-    def __init__(
-        self,
-        encoded: Tensor,
-        frames: Tensor | None,
-        mask: Tensor | None,
-        emotion_frames: Tensor | None,
-        emotion_mask: Tensor | None,
-    ) -> None:
-        self.encoded = encoded
-        self.frames = frames
-        self.mask = mask
-        self.emotion_frames = emotion_frames
-        self.emotion_mask = emotion_mask

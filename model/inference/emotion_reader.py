@@ -1,0 +1,78 @@
+"""From samples to a reading: pieces of at most 30 s through the encoder, their frames together through the head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+from transformers import WhisperFeatureExtractor
+
+from assistant.events import SAMPLE_RATE, EmotionReading, Samples
+from model.audio.features import LONGEST_SECONDS, encoder_frames, log_mel
+from model.audio.files import split_at_pauses
+from model.audio.prosody import prosody_frames
+from model.nn.hearing import EmotionModel, Heard
+from model.nn.speech_llm import SpeechLanguageModel
+
+NO_HEAD = "this checkpoint has no emotion head"
+
+Judged = tuple[EmotionReading | None, str | None]
+"""A reading and None, or None and why there is none."""
+
+
+class EmotionReader:
+    """Hears recordings and reads their emotion. Several threads may use one.
+
+    Attributes:
+        baseline: float32 [D], the mean frame of the speaker's normal voice (`mean_of`); None: not known.
+    """
+
+    def __init__(self, model: EmotionModel | SpeechLanguageModel, extractor: WhisperFeatureExtractor) -> None:
+        self.model = model
+        self.extractor = extractor
+        self.baseline: Tensor | None = None
+
+    @torch.inference_mode()
+    def hear(self, samples: Samples) -> Iterator[tuple[Heard, float]]:
+        """What is heard of each piece of a recording at 16 kHz, and the piece's seconds."""
+        for piece in split_at_pauses(samples, SAMPLE_RATE, LONGEST_SECONDS):
+            yield self._hear_piece(samples[piece]), (piece.stop - piece.start) / SAMPLE_RATE
+
+    def read(self, samples: Samples) -> Judged:
+        """The reading of a recording: mono float32 [n] at 16 kHz, n >= 1."""
+        if self.model.emotion_head is None:
+            return None, NO_HEAD
+        return self.judge(self.frames(samples), samples)
+
+    def frames(self, samples: Samples) -> Tensor:
+        """What the head averages: [N, D], all pieces of a recording together. There is a head."""
+        heard = [piece.emotion_frames[0] for piece, _ in self.hear(samples) if piece.emotion_frames is not None]
+        return torch.cat(heard)
+
+    @torch.inference_mode()
+    def mean_of(self, recordings: Iterable[Samples]) -> Tensor:
+        """The mean over recordings of each one's mean frame, float32 [D]: a speaker's baseline. At least one."""
+        return torch.stack([self.frames(samples).float().mean(0) for samples in recordings]).mean(0)
+
+    @torch.inference_mode()
+    def judge(self, frames: Tensor | None, samples: Samples) -> Judged:
+        """The reading of a recording whose emotion frames [N, D] were heard before; None: the head has no source."""
+        head, config = self.model.emotion_head, self.model.config
+        if head is None or frames is None:
+            return None, NO_HEAD
+        if self.baseline is not None:
+            # The speaker's normal voice takes the place of the frame that says nothing.
+            frames = frames.to(head.centre.dtype) - self.baseline + head.centre
+        if config.emotion_source == "adapter" and config.adapter_type != "conv":  # tokens, spread over the utterance
+            return head.read(frames, frame_seconds=len(samples) / SAMPLE_RATE / len(frames)), None
+        return head.read(frames), None
+
+    def _hear_piece(self, samples: Samples) -> Heard:
+        config, device = self.model.config, self.model.device
+        features = log_mel(self.extractor, samples, trimmed=config.window == "trimmed")
+        prosody = None
+        if config.emotion_source == "encoder":
+            prosody = torch.from_numpy(prosody_frames(samples))[None].to(device)
+        lengths = torch.tensor([encoder_frames(len(samples))], device=device)
+        return self.model.hear(features.to(device), lengths, prosody)
