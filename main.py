@@ -27,6 +27,7 @@ examples:
   undertone ask question.wav --speak reply.wav      ... and the reply spoken into a file
   undertone ask a.flac --text "And tomorrow?"       several inputs are one conversation, in order
   undertone ask *.wav --json                        one JSON object a line
+  undertone read FOLDER --csv readings.csv          how the recordings of a folder sound, without replies
   undertone talk                                    the whole conversation, in this terminal
   undertone sessions list                           conversations recorded with talk --record; see also replay
   undertone doctor                                  what this machine has and what is missing
@@ -153,6 +154,52 @@ def synthesizer(engine: str) -> KokoroSynthesizer | Pyttsx3Synthesizer:
 
     with downloads() as progress:
         return SYNTHESIZERS[engine](partial(ensure, progress=progress))
+
+
+# ---- read
+
+
+def add_read(command: argparse.ArgumentParser) -> None:
+    """The options of `read`."""
+    from model.commands.options import DEVICES, QUANTIZE
+
+    command.description = "Read the emotion of recordings (WAV, FLAC, OGG, MP3), one or thousands. No reply is made."
+    command.add_argument("files", nargs="*", type=Path, metavar="FILE", help="recordings, or folders of them")
+    output = command.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print one JSON object per recording, nothing else")
+    output.add_argument(
+        "--csv", type=Path, metavar="OUT", help="add the readings to a CSV file; those that it holds are kept"
+    )
+    command.add_argument(
+        "--baseline",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="the speaker's normal voice: neutral recordings to compare with; give them after the others",
+    )
+    command.add_argument(
+        "--no-contributions", action="store_true", help="leave out of --json what each moment contributes"
+    )
+    command.add_argument("--model", default="mini", help="mini, mini-0.5b, mini-speech, or a checkpoint folder")
+    command.add_argument("--device", choices=DEVICES, default="auto")
+    command.add_argument("--quantize", choices=QUANTIZE, default="auto")
+
+
+def read(options: argparse.Namespace) -> int:
+    """Read recordings. Returns 2 when any of them could not be read."""
+    from model.commands.read import run
+
+    return run(
+        options.files,
+        model=options.model,
+        device=options.device,
+        quantize=options.quantize,
+        baseline=options.baseline,
+        as_json=options.json,
+        table=options.csv,
+        contributions=not options.no_contributions,
+    )
 
 
 # ---- talk and its sessions
@@ -313,6 +360,7 @@ class Command:
 COMMANDS = {
     "window": Command("the desktop window; the same without a command", add_window, window),
     "ask": Command("answer recordings or typed messages", add_ask, ask),
+    "read": Command("how recordings sound, without replies or transcripts", add_read, read),
     "talk": Command("a whole conversation, spoken or typed", add_talk, talk),
     "sessions": Command("recorded conversations: list, show, export, import, delete", add_sessions, recorded),
     "replay": Command("play a session back, or ask another model the same", add_replay, recorded),
@@ -354,6 +402,17 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     return top
 
 
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of a command. argparse leaves over the files of `read` that stand behind other options."""
+    top = parser(arguments)
+    options, rest = top.parse_known_args(arguments)
+    if any(word.startswith("-") or options.command != "read" for word in rest):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if options.command == "read":
+        options.files += map(Path, rest)
+    return options
+
+
 def program(name: str, rest: Sequence[str]) -> int:
     """Run one of `PROGRAMS` with its own command line."""
     import importlib
@@ -391,7 +450,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in PROGRAMS:
         run = lambda: program(arguments[0], arguments[1:])  # noqa: E731
     else:
-        options = parser(arguments).parse_args(arguments)
+        options = parsed(arguments)
         run = lambda: COMMANDS[options.command].run(options)  # noqa: E731
     from assistant import errors
     from model.errors import BadInput, ModelError

@@ -9,5 +9,17 @@ class BadInput(ModelError):
     """The user's input cannot be used, for example a file that is missing, empty, silent or not audio."""
 
 
+class NothingHeard(BadInput):
+    """A sound recording that is silent or too short for any word.
+
+    Attributes:
+        seconds: how long it is.
+    """
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
 class WeightsMissing(ModelError):
     """Weights, a device or a part of the environment are missing or damaged."""

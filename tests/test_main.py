@@ -16,7 +16,7 @@ from model.commands import ask
 from tests.support.tiny import tiny_checkpoint
 
 KEYS = {
-    "file", "duration_seconds", "transcript", "reading", "reply", "path", "model", "device", "quantize",
+    "file", "duration_seconds", "transcript", "reading", "why", "reply", "path", "model", "device", "quantize",
     "timings_ms", "error",
 }  # fmt: skip
 

@@ -19,7 +19,7 @@ import soxr
 from numpy.typing import NDArray
 
 from assistant.events import SAMPLE_RATE, Samples
-from model.errors import BadInput
+from model.errors import BadInput, NothingHeard
 
 SHORTEST_SECONDS = 0.1
 """Shorter recordings contain no word."""
@@ -54,15 +54,16 @@ def read_audio(path: Path, rate: int = SAMPLE_RATE) -> Samples:
         float32 [samples], in [-1, 1], from 0.1 s to 1 h long.
 
     Raises:
-        BadInput: the file is missing, unreadable, not audio, damaged, cut short, too short, too long or silent.
+        NothingHeard: it is too short or silent.
+        BadInput: the file is missing, unreadable, not audio, damaged, cut short or too long.
     """
     is_mp3 = _check_kind(path)
     samples = _decode_apart(path, rate) if is_mp3 else _decode(path, rate)
     seconds = len(samples) / rate
     if seconds < SHORTEST_SECONDS:
-        raise _bad(path, f"only {seconds:.2f} s long: record at least {SHORTEST_SECONDS} s")
+        raise NothingHeard(f"{_shown(path)}: only {seconds:.2f} s long: record at least {SHORTEST_SECONDS} s", seconds)
     if np.ptp(samples) < 2 * SILENCE_PEAK:
-        raise _bad(path, "silent: check that the microphone is not muted and record again")
+        raise NothingHeard(f"{_shown(path)}: silent: check that the microphone is not muted and record again", seconds)
     return samples / max(1.0, np.abs(samples).max())
 
 
@@ -122,8 +123,12 @@ class _Sequential(soundfile.SoundFile):
 
 
 def _bad(path: Path, problem: str) -> BadInput:
+    return BadInput(f"{_shown(path)}: {problem}")
+
+
+def _shown(path: Path) -> str:
     name = str(path)
-    return BadInput(f"{name if name.isprintable() else ascii(name)}: {problem}")
+    return name if name.isprintable() else ascii(name)
 
 
 def _check_kind(path: Path) -> bool:

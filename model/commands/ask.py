@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from assistant.events import SAMPLE_RATE, UNSURE, EmotionReading, Exchange, Message, Spoken, Typed
+from assistant.events import SAMPLE_RATE, EmotionReading, Exchange, Message, Spoken, Typed
 from model.audio.files import read_audio
-from model.errors import BadInput
+from model.commands.read import describe, in_words
+from model.errors import BadInput, NothingHeard
 from model.inference.engine import Engine
 
 Result = dict[str, Any]
@@ -40,6 +41,9 @@ def answers(
         except BadInput as error:
             name = f"{given}: " if isinstance(given, Path) and str(given) not in str(error) else ""
             result["error"] = f"{name}{error}"
+            result["why"] = result["why"] or result["error"]
+            if isinstance(error, NothingHeard):
+                result["duration_seconds"] = round(error.seconds, 3)
         else:
             result["reply"] = reply
             history.append(Exchange(message, reply))
@@ -54,7 +58,7 @@ def blank_result(given: str | Path, engine: Engine) -> Result:
         "file": str(given) if isinstance(given, Path) else None,
         "duration_seconds": None,
         "transcript": None if isinstance(given, Path) else given,
-        "reading": None,
+        **describe(None, None if isinstance(given, Path) else "a typed message has no voice"),
         "reply": None,
         "path": loaded.model.config.path,
         "model": loaded.name,
@@ -96,8 +100,9 @@ def answer(
         show(f"\n{result['file']}  ({result['duration_seconds']:.1f} s)")
         if words is not None:
             show(f"  You said   {words.text}")
-        show(f"  Voice      {describe(hearing.reading, engine)}")
-        result["reading"] = hearing.reading.as_dict() if hearing.reading else None
+        estimate = engine.model.config.emotion_source == "encoder"
+        show(f"  Voice      {in_words(hearing.reading, hearing.why, estimate=estimate)}")
+        result |= describe(hearing.reading, hearing.why)
         result["transcript"] = words.text if words is not None else None
     else:
         show(f"\n  You typed  {message.text}")
@@ -117,14 +122,3 @@ def answer(
         if words is not None and result["path"] == "speech":
             show(f"  You said   {words.text}")
     return reply.strip()
-
-
-def describe(reading: EmotionReading | None, engine: Engine) -> str:
-    """The reading in words."""
-    if reading is None:
-        return "no reading: this checkpoint has no emotion head"
-    # A head on encoder frames and prosody was fitted on synthetic voices: the user is told each time.
-    estimate = " (a prosody estimate)" if engine.model.config.emotion_source == "encoder" else ""
-    if reading.label == UNSURE:
-        return f"unsure, closest to {reading.strongest} with {reading.confidence:.0%}{estimate}"
-    return f"sounds {reading.label}, {reading.confidence:.0%}{estimate}"

@@ -29,6 +29,7 @@ from model.inference.kv_cache import Decoder, KeyValueCache
 from model.inference.prompt import chat_ids
 from model.nn.ctc_adapter import CtcAdapter
 from model.nn.int8 import quantize_int8
+from model.weights import fetch
 from training.metrics.wer import word_errors
 
 pytestmark = pytest.mark.real
@@ -219,3 +220,19 @@ def test_int8_costs_at_most_one_percent() -> None:
     before = likelihood(loaded)
     quantize_int8(loaded.model.language_model)
     assert likelihood(loaded) / before - 1 < 0.01
+
+
+def test_read_needs_no_language_model_and_reads_as_ask_does(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "whisper-base").symlink_to(fetch.home() / "models" / "whisper-base")
+    monkeypatch.setenv("BLSP_HOME", str(tmp_path))
+    assert main.main(["read", str(SAMPLES), "--json", "--device", "cpu"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == len(list(SAMPLES.glob("*.flac")))
+    for line in lines:
+        reading = engine.hear(Spoken(read_audio(Path(line["file"])))).reading
+        assert reading is not None
+        assert line["reading"]["label"] == reading.label
+        np.testing.assert_allclose(line["reading"]["contributions"], reading.contributions, atol=1e-5)

@@ -1,0 +1,176 @@
+"""The CSV file of `read`: one row a recording, added to as readings are made, and gone on with after a stop."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any, Self
+
+from filelock import FileLock, Timeout
+
+from assistant.events import EMOTIONS, UNSURE
+from model.errors import BadInput
+from model.files import write_atomically
+from model.inference.emotion_reader import EmotionReader
+
+COLUMNS = (
+    "file", "duration_seconds", "label", "confidence", *EMOTIONS, "candidates", "why", "size", "mtime_ns", "read_with",
+)  # fmt: skip
+"""`candidates`: labels with a space between them, or "unsure". `size`, `mtime_ns`: the file's, when it was read."""
+
+Row = list[str]
+
+
+def digest(reader: EmotionReader, quantize: str) -> str:
+    """Eight digits that differ where readings can: by the head, the baseline, or how weights are quantised."""
+    total = hashlib.blake2b(quantize.encode(), digest_size=4)
+    head = reader.model.emotion_head
+    tensors = dict(head.state_dict()) if head is not None else {}
+    tensors |= {} if reader.baseline is None else {"baseline": reader.baseline}
+    for name, tensor in sorted(tensors.items()):
+        total.update(name.encode() + tensor.float().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+class ReadTable:
+    """A CSV file of readings, open for more.
+
+    A last line that a kill tore is removed. A row whose recording has changed since, or that was read with another
+    head or baseline, is removed when the recording is among those to be read.
+
+    Args:
+        path: the file; it may be there.
+        read_with: names the model, as `digest` tells it from others.
+
+    Raises:
+        BadInput: it holds something else, another process writes it, or it cannot be written.
+    """
+
+    def __init__(self, path: Path, read_with: str) -> None:
+        self._path = path
+        self._read_with = read_with
+        self._rows: dict[str, Row] = {}
+        self._file: IO[str]
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with self._stack as stack:
+            try:
+                lock = FileLock(f"{self._path}.lock", timeout=0)
+                stack.enter_context(lock)
+                if os.name == "posix":  # elsewhere the lock removes its file itself
+                    stack.callback(Path(lock.lock_file).unlink, missing_ok=True)
+                found = self._path.read_bytes() if self._path.exists() else b""
+                self._rows = {row[0]: row for row in self._sound_rows(found)}
+                if self._text(self._rows.values()).encode("utf-8", "surrogateescape") != found:
+                    self._write_whole()
+                self._file = stack.enter_context(self._open())
+            except Timeout as error:
+                raise BadInput(f"{self._path} is being written by another process: wait for it.") from error
+            except OSError as error:
+                raise self._unwritable(error) from error
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def unread(self, files: Sequence[Path]) -> list[Path]:
+        """The recordings to read, each once; rows that no longer hold for one of them are removed.
+
+        Raises:
+            BadInput: the file cannot be written.
+        """
+        left = [path for path in dict.fromkeys(files) if not self._holds(path)]
+        stale = [self._rows.pop(str(path)) for path in left if str(path) in self._rows]
+        if stale:
+            self._file.close()
+            try:
+                self._write_whole()
+                self._file = self._stack.enter_context(self._open())
+            except OSError as error:
+                raise self._unwritable(error) from error
+        return left
+
+    def failed(self, files: Sequence[Path]) -> int:
+        """How many of the recordings have a row that says they could not be read."""
+        found = (self._rows.get(name) for name in {str(path) for path in files})
+        return sum(row is not None and not row[COLUMNS.index("duration_seconds")] for row in found)
+
+    def add(self, result: Mapping[str, Any]) -> None:
+        """Add a row for a result of `read`, and let it reach the disk.
+
+        Raises:
+            BadInput: the disk is full.
+        """
+        row = self._row(result)
+        try:
+            self._file.write(_line(row))
+            self._file.flush()
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._rows[row[0]] = row
+
+    def _row(self, result: Mapping[str, Any]) -> Row:
+        reading = result["reading"]
+        values: list[Any] = [result["file"], result["duration_seconds"]]
+        if reading is None:
+            values += [""] * (3 + len(EMOTIONS)) + [result["why"]]
+        else:
+            candidates = reading["candidates"]
+            values += [reading["label"], f"{reading['confidence']:.6f}"]
+            values += [f"{reading['probabilities'][name]:.6f}" for name in EMOTIONS]
+            values += [UNSURE if candidates == UNSURE else " ".join(candidates), ""]
+        values += [*_state(Path(result["file"])), self._read_with]
+        return ["" if value is None else str(value) for value in values]
+
+    def _holds(self, path: Path) -> bool:
+        row = self._rows.get(str(path))
+        return row is not None and row[-3:] == [*_state(path), self._read_with]
+
+    def _sound_rows(self, found: bytes) -> list[Row]:
+        text = found.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+        if _line(COLUMNS).startswith(text):  # nothing yet, or torn in its first line
+            return []
+        try:
+            rows = list(csv.reader(io.StringIO(text, newline="")))
+        except csv.Error:
+            rows = []
+        if not rows or tuple(rows[0]) != COLUMNS:
+            raise BadInput(f"{self._path} holds something else than readings: name another file.")
+        whole = rows[1:] if text.endswith("\n") else rows[1:-1]
+        return [row for row in whole if len(row) == len(COLUMNS)]
+
+    def _text(self, rows: Iterable[Row]) -> str:
+        return _line(COLUMNS) + "".join(map(_line, rows))
+
+    def _write_whole(self) -> None:
+        write_atomically(self._path, self._text(self._rows.values()).encode("utf-8", "surrogateescape"))
+
+    def _open(self) -> IO[str]:
+        return self._path.open("a", encoding="utf-8", errors="surrogateescape", newline="")
+
+    def _unwritable(self, error: OSError) -> BadInput:
+        return BadInput(
+            f"{self._path} cannot be written ({error.strerror}): make room or choose a folder that is yours."
+        )
+
+
+def _line(row: Sequence[str]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow(row)
+    return text.getvalue()
+
+
+def _state(path: Path) -> list[str]:
+    """Size and time of change, both empty where there is no such file."""
+    try:
+        about = path.stat()
+    except OSError:
+        return ["", ""]
+    return [str(about.st_size), str(about.st_mtime_ns)]
