@@ -10,6 +10,7 @@ from pathlib import Path
 from model.errors import BadInput, ModelError, WeightsMissing
 from model.files import write_atomically
 from training.commands.data_commands import add_data_commands, run_data_command
+from training.commands.import_command import add_import_command, run_import_command
 from training.commands.speech_commands import add_speech_commands, run_speech_command
 from training.commands.train_commands import add_train_commands, run_train_command
 from training.commands.tune_commands import add_tune_commands, run_tune_command
@@ -40,7 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     data = add_data_commands(commands)
     training = add_train_commands(commands)
     tuning = add_tune_commands(commands)
-    for command in (*data, *speech, *training, *tuning, corpus, head):
+    importing = add_import_command(commands)
+    for command in (importing, *data, *speech, *training, *tuning, corpus, head):
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return parser
 
@@ -53,6 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _evaluate(options.predictions, options.picture, as_json=options.json)
         if (data := run_data_command(options)) is not None:
             summary = data
+        elif options.command == "import":
+            summary = run_import_command(options)
         elif (speech := run_speech_command(options)) is not None:
             summary = speech
         elif (training := run_train_command(options)) is not None:
