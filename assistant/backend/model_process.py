@@ -63,6 +63,7 @@ class ModelProcess:
         report: receives every answer and every change of status, on a thread of this object.
         ceilings: when the child counts as hung.
         server: the module that the child runs; tests put a scripted one here.
+        clock: seconds, by which the ceilings are measured.
     """
 
     def __init__(
@@ -72,11 +73,13 @@ class ModelProcess:
         *,
         ceilings: Ceilings | None = None,
         server: str = "model.commands.server",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.choice = choice
         self._report = report
         self._ceilings = ceilings or Ceilings()
         self._server = server
+        self._clock = clock
         self._context = multiprocessing.get_context("spawn")
         # Every ask up to this number is cancelled. No lock: a child that is killed while it holds one keeps it.
         self._cancelled = self._context.Value("q", 0, lock=False)
@@ -99,7 +102,7 @@ class ModelProcess:
         """Answer `ask`; it waits until the model is ready."""
         with self._lock:
             self._asked = ask
-            self._heard_at = time.monotonic()
+            self._heard_at = self._clock()
             if self._ready:
                 self._outbox.put(ask)
                 return
@@ -172,7 +175,7 @@ class ModelProcess:
         self._process = self._context.Process(target=_child, args=target, daemon=True, name="model")
         self._process.start()
         theirs.close()
-        self._heard_at = time.monotonic()
+        self._heard_at = self._clock()
         self._outbox = queue.SimpleQueue()
         writer = threading.Thread(target=_write, args=(ours, self._outbox), daemon=True, name="model writer")
         writer.start()
@@ -211,7 +214,7 @@ class ModelProcess:
         with self._lock:
             if generation != self._generation:
                 return
-            self._heard_at = time.monotonic()
+            self._heard_at = self._clock()
             broken = None
             if isinstance(message, LoadFailed):
                 self._generation += 1  # its exit is expected
@@ -238,7 +241,7 @@ class ModelProcess:
 
     def _hangs(self, generation: int) -> bool:
         with self._lock:
-            silent = time.monotonic() - self._heard_at
+            silent = self._clock() - self._heard_at
             if generation != self._generation:
                 return False
             if not self._ready:

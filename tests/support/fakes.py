@@ -31,7 +31,11 @@ RATE = 16_000
 PLAIN, CALM = VoiceSettings(), Mood()
 
 
-def eventually(happened: Callable[[], bool], seconds: float = 20.0) -> None:
+HANG_SECONDS = 300.0
+"""What takes longer hangs, on however busy a machine."""
+
+
+def eventually(happened: Callable[[], bool], seconds: float = HANG_SECONDS) -> None:
     """Wait until `happened()`, where a thread or the sound stack takes its time."""
     ceiling = time.monotonic() + seconds
     while not happened():

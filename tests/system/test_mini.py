@@ -144,7 +144,7 @@ def test_ask_hears_reads_answers_and_speaks(tmp_path: Path) -> None:
             sys.executable, main.__file__, "ask", str(SAMPLES / "who-sent-this.flac"),
             "--text", "Thank you.", "--speak", str(out), "--json",
         ],
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     spoken, typed = (json.loads(line) for line in done.stdout.splitlines())

@@ -48,7 +48,7 @@ from assistant.speech.synthesizer import Pyttsx3Synthesizer, VoiceSettings
 from assistant.talk import Talk, TalkSettings
 from model.commands.convert import main as convert
 from tests import ROOT
-from tests.support.fakes import eventually
+from tests.support.fakes import HANG_SECONDS, eventually
 from tests.support.second_backend import make_checkpoint
 
 if TYPE_CHECKING:
@@ -77,14 +77,14 @@ class Scene:
     def of(self, kind: type) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
 
-    def until(self, kind: type, count: int = 1, seconds: float = 60.0) -> Any:
+    def until(self, kind: type, count: int = 1, seconds: float = HANG_SECONDS) -> Any:
         with self._came:
             assert self._came.wait_for(lambda: len(self.of(kind)) >= count, seconds), f"no {kind.__name__}"
             return self.of(kind)[count - 1]
 
     def until_fits(self, fits: Callable[[Event | Ready], bool]) -> None:
         with self._came:
-            assert self._came.wait_for(lambda: any(map(fits, self.events)), 60)
+            assert self._came.wait_for(lambda: any(map(fits, self.events)), HANG_SECONDS)
 
     @property
     def messages(self) -> list[str]:
@@ -235,10 +235,10 @@ def test_a_human_question_is_answered_aloud(
 ) -> None:
     """Microphone, ears, mini, voice, speaker, session: everything is real but the air."""
     play = scene(TalkSettings(sessions=tmp_path))
-    play.until(Ready, seconds=120)
+    play.until(Ready)
     with sound_stack.hearing() as heard:
         sound_stack.say(recording("who-sent-this"))
-        play.until(PlaybackStarted, seconds=60)
+        play.until(PlaybackStarted)
         before = len(heard.samples)
         time.sleep(1.5)
         assert said_of(heard.samples[before:]) > 0.01

@@ -24,6 +24,7 @@ from assistant.messages import BargeIn
 from assistant.sessions.reader import read_session, words_of
 from assistant.settings import Settings, load
 from tests import ROOT
+from tests.support.fakes import HANG_SECONDS
 
 COUNT = "One, two, three, four."
 
@@ -78,7 +79,7 @@ def command(folder: Path, *words: str) -> tuple[list[str], dict[str, str]]:
 def test_piped_lines_are_answered_one_by_one_as_json(tmp_path: Path) -> None:
     words, environment = command(tmp_path, "--json", "--record", "--speaker", str(tmp_path / "out.wav"))
     done = subprocess.run(
-        words, input="Hi\n\nCount, please.", env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120
+        words, input="Hi\n\nCount, please.", env=environment, cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
@@ -109,7 +110,7 @@ def test_ctrl_c_stops_the_reply_and_twice_ends(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     assert until("turn_ended")["turn"]["outcome"] == "stopped"
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate()
     assert process.returncode == 130
 
 
@@ -125,7 +126,7 @@ def test_a_terminal_shows_the_conversation_and_takes_keys(tmp_path: Path) -> Non
     def until(text: str, times: int = 1) -> None:
         nonlocal shown
         while shown.count(text) < times:
-            assert select.select([ours], [], [], 60)[0], f"{text!r} does not come after {shown!r}"
+            assert select.select([ours], [], [], HANG_SECONDS)[0], f"{text!r} does not come after {shown!r}"
             shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown + os.read(ours, 4096).decode())
 
     until("Record your conversations")
@@ -147,7 +148,7 @@ def test_a_terminal_shows_the_conversation_and_takes_keys(tmp_path: Path) -> Non
                 break
         except OSError:
             break
-    assert process.wait(60) == 130
+    assert process.wait() == 130
     os.close(ours)
     chosen = load(tmp_path / "home" / "settings.toml")[0].recording
     assert (chosen.mode, chosen.days, chosen.asked) == ("days", 30, True)

@@ -17,7 +17,7 @@ from assistant.backend.protocol import Ready
 from assistant.events import Event
 from assistant.speech.synthesizer import Synthesizer
 from assistant.talk import TalkSettings
-from tests.support.fakes import ToneSynthesizer
+from tests.support.fakes import HANG_SECONDS, ToneSynthesizer
 from ui import window
 from ui.core import theme
 from ui.core.app import App, Services
@@ -61,8 +61,11 @@ def qapp() -> QApplication:
 class PatientBot(QtBot):
     """Waits longer than pytest-qt's 5 s, because child processes are slow on a busy machine."""
 
-    def waitUntil(self, callback: Callable[[], bool | None], *, timeout: int = 30_000) -> None:
-        super().waitUntil(callback, timeout=timeout)
+    def waitUntil(self, callback: Callable[[], bool | None], *, timeout: float = HANG_SECONDS * 1000) -> None:
+        super().waitUntil(callback, timeout=int(timeout))
+
+    def waitSignal(self, signal: Any, *, timeout: float = HANG_SECONDS * 1000, **options: Any) -> Any:
+        return super().waitSignal(signal, timeout=int(timeout), **options)
 
 
 @pytest.fixture

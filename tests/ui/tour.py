@@ -40,6 +40,7 @@ from assistant.events import (
     UtteranceEnded,
 )
 from tests.support.fakes import ToneSynthesizer
+from tests.support.work import Calls
 from tests.ui.conftest import ScriptedTalk
 from tests.ui.support.script import PICTURE, Played, Wait, play
 from tests.ui.support.sessions import reading, record, spoken, words
@@ -166,7 +167,9 @@ def turn_events(number: int, what: str, emotion: str | None, reply: str) -> list
     ]
 
 
-def walk(out: Path, theme: str, size: str, home: Path, scale: str = "1x") -> tuple[Played, list[Path]]:
+def walk(
+    out: Path, theme: str, size: str, home: Path, scale: str = "1x", calls: Calls | None = None
+) -> tuple[Played, list[Path]]:
     """One tour; how it went, and its pictures."""
     out.mkdir(parents=True, exist_ok=True)
     (home / "settings.toml").write_text(f'[recording]\nmode = "days"\n[looks]\ntheme = "{theme}"\n')
@@ -177,7 +180,7 @@ def walk(out: Path, theme: str, size: str, home: Path, scale: str = "1x") -> tup
     make: Callable[..., Any] = ScriptedTalk
     services = Services(home, (*python, "-m", "main"), python, lambda _engine: ToneSynthesizer(), make)
     tour = Tour(out, f"{theme}-{size}-{scale}", SIZES[size])
-    return play(tour, run=lambda: program.run(services)), tour.taken
+    return play(tour, run=lambda: program.run(services), calls=calls), tour.taken
 
 
 def main() -> int:

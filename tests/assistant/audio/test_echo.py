@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import psutil
@@ -85,7 +85,7 @@ def test_the_reference_stays_beside_the_chunk_however_late_it_is_taken() -> None
 
 
 @pytest.mark.real
-def test_it_does_not_interrupt_itself(voice: Pyttsx3Synthesizer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_does_not_interrupt_itself(voice: Pyttsx3Synthesizer, figure: Callable[[str], None]) -> None:
     """Ten minutes of its own voice in six rooms; and the same without cancellation, for the figure."""
     minutes = {Duplex.CANCEL: 100 / 60, Duplex.OPEN: 10 / 60}
     found = {}
@@ -97,10 +97,7 @@ def test_it_does_not_interrupt_itself(voice: Pyttsx3Synthesizer, capsys: pytest.
         false, holds = sum(len(stage.started) for stage in stages), sum(stage.speaker.holds for stage in stages)
         echoes = [stage.line.echo for stage in stages]
         found[duplex] = (spoken, false, holds, echoes)
-        with capsys.disabled():
-            print(  # noqa: T201 (the figure is asked for)
-                f"\n  {duplex.value}: {false} false barge-ins, {holds} pauses in {spoken:.1f} min of own voice"
-            )
+        figure(f"{duplex.value}: {false} false barge-ins, {holds} pauses in {spoken:.1f} min of own voice")
     spoken, false, holds, echoes = found[Duplex.CANCEL]
     assert spoken > 9.5
     assert false <= 1
@@ -125,7 +122,7 @@ def alone(samples: Samples) -> float:
 
 
 @pytest.mark.real
-def test_the_user_interrupts_soon(voice: Pyttsx3Synthesizer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_user_interrupts_soon(voice: Pyttsx3Synthesizer, figure: Callable[[str], None]) -> None:
     """The confirmation alone takes 400 ms of voice. While both speak the canceller takes some of the user away."""
     delays, added = [], []
     for room in (Room(-6, 80), Room(-18, 20), Room(-6, 200)):
@@ -139,11 +136,10 @@ def test_the_user_interrupts_soon(voice: Pyttsx3Synthesizer, capsys: pytest.Capt
             delays.append(stage.started[before] - began)
             added.append(delays[-1] - alone(said))
             stage.run(1.0, np.zeros(1, np.float32))
-    with capsys.disabled():
-        print(  # noqa: T201
-            f"\n  barge-ins after {np.median(delays):.2f} s (median), {max(delays):.2f} s (worst of {len(delays)}), "
-            f"of which the echo costs {np.median(added):.2f} s (median), {max(added):.2f} s (worst)"
-        )
+    figure(
+        f"barge-ins after {np.median(delays):.2f} s (median), {max(delays):.2f} s (worst of {len(delays)}), "
+        f"of which the echo costs {np.median(added):.2f} s (median), {max(added):.2f} s (worst)"
+    )
     assert np.median(delays) <= 0.5
     assert np.mean(np.array(delays) <= 0.62) >= 0.85
     assert max(delays) <= 1.1

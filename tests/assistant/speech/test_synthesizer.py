@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import psutil
@@ -167,7 +166,7 @@ def test_a_child_that_hangs_is_replaced_after_the_timeout():
 
 
 def test_the_end_does_not_wait_for_a_child_that_hangs():
-    synthesizer = Pyttsx3Synthesizer(timeout_seconds=60)
+    synthesizer = Pyttsx3Synthesizer(timeout_seconds=1e6)  # what waits for the child does not return
     synthesizer.speak(sentence())
     os.kill(synthesizer.pid, signal.SIGSTOP)
     refused = []
@@ -180,10 +179,8 @@ def test_the_end_does_not_wait_for_a_child_that_hangs():
     speaking = threading.Thread(target=speak)
     speaking.start()
     eventually(synthesizer._child._lock.locked)
-    before = time.monotonic()
     synthesizer.close()
     speaking.join()
-    assert time.monotonic() - before < 5
     assert refused
     assert synthesizer.pid is None
 
@@ -208,7 +205,7 @@ def test_the_child_ends_with_its_parent():
     try:
         child = psutil.Process(int(parent.stdout))
         if child.status() != psutil.STATUS_ZOMBIE:
-            child.wait(timeout=10)
+            child.wait()
     except psutil.NoSuchProcess:
         pass
 

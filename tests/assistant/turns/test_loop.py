@@ -186,17 +186,17 @@ def test_at_the_end_what_is_left_of_a_reply_need_not_be_made_into_speech() -> No
     class Slow(ToneSynthesizer):
         def speak(self, sentence: Sentence, settings: VoiceSettings = PLAIN, mood: Mood = CALM) -> Speech:
             begun.set()
-            assert resume.wait(20)
+            assert resume.wait()
             return super().speak(sentence, settings, mood)
 
     synthesizer = Slow()
     voice = ReplyPlayer(synthesizer, VirtualSpeaker(Clock()), lambda _: None)
     voice.execute(Speak(1, "One is here. Two is here. Three is here. Four is here.", None))
     voice.execute(SpeakEnd(1))
-    assert begun.wait(20)
+    assert begun.wait()
     closing = threading.Thread(target=voice.close)
     closing.start()
     eventually(lambda: voice._reply is None)
     resume.set()
-    closing.join(20)
+    closing.join()
     assert synthesizer.spoken == ["One is here."]

@@ -307,7 +307,7 @@ print(estimate.total, 1024 * int(peak))
 def test_the_plan_is_near_the_peak_of_a_real_run(mode: str) -> None:
     loader.load("mini", device="cpu")  # fetched, if it was not
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, mode], capture_output=True, text=True, timeout=300, check=True,
+        [sys.executable, "-c", MEASURE, mode], capture_output=True, text=True, check=True,
         cwd=Path(main.__file__).parent,
     )  # fmt: skip
     planned, measured = map(int, done.stdout.split())

@@ -284,7 +284,7 @@ def fetch_in_a_process(manifest: Path, files: dict[str, bytes], ready: Any, go: 
     def wait_for_the_other(package: Package, folder: Path) -> None:
         with count.get_lock():
             count.value += 1
-        go.wait(timeout=30)
+        go.wait()
 
     ready.release()
     ensure("tiny", download=Registry(files, before=wait_for_the_other), manifest=manifest)
@@ -298,10 +298,10 @@ def test_two_processes_at_once_fetch_once(place: Path, manifest: Path, registry:
     for process in both:
         process.start()
     # Neither gets past its first download before both are on their way.
-    assert all(ready.acquire(timeout=30) for _ in both)
+    assert all(ready.acquire() for _ in both)
     go.set()
     for process in both:
-        process.join(timeout=60)
+        process.join()
     assert [process.exitcode for process in both] == [0, 0]
     assert count.value == 2, "each of the two packages was downloaded once"
     whole_and_alone(place)
@@ -319,7 +319,7 @@ def die_in_the_middle(manifest: Path, files: dict[str, bytes]) -> None:
 def test_what_a_killed_process_left_is_cleared_away(place: Path, manifest: Path, registry: Registry) -> None:
     process = multiprocessing.get_context("spawn").Process(target=die_in_the_middle, args=(manifest, registry.files))
     process.start()
-    process.join(timeout=60)
+    process.join()
     assert process.exitcode == -9
     assert len(list((place / "models").glob(".tiny.tmp*"))) == 1
     assert not (place / "models/tiny").exists()

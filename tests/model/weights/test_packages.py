@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 import venv
 from pathlib import Path
 
@@ -118,7 +117,7 @@ def test_a_failed_client_is_read_for_its_cause(
 
 
 def test_a_running_client_is_watched_and_ended_with_its_caller(tmp_path: Path) -> None:
-    script = "import pathlib, time; pathlib.Path('part').write_bytes(b'x' * 1000); time.sleep(60)"
+    script = "import pathlib, time; pathlib.Path('part').write_bytes(b'x' * 1000); time.sleep(1e6)"
     seen: list[int] = []
 
     def cancel_when_something_is_there(there: int) -> None:
@@ -126,8 +125,6 @@ def test_a_running_client_is_watched_and_ended_with_its_caller(tmp_path: Path) -
         if there:
             raise KeyboardInterrupt
 
-    started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         packages.run_watched([sys.executable, "-c", script], tmp_path, cancel_when_something_is_there)
     assert seen[-1] == 1000
-    assert time.monotonic() - started < 30

@@ -165,7 +165,7 @@ def test_a_batch_that_is_torn_in_its_middle_is_done_again(manifest, tiny):
 def test_any_number_of_processes_gives_the_lines_of_one(manifest, tiny, monkeypatch):
     """Three threads stand for the processes, a barrier for their waiting."""
     label(options(manifest, "whole"), tiny)
-    barrier = Barrier(3, timeout=60)
+    barrier = Barrier(3)
     states = [
         SimpleNamespace(
             process_index=n, num_processes=3, is_main_process=not n, device=None, wait_for_everyone=barrier.wait

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ NEUTRAL = 8  # recordings of each voice whose continuation loss is compared
 
 
 @pytest.mark.real
-def test_a_speaker_that_mini_has_not_heard(tmp_path: Path) -> None:
+def test_a_speaker_that_mini_has_not_heard(tmp_path: Path, figure: Callable[[str], None]) -> None:
     subprocess.run([sys.executable, "-m", "tests.training.support.unseen_voices", str(tmp_path)], check=True)
     gained, right, losses = list[float](), [0.0, 0.0], np.zeros(2)
     for voice in VOICES:
@@ -50,9 +51,9 @@ def test_a_speaker_that_mini_has_not_heard(tmp_path: Path) -> None:
         loss = neutral_losses(Listener(Engine(after)), neutral, thresholds, lambda: None)
         losses += loss["tokens"] * np.array([loss["before"], loss["after"]])
     low, high = interval(np.array(gained))
-    sys.stdout.write(
-        f"\n{len(VOICES)} voices, {5 * JUDGED} recordings each: {right[0]:.1%} before, {right[1]:.1%} after "
-        f"({low:+.1%} to {high:+.1%}); continuation loss of neutral speech {losses[1] / losses[0] - 1:+.2%}\n"
+    figure(
+        f"{len(VOICES)} voices, {5 * JUDGED} recordings each: {right[0]:.1%} before, {right[1]:.1%} after "
+        f"({low:+.1%} to {high:+.1%}); continuation loss of neutral speech {losses[1] / losses[0] - 1:+.2%}"
     )
     assert low > 0
     assert losses[1] <= WORSE_LOSS * losses[0]

@@ -35,7 +35,7 @@ def test_the_plan_is_measured_and_said_in_words(page: FineTunePage, child: Child
     assert "labels alone" in page.plan.why.text()
     page.plan.values.fields["folds"].setText("7")
     assert not page.plan.start.isEnabled()  # what was measured is no longer what is asked for
-    qtbot.waitUntil(lambda: page.plan.start.isEnabled(), timeout=10_000)
+    qtbot.waitUntil(lambda: page.plan.start.isEnabled())
     assert child.emitted[-1][child.emitted[-1].index("--folds") + 1] == "7"
     page.plan.values.fields["folds"].setText("")
     assert page.plan.values.arguments("head")[:2] == ["--folds", "5"]
@@ -49,7 +49,7 @@ def test_a_checkpoint_with_an_adapter_can_learn_more(
     page.plan.source.setCurrentIndex(page.plan.source.findData(str(tmp_path / "blsp")))
     page.plan.source.picked.emit(str(tmp_path / "blsp"))
     page.plan.what.buttons["both"].click()
-    qtbot.waitUntil(lambda: page.plan.start.isEnabled(), timeout=10_000)
+    qtbot.waitUntil(lambda: page.plan.start.isEnabled())
     words = child.emitted[-1]
     assert words[words.index("--what") + 1] == "both"
     assert {"--learning-rate", "--rows-at-once", "--validation"} <= set(words)
@@ -87,7 +87,7 @@ def test_times_in_words() -> None:
 def begin(page: FineTunePage, qtbot: QtBot) -> None:
     plan(page, qtbot)
     page.plan.start.click()
-    qtbot.waitUntil(lambda: len(run_of(page).progress) >= 2, timeout=10_000)
+    qtbot.waitUntil(lambda: len(run_of(page).progress) >= 2)
 
 
 def test_paused_gone_on_and_finished(page: FineTunePage, child: Child, qtbot: QtBot, tuning: App) -> None:
@@ -99,12 +99,12 @@ def test_paused_gone_on_and_finished(page: FineTunePage, child: Child, qtbot: Qt
     assert page.training.facts["memory"].text() == "— / 1.5 GB"
     page.training.pause.click()
     assert not page.training.pause.isEnabled()
-    qtbot.waitUntil(lambda: not page.training.busy, timeout=10_000)
+    qtbot.waitUntil(lambda: not page.training.busy)
     assert page.training.phase.text().startswith("Paused")
     assert [call[0] for call in talk.calls if "model" in call[0]][-1] == "replace_model"  # the assistant is back
     (run_of(page).folder / "go").touch()
     page.training.resume.click()
-    qtbot.waitUntil(lambda: page.page is page.result, timeout=10_000)
+    qtbot.waitUntil(lambda: page.page is page.result)
     assert "60% before, 80% after" in page.result.verdict.text()
     assert [line[:1] for line in child.emitted if "--plan" not in line and line[0] == "tune"] == [["tune"], ["tune"]]
     assert len(page.training.loss._series) == 2
@@ -115,7 +115,7 @@ def test_a_run_left_unfinished_is_offered_again(page: FineTunePage, child: Child
     folder = run_of(page).folder
     assert page.training.job is not None
     page.training.job.stop()  # killed from outside
-    qtbot.waitUntil(lambda: not page.training.busy, timeout=10_000)
+    qtbot.waitUntil(lambda: not page.training.busy)
     assert "go on where it was" in page.training.message.text.text()
     page.show_start()
     again = shown(tuning, qtbot)
@@ -124,7 +124,7 @@ def test_a_run_left_unfinished_is_offered_again(page: FineTunePage, child: Child
     again.open_run(folder)
     assert again.page is again.training
     again.training.resume.click()
-    qtbot.waitUntil(lambda: again.page is again.result, timeout=10_000)
+    qtbot.waitUntil(lambda: again.page is again.result)
     assert not (folder / "failed.txt").exists()
 
 
@@ -132,12 +132,12 @@ def test_a_failure_is_told_where_it_happened(page: FineTunePage, child: Child, q
     child.write(lines=LINES[:1], report="The disk is full: make room and start again.", code=3)
     plan(page, qtbot)
     page.plan.start.click()
-    qtbot.waitUntil(lambda: page.training.message.isVisible(), timeout=10_000)
+    qtbot.waitUntil(lambda: page.training.message.isVisible())
     assert page.training.message.text.text() == "The disk is full: make room and start again."
     child.write(lines=LINES, report="")
     (run_of(page).folder / "go").touch()
     page.training.resume.click()
-    qtbot.waitUntil(lambda: page.page is page.result, timeout=10_000)
+    qtbot.waitUntil(lambda: page.page is page.result)
 
 
 def test_a_disk_that_fills_up_pauses_the_run(
@@ -147,7 +147,7 @@ def test_a_disk_that_fills_up_pauses_the_run(
     tuning.notified.connect(lambda message: said.append(message.text))
     begin(page, qtbot)
     monkeypatch.setattr(TuningRun, "free_bytes", lambda _run: 10_000)
-    qtbot.waitUntil(lambda: not page.training.busy, timeout=10_000)
+    qtbot.waitUntil(lambda: not page.training.busy)
     assert "disk is almost full" in said[-1]
 
 

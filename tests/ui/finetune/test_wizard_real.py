@@ -25,7 +25,6 @@ from ui.finetune.wizard import FineTunePage
 
 pytestmark = pytest.mark.real
 SENTENCES = 5
-LONG_MS = 200_000
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,7 @@ def app(qapp: QApplication, services: Services, tmp_path: Path) -> Iterator[App]
 def answer(app: App, qtbot: QtBot, recording: Path) -> dict[str, Any]:
     """The reply and reading of the settings' model for a recording, without timings."""
     job = app.run("ask", str(recording), "--json", "--model", app.settings.model.source)
-    with qtbot.waitSignal(job.ended, timeout=LONG_MS) as end:
+    with qtbot.waitSignal(job.ended) as end:
         pass
     assert end.args[0] == 0, end.args[1]
     (result,) = job.results
@@ -63,7 +62,7 @@ def test_from_a_folder_to_a_checkpoint_in_use_and_back(app: App, qtbot: QtBot, r
     frame.resize(1000, 720)
     frame.show()
     page.choose(recordings)
-    qtbot.waitUntil(lambda: not page.recordings.progress.running, timeout=LONG_MS)
+    qtbot.waitUntil(lambda: not page.recordings.progress.running)
     data = page.recordings
     found = {
         Path(one.audio).relative_to(recordings).as_posix(): [problem.kind for problem in one.problems({})]
@@ -78,7 +77,7 @@ def test_from_a_folder_to_a_checkpoint_in_use_and_back(app: App, qtbot: QtBot, r
     data.next.click()
     page.plan.values.fields["judged"].setText("2")
     page.plan.values.fields["replies"].setText("2")
-    qtbot.waitUntil(lambda: page.plan.start.isEnabled(), timeout=LONG_MS)
+    qtbot.waitUntil(lambda: page.plan.start.isEnabled())
     plan = page.plan.plan
     assert plan is not None
     page.plan.start.click()
@@ -88,23 +87,23 @@ def test_from_a_folder_to_a_checkpoint_in_use_and_back(app: App, qtbot: QtBot, r
         assert training.run is not None
         return str(training.run.progress[-1]["stage"]) if training.run.progress else ""
 
-    qtbot.waitUntil(lambda: stage() == "listen", timeout=LONG_MS)
+    qtbot.waitUntil(lambda: stage() == "listen")
     training.pause.click()
-    qtbot.waitUntil(lambda: not training.busy, timeout=LONG_MS)
+    qtbot.waitUntil(lambda: not training.busy)
     assert training.run is not None
     folder = training.run.folder
     assert TuningRun.open(folder).stage.value == "stopped"
     training.resume.click()
-    qtbot.waitUntil(lambda: stage() == "judge", timeout=LONG_MS)
+    qtbot.waitUntil(lambda: stage() == "judge")
     assert training.job is not None
     os.kill(training.job.pid, signal.SIGKILL)
-    qtbot.waitUntil(lambda: not training.busy, timeout=LONG_MS)
+    qtbot.waitUntil(lambda: not training.busy)
     assert TuningRun.open(folder).stage.value == "failed"
     again = FineTunePage(app)  # as after the program was started anew
     frame.setWidget(again)
     again.open_run(folder)
     again.training.resume.click()
-    qtbot.waitUntil(lambda: again.page is again.result, timeout=LONG_MS)
+    qtbot.waitUntil(lambda: again.page is again.result)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["learnt_from"] == usable
     assert summary["peak_bytes"] == pytest.approx(plan["peak_bytes"], rel=0.15)

@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
+import pytest
 from PySide6.QtCore import QEvent
-from PySide6.QtWidgets import QApplication
+from PySide6.QtGui import QFontMetrics, QPainter, QTextCursor, QTextLayout
+from PySide6.QtWidgets import (
+    QAbstractButton,
+    QApplication,
+    QComboBox,
+    QLabel,
+    QPlainTextEdit,
+    QTextEdit,
+    QWidget,
+)
 
-SLOWEST = 0.2
-"""Seconds of the main thread's own time that one text may take. A page full of them takes about 0.08 to paint, and
-half as much again where other work shares the processor's caches."""
+from tests.support.work import count_calls
+
+MOST_CALLS = 500_000
+"""Function calls that the main thread may make to show one text."""
+MOST_CHARACTERS = 30_000
+"""Characters that Qt may be given to lay out for one text; the longest texts have a million."""
+LONGEST_PARAGRAPH = 1_100
+"""Characters of one paragraph. Layout takes time with the square of it where the direction changes."""
 
 
 class Traps:
@@ -94,18 +111,84 @@ def hostile(trap: Traps, count: int) -> list[str]:
     return [kinds[number % len(kinds)] + f" {number}" for number in range(count)]
 
 
-class Clock:
-    """The longest time that the main thread itself was at work in one go."""
+# Where a widget gives text to Qt, which lays it out.
+ENTRANCES: tuple[tuple[type, str], ...] = (
+    (QLabel, "setText"),
+    (QAbstractButton, "setText"),
+    (QTextEdit, "setPlainText"),
+    (QPlainTextEdit, "setPlainText"),
+    (QTextCursor, "insertText"),
+    (QTextLayout, "setText"),
+    (QPainter, "drawText"),
+    (QFontMetrics, "elidedText"),
+    (QFontMetrics, "horizontalAdvance"),
+    (QWidget, "setToolTip"),
+    (QWidget, "setWindowTitle"),
+    (QComboBox, "addItem"),
+)
+
+
+class Work:
+    """What showing one text took, at most.
+
+    Attributes:
+        calls: function calls of the main thread.
+        characters: given to Qt to lay out.
+        paragraph: characters of the longest paragraph among them.
+    """
 
     def __init__(self) -> None:
-        self.slowest = (0.0, "")
+        self.calls = self.characters = self.paragraph = 0
+        self.worst: dict[str, str] = {}
+        self._given = 0
 
-    def time(self, what: str, act: Callable[[], object]) -> None:
+    def do(self, what: str, act: Callable[[], object]) -> None:
         """Do something and let the window follow."""
         application = QApplication.instance()
         assert application is not None
-        began = time.thread_time()
-        act()
-        application.processEvents()
-        QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
-        self.slowest = max(self.slowest, (time.thread_time() - began, repr(what[:20])))
+        self._given = 0
+
+        def go_on() -> None:
+            act()
+            application.processEvents()
+            QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+
+        self._most("calls", count_calls(go_on), what)
+        self._most("characters", self._given, what)
+
+    def give(self, text: str) -> None:
+        """Note a text that Qt was given."""
+        self._given += len(text)
+        self._most("paragraph", max(map(len, re.split("[\n\u2028\u2029]", text))), text)
+
+    def _most(self, name: str, count: int, what: str) -> None:
+        if count > getattr(self, name):
+            setattr(self, name, count)
+            self.worst[name] = repr(what[:20])
+
+    def check(self) -> None:
+        """Fail where one text took more than it may."""
+        assert self.calls < MOST_CALLS, (self.calls, self.worst)
+        assert self.characters < MOST_CHARACTERS, (self.characters, self.worst)
+        assert self.paragraph < LONGEST_PARAGRAPH, (self.paragraph, self.worst)
+
+
+@contextmanager
+def counted_work() -> Iterator[Work]:
+    """Count what is done, and check it at the end."""
+    work = Work()
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in ENTRANCES:
+            patch.setattr(owner, name, _noted(getattr(owner, name), work))
+        yield work
+    work.check()
+
+
+def _noted(original: Callable[..., Any], work: Work) -> Callable[..., Any]:
+    @wraps(original)
+    def note(self: object, *arguments: Any, **named: Any) -> Any:
+        if (text := next((one for one in arguments if isinstance(one, str)), None)) is not None:
+            work.give(text)
+        return original(self, *arguments, **named)
+
+    return note

@@ -18,6 +18,8 @@ from PySide6.QtWidgets import QAbstractButton, QApplication, QWidget
 
 import main
 from model.weights.store import home
+from tests.support.fakes import HANG_SECONDS
+from tests.support.work import Calls
 from ui.main_window import MainWindow
 from ui.window import application
 
@@ -35,17 +37,28 @@ class Played:
         longest_stall: seconds; the longest time in which the window did not react. What a script does right after it
             waited for `PICTURE` is its own affair and left out.
         longest_work: seconds; the most that the main thread itself worked in one go, whatever else the machine did.
+        most_calls: function calls; the most that the main thread made in one go, where they were counted.
     """
 
     def __init__(self) -> None:
         self.code = -1
         self.longest_stall = 0.0
         self.longest_work = 0.0
+        self.most_calls = 0
         self.error: BaseException | None = None
 
 
-def play(script: Script, *words: str, seconds: float = 60.0, run: Callable[[], int] | None = None) -> Played:
+def play(
+    script: Script,
+    *words: str,
+    seconds: float = HANG_SECONDS,
+    run: Callable[[], int] | None = None,
+    calls: Calls | None = None,
+) -> Played:
     """Run `main(words)`, or `run`, and the script over its window; the window is closed at the script's end.
+
+    Args:
+        calls: counts what the main thread does in each go.
 
     Raises:
         AssertionError: a condition did not come true within `seconds`, or the script's own.
@@ -61,8 +74,10 @@ def play(script: Script, *words: str, seconds: float = 60.0, run: Callable[[], i
 
     def step() -> None:
         now = time.monotonic()
+        count = calls.take() if calls else 0
         if not steps:  # until now the program began
-            last[0] = now, time.thread_time()
+            last[0], count = (now, time.thread_time()), 0
+        played.most_calls = max(played.most_calls, count)
         note(_STEP_MS / 1000)
         own = bool(waiting) and waiting[0][0] == PICTURE[0]
         try:
@@ -86,6 +101,8 @@ def play(script: Script, *words: str, seconds: float = 60.0, run: Callable[[], i
                 last[0] = time.monotonic(), time.thread_time()
             else:
                 note(0.0)
+            if calls and timer.isActive():
+                calls.on()
 
     def note(idle: float) -> None:
         """Take the time since the last note; `idle` of it may have been waited."""

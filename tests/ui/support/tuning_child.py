@@ -173,7 +173,7 @@ def check(page: FineTunePage, qtbot: QtBot) -> None:
 def plan(page: FineTunePage, qtbot: QtBot) -> None:
     check(page, qtbot)
     page.recordings.next.click()
-    qtbot.waitUntil(lambda: page.plan.plan is not None or page.plan.message.isVisible(), timeout=10_000)
+    qtbot.waitUntil(lambda: page.plan.plan is not None or page.plan.message.isVisible())
 
 
 def run_of(page: FineTunePage) -> TuningRun:
