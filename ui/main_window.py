@@ -66,17 +66,17 @@ class MainWindow(QMainWindow):
         self.setWindowIcon(icons.application_icon())
         self.setMinimumSize(480, 420)
         self.resize(1100, 760)
-        self._tabs: dict[str, QPushButton] = {}
-        self._status = label(self.tr("Starting…") if app.settings.started else "", "small", wrap=False)
+        self.tabs: dict[str, QPushButton] = {}
+        self.status = label(self.tr("Starting…") if app.settings.started else "", "small", wrap=False)
         self._stack = QStackedWidget()
-        self._banner_area = QVBoxLayout()
-        self._banner_area.setSpacing(8)
+        self.banner_area = QVBoxLayout()
+        self.banner_area.setSpacing(8)
         self._banners: dict[str, Banner] = {}
         centre = QWidget()
         layout = column(spacing=0)
         layout.addLayout(self._header())
         layout.addWidget(line())
-        layout.addLayout(self._banner_area)
+        layout.addLayout(self.banner_area)
         layout.addWidget(self._stack, 1)
         centre.setLayout(layout)
         self.setCentralWidget(centre)
@@ -92,7 +92,7 @@ class MainWindow(QMainWindow):
         """Show a page of `PAGES`, or "first", focus it and return it."""
         page = self.make_page(name)
         self._stack.setCurrentWidget(page)
-        for tab, shown in self._tabs.items():
+        for tab, shown in self.tabs.items():
             shown.setChecked(tab == name)
         focus = QApplication.focusWidget()
         if focus is None or not page.isAncestorOf(focus):
@@ -120,8 +120,8 @@ class MainWindow(QMainWindow):
         banner = Banner(message.text, message.action, message.act, error=message.error)
         banner.dismissed.connect(partial(self._forget, message.text, banner))
         self._banners[message.text] = banner
-        self._banner_area.addWidget(banner)
-        self._banner_area.setContentsMargins(16, 8, 16, 0)
+        self.banner_area.addWidget(banner)
+        self.banner_area.setContentsMargins(16, 8, 16, 0)
         if message.seconds:
             QTimer.singleShot(round(message.seconds * 1000), banner, banner.dismiss)
 
@@ -158,13 +158,13 @@ class MainWindow(QMainWindow):
     def _fit(self) -> None:
         """Never cut off the tabs; show the other parts where there is room."""
         for roomy in (True, False):
-            for tab in self._tabs.values():
+            for tab in self.tabs.values():
                 restyle(tab, kind="tab" if roomy else "narrow tab")
-            tabs = sum(tab.sizeHint().width() for tab in self._tabs.values())
+            tabs = sum(tab.sizeHint().width() for tab in self.tabs.values())
             if self.width() > tabs + _TOOLS:
                 break
         self._lock.setVisible(roomy)
-        self._status.setVisible(self.width() > tabs + self._status.sizeHint().width() + _TOOLS)
+        self.status.setVisible(self.width() > tabs + self.status.sizeHint().width() + _TOOLS)
 
     def _make(self, name: str, before: QWidget | None) -> None:
         made = self.pages[name] = self._makers[name](self.app)
@@ -182,11 +182,11 @@ class MainWindow(QMainWindow):
         for page in PAGES[:3]:
             tab = button("", partial(self.show_page, page), "tab")
             tab.setCheckable(True)
-            self._tabs[page] = tab
+            self.tabs[page] = tab
         self._lock = IconLabel("lock")
         self._settings = IconButton("settings", "", lambda: self.show_page("settings"))
         self._settings.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        header = row(*self._tabs.values(), None, self._status, self._lock, self._settings)
+        header = row(*self.tabs.values(), None, self.status, self._lock, self._settings)
         header.setContentsMargins(12, 8, 12, 8)
         self._retranslate()
         return header
@@ -194,11 +194,11 @@ class MainWindow(QMainWindow):
     def _retranslate(self) -> None:
         """Set the header's texts in the current language."""
         names = {"talk": self.tr("Talk"), "sessions": self.tr("Sessions"), "finetune": self.tr("Fine-tune")}
-        for page, tab in self._tabs.items():
+        for page, tab in self.tabs.items():
             tab.setText(names[page])
         if self.app.about:
-            self._status.setText(about_model(self.app.about))
-        self._status.setAccessibleName(self.tr("Model"))
+            self.status.setText(about_model(self.app.about))
+        self.status.setAccessibleName(self.tr("Model"))
         self._lock.setToolTip(self.tr("Everything stays on this computer."))
         self._settings.show_icon("settings", self.tr("Settings (Ctrl+,)"))
 
@@ -208,7 +208,7 @@ class MainWindow(QMainWindow):
     def _on_event(self, event: object) -> None:
         if isinstance(event, Ready):
             self._show_status(about_model(event.about))
-            self._status.setToolTip(tooltip(str(event.about.get("why", ""))))
+            self.status.setToolTip(tooltip(str(event.about.get("why", ""))))
         elif isinstance(event, ModelStatus) and event.status != "ready":  # `Ready` has more details
             self._show_status(event.text)
             if event.status == "failed":
@@ -219,14 +219,14 @@ class MainWindow(QMainWindow):
             self.notify(Notification(event.message, error=True))
 
     def _show_status(self, text: str) -> None:
-        self._status.setText(one_line(text)[:_LONGEST_STATUS])
+        self.status.setText(one_line(text)[:_LONGEST_STATUS])
         self._fit()
 
     def _forget(self, text: str, banner: Banner) -> None:
         if self._banners.get(text) is banner:
             del self._banners[text]
         if not self._banners:
-            self._banner_area.setContentsMargins(0, 0, 0, 0)
+            self.banner_area.setContentsMargins(0, 0, 0, 0)
 
     def _restore(self) -> None:
         geometry = _geometry_store(self.app).value("geometry")

@@ -230,7 +230,7 @@ class Engine:
             return (time.perf_counter() - started) * 1e3
 
         settings = self.checkpoint.generation
-        ids, frames = self._prompt(history, message, empathy)
+        ids, frames = self.prompt(history, message, empathy)
         logits = self._prefill(ids, frames, cancelled)
         figures.prefill_ms = since()
         before = ids if self.model.config.penalty_scope == "prompt" else self._newline
@@ -295,7 +295,7 @@ class Engine:
             cancelled: called before every chunk; True ends the prefill.
         """
         self.figures = ReplyFigures()
-        ids, frames = self._prompt(history, None, empathy)
+        ids, frames = self.prompt(history, None, empathy)
         self._prefill(ids, frames, cancelled)
 
     def forget(self) -> None:
@@ -305,10 +305,19 @@ class Engine:
         self._hearings.clear()
         self._lengths.clear()
 
-    def _prompt(
+    def prompt(
         self, history: Sequence[Exchange], message: Message | None, empathy: bool
     ) -> tuple[list[int], dict[int, Tensor]]:
-        """Token ids of the conversation, and the frames that its negative ids stand for."""
+        """Write the prompt of a conversation.
+
+        Args:
+            history: earlier exchanges; the oldest are left out if they do not fit.
+            message: the newest message, None for the history alone.
+            empathy: whether the system prompt asks for empathy.
+
+        Returns:
+            The token ids, and the frames [frames, hidden] that each negative id stands for.
+        """
         config = self.model.config
         system = config.system_prompt + (config.empathy_prompt if empathy else "")
         examples = [(user, reply) for user, reply in config.examples]

@@ -21,7 +21,7 @@ from ui.core.theme import contrast
 from ui.core.untrusted_text import LONGEST
 from ui.main_window import PAGES, MainWindow
 from ui.settings.page import SettingsPage
-from ui.widgets.common import EmotionChip, Switch, label
+from ui.widgets.common import Banner, EmotionChip, Switch, label
 
 
 @pytest.mark.parametrize("name", theme.THEMES)
@@ -104,16 +104,16 @@ def test_pages_status_and_messages(app: App, qtbot: QtBot) -> None:
     talk: Any = app.talk
     about = {"name": "mini", "device": "cpu", "quantize": "int8", "memory_bytes": 9e8}
     talk.happen(ModelStatus("loading", "loading mini"), Ready(about))
-    qtbot.waitUntil(lambda: window._status.text() == "mini · CPU int8 · 0.9 GB")
+    qtbot.waitUntil(lambda: window.status.text() == "mini · CPU int8 · 0.9 GB")
     talk.happen(Failed(None, "The microphone is gone."), Failed(None, "The microphone is gone."))
-    qtbot.waitUntil(lambda: window._banner_area.count() == 1)
+    qtbot.waitUntil(lambda: window.banner_area.count() == 1)
     done: list[str] = []
     app.notify("Deleted.", "Undo", lambda: done.append("undone"))
-    window._banners["Deleted."].action.click()
+    window.findChildren(Banner)[-1].action.click()
     assert done == ["undone"]
     for number in range(9):
         app.notify(f"message {number}", error=True)
-    qtbot.waitUntil(lambda: window._banner_area.count() == 3)
+    qtbot.waitUntil(lambda: window.banner_area.count() == 3)
 
 
 def test_geometry_is_remembered(app: App, qtbot: QtBot) -> None:
@@ -164,12 +164,12 @@ def test_names_of_pages_are_never_cut_off(app: App, qtbot: QtBot) -> None:
     window.resize(480, 600)
     talk: Any = app.talk
     talk.happen(Ready({"name": "a-checkpoint-with-a-long-name" * 9, "device": "cpu", "memory_bytes": 9e8}))
-    qtbot.waitUntil(lambda: "a-checkpoint" in window._status.text())
-    assert not window._status.isVisible()
-    qtbot.waitUntil(lambda: all(tab.width() >= tab.sizeHint().width() for tab in window._tabs.values()))
+    qtbot.waitUntil(lambda: "a-checkpoint" in window.status.text())
+    assert not window.status.isVisible()
+    qtbot.waitUntil(lambda: all(tab.width() >= tab.sizeHint().width() for tab in window.tabs.values()))
     app.change("looks", text_size=1.0)
     window.resize(1400, 600)
-    qtbot.waitUntil(window._status.isVisible)
+    qtbot.waitUntil(window.status.isVisible)
 
 
 def test_the_keyboard_is_in_the_page_one_went_to(app: App, qtbot: QtBot) -> None:

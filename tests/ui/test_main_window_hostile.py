@@ -79,7 +79,7 @@ def status(app: App, qtbot: QtBot) -> Show:
     def show(text: str) -> None:
         happen(app, ModelStatus("loading", text))
         happen(app, Ready({"name": text, "device": text, "quantize": text, "why": text}))
-        see(page.window()._status.toolTip())  # type: ignore[attr-defined]
+        see(page.window().status.toolTip())  # type: ignore[attr-defined]
         happen(app, ModelStatus("failed", text))
         page.window().grab()
 
@@ -91,10 +91,10 @@ def asked_again(app: App, qtbot: QtBot) -> Show:
 
     def show(text: str) -> None:
         before = {"reply": text, "reading": text[:60], "first_token_ms": 1.0}
-        page._take({"turn": 1, "words": text, "before": before, "after": before | {"reply": text[::-1]}})
-        page._end(2, text)
+        page.take({"turn": 1, "words": text, "before": before, "after": before | {"reply": text[::-1]}})
+        page.end(2, text)
         page.grab()
-        page._clear()
+        page.clear()
 
     return show
 
@@ -170,9 +170,9 @@ def test_hostile_texts_in_recorded_sessions(app: App, qtbot: QtBot, tmp_path: Pa
                 )
             lines.close()
         page: SessionsPage = shown(SessionsPage(app), qtbot)
-        qtbot.waitUntil(lambda: len(page.list.shown) == COUNT // TURNS and not page.list._reading)
+        qtbot.waitUntil(lambda: len(page.list.shown) == COUNT // TURNS and page.list.complete)
         for row, session in enumerate(page.list.shown):
-            work.do(str(row), partial(page.list.view.setCurrentIndex, page.list._rows.index(row)))
+            work.do(str(row), partial(page.list.view.setCurrentIndex, page.list.view.model().index(row, 0)))
             while page.player.session_audio is None or page.player.session_audio.session.folder != session.folder:
                 work.do(str(row), lambda: None)
             work.do(str(row), page.grab)

@@ -140,8 +140,8 @@ def keyboard(window: MainWindow) -> Generator[Wait, None, None]:
         for _ in range(10):
             yield "what it shows", lambda: True
         check(window, settings)
-        settings._list.setFocus()
-        QTest.keyClick(settings._list, Qt.Key.Key_Down)
+        settings.list.setFocus()
+        QTest.keyClick(settings.list, Qt.Key.Key_Down)
 
 
 def services(home: Path) -> Services:

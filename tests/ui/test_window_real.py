@@ -339,7 +339,7 @@ def test_a_correction_is_taken_back_and_another_model_asked(sound_stack: SoundSt
         wrong = watch.turns()[0].reading.label
         click(window, f"It sounded {'sad' if wrong != 'sad' else 'happy'}")
         yield "the correction on disk", lambda: kinds_of(home).count("correction") == 1
-        click(talk.panel._correction, "Undo")
+        click(talk.panel.correction, "Undo")
         yield "its undo on disk", lambda: kinds_of(home).count("correction") == 2
         window.app.talk.new()
         click(window, "Sessions")
@@ -351,7 +351,7 @@ def test_a_correction_is_taken_back_and_another_model_asked(sound_stack: SoundSt
         yield "what it makes of it", lambda: len(page.comparison.rows) == 1 and not page.comparison.running
         assert "1 readings and" in page.comparison.result.text()
         assert "Before" in texts(page.comparison)
-        before, after = (page.comparison._values[0][side] for side in ("before", "after"))
+        before, after = (page.comparison.values[0][side] for side in ("before", "after"))
         assert before["reading"] == after["reading"]
 
     assert play(script).code == 0

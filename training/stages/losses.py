@@ -139,7 +139,7 @@ class RecipeLosses(nn.Module):
             aligned = self._adapt(encoded, batch, as_transcript=True)
             passes = [(aligned, ["input_kl"]), (heard, [name for name in self.names if name in _RESPONSE])]
         # The student is read last: gradient checkpointing runs the layers again under the LoRA mask set last.
-        teacher = self._teacher(batch)
+        teacher = self.teacher(batch)
         for spoken, names in passes:
             if names:
                 student = self._student(batch, spoken)
@@ -171,7 +171,8 @@ class RecipeLosses(nn.Module):
         made = adapter.integrate(encoded, frames, tokens if as_transcript else None, legacy_batching=legacy)
         return Spoken(made.frames, made.mask, made.mass)
 
-    def _teacher(self, batch: Batch) -> Reading | None:
+    def teacher(self, batch: Batch) -> Reading | None:
+        """What the language model reads in the text; None if no loss compares with it."""
         if {"response_kl", "input_kl"}.isdisjoint(self.names):
             return None
         with torch.no_grad():

@@ -90,7 +90,7 @@ class ModelComparison(QWidget):
         self._tick = QTimer(self, interval=1000)
         self._tick.timeout.connect(self._count)
         self.rows: list[TurnComparison] = []
-        self._values: list[dict[str, Any]] = []
+        self.values: list[dict[str, Any]] = []
         self._make()
         app.settings_changed.connect(self._follow)
 
@@ -143,7 +143,7 @@ class ModelComparison(QWidget):
         self._summary = summary
         when = format_start(summary)
         self.title.setText(self.tr("{}: another model").format(when))
-        self._clear()
+        self.clear()
         self.status.setText(
             self.tr(
                 "The model replies to the same {} messages, each with the original conversation before it. The "
@@ -156,12 +156,12 @@ class ModelComparison(QWidget):
         """Run the chosen model."""
         if self._summary is None or self.running:
             return
-        self._clear()
+        self.clear()
         self.progress.setRange(0, 0)
         source, device = str(self.model.currentData()), self.app.settings.model.device
         self._job = self.app.run("replay", str(self._summary.folder), "--model", source, "--device", device, "--json")
-        self._job.printed.connect(self._take)
-        self._job.ended.connect(self._end)
+        self._job.printed.connect(self.take)
+        self._job.ended.connect(self.end)
         self._since.start()
         self._tick.start()
         self._count()
@@ -208,18 +208,20 @@ class ModelComparison(QWidget):
         self._folders.append(folder)
         self._offer(folder)
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Remove all comparisons."""
         for made in self.rows:
             made.deleteLater()
         self.rows = []
-        self._values = []
+        self.values = []
         for part in (self.error, self.result, self.status):
             part.setText("")
 
-    def _take(self, values: dict[str, Any]) -> None:
+    def take(self, values: dict[str, Any]) -> None:
+        """Show one turn's comparison, an object that the command printed."""
         if not {"turn", "before", "after"} <= values.keys():
             return
-        self._values.append(values)
+        self.values.append(values)
         made = TurnComparison(values, side_by_side=self._side_by_side)
         self.rows.append(made)
         self._column.insertWidget(self._column.count() - 1, made)
@@ -237,7 +239,8 @@ class ModelComparison(QWidget):
             )
         )
 
-    def _end(self, code: int, why: str) -> None:
+    def end(self, code: int, why: str) -> None:
+        """Show the result: the command ended with this exit code and, if it failed, this message."""
         self._job = None
         self._tick.stop()
         self.status.setText("")
@@ -246,7 +249,7 @@ class ModelComparison(QWidget):
         elif code:
             self.error.setText(brief(why) or self.tr("The model process ended unexpectedly. Try again."))
         else:
-            self.result.setText(comparison_summary(self._values))
+            self.result.setText(comparison_summary(self.values))
         self._show_state()
 
     def _show_state(self) -> None:

@@ -118,10 +118,10 @@ class SessionList(QWidget):
         self.view.selectionModel().currentChanged.connect(self._choose)
         self.view.clicked.connect(lambda _index: self.opened.emit())
         self.view.opened.connect(self.opened)
-        self._none_found = EmptyState("search", self.tr("No sessions found"), self.tr("Show all"), self.field.clear)
+        self.none_found = EmptyState("search", self.tr("No sessions found"), self.tr("Show all"), self.field.clear)
         self._opening = QWidget()
         self.stack = QStackedWidget()
-        for page in (self._opening, self.view, self._none_found):
+        for page in (self._opening, self.view, self.none_found):
             self.stack.addWidget(page)
         self.count = label("", "small", wrap=False)
         self.count.setAccessibleName(self.tr("Number of sessions"))
@@ -153,6 +153,11 @@ class SessionList(QWidget):
     def shown(self) -> list[Summary]:
         """The sessions that match the search, newest first."""
         return self._rows.shown
+
+    @property
+    def complete(self) -> bool:
+        """Whether every session has been read."""
+        return self._scanned and not self._reading
 
     def refresh(self, wanted: Path | None = None) -> None:
         """Rescan the folder; `wanted` is selected once it is found."""
@@ -263,9 +268,9 @@ class SessionList(QWidget):
         self._turn_on_button.setVisible(recording.mode == "off" and bool(everything))
         if self.shown:
             page: QWidget = self.view
-        elif self._reading or not self._scanned:
+        elif not self.complete:
             page = self._opening
         else:
-            page = self._none_found
+            page = self.none_found
         self.stack.setCurrentWidget(page)
-        self.empty_changed.emit(self._scanned and not self._reading and not everything)
+        self.empty_changed.emit(self.complete and not everything)

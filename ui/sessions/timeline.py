@@ -163,7 +163,7 @@ class Timeline(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self._session_audio: SessionAudio | None = None
-        self._turn = -1
+        self.turn = -1
         self._backdrop: tuple[object, QPixmap] | None = None  # with the state it was drawn for
         names = {"you": self.tr("You"), "assistant": self.tr("Assistant")}
         self.lanes = {who: Waveform(name) for who, name in names.items()}
@@ -182,7 +182,7 @@ class Timeline(QWidget):
 
     def show_session_audio(self, session_audio: SessionAudio | None) -> None:
         """Show a session, or nothing."""
-        self._session_audio, self._turn = session_audio, -1
+        self._session_audio, self.turn = session_audio, -1
         for who, lane in self.lanes.items():
             lane.show_lane(
                 session_audio.lanes[who] if session_audio else (), session_audio.seconds if session_audio else 0.0
@@ -196,8 +196,8 @@ class Timeline(QWidget):
         for lane in self.lanes.values():
             lane.set_position(seconds)
         turn = self._session_audio.turn_at(seconds) if self._session_audio else -1
-        if turn != self._turn:
-            self._turn = turn
+        if turn != self.turn:
+            self.turn = turn
             self.update()
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
@@ -215,7 +215,7 @@ class Timeline(QWidget):
         if self._backdrop is None or self._backdrop[0] != looks:
             self._backdrop = (looks, self._draw_backdrop())
         painter.drawPixmap(0, 0, self._backdrop[1])
-        if self._turn >= 0:
+        if self.turn >= 0:
             self._paint_current(painter)
         if self.hasFocus():
             painter.setBrush(Qt.BrushStyle.NoBrush)
@@ -259,7 +259,7 @@ class Timeline(QWidget):
         return QRectF(left, 4, max(2.0, right - left), self.height() - 8), hue
 
     def _paint_current(self, painter: QPainter) -> None:
-        band, hue = self._band(self._turn)
+        band, hue = self._band(self.turn)
         hue.setAlphaF(0.16)
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(hue)

@@ -64,7 +64,7 @@ class TurnRow(QFrame):
         self._recorded = recorded = session_audio.session.turns[index]
         self.content = row_content(recorded)
         self._start = session_audio.start(index)
-        self._current = False
+        self.current = False
         turn = recorded.turn
         user_text = words_of(turn)
         mine, reply = session_audio.part(index, "you"), session_audio.part(index, "assistant")
@@ -97,8 +97,8 @@ class TurnRow(QFrame):
 
     def set_current(self, *, current: bool) -> None:
         """Mark it as the turn that is playing."""
-        if current != self._current:
-            self._current = current
+        if current != self.current:
+            self.current = current
             self.update()
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
@@ -108,7 +108,7 @@ class TurnRow(QFrame):
 
     def paintEvent(self, _event: QPaintEvent) -> None:
         """Highlight the current turn."""
-        if self._current:
+        if self.current:
             c = theme.colours()
             painter = QPainter(self)
             painter.setRenderHint(QPainter.RenderHint.Antialiasing)
@@ -282,7 +282,7 @@ class Transcript(ReadingArea):
         super().__init__("")
         self.setAccessibleName(self.tr("Transcript"))
         self._session_audio: SessionAudio | None = None
-        self._current = -1
+        self.current = -1
         self._column = _Column()
         self.setWidget(self._column)
         self._more = QTimer(self, interval=0)
@@ -297,7 +297,7 @@ class Transcript(ReadingArea):
         """Show a session in batches. For the same session, update only what changed."""
         before, self._session_audio = self._session_audio, session_audio
         if not _is_continuation(before, session_audio):
-            self._current = -1
+            self.current = -1
             self._column = _Column()
             self.setWidget(self._column)
         elif session_audio is not None:
@@ -308,12 +308,12 @@ class Transcript(ReadingArea):
 
     def set_current(self, index: int) -> None:
         """Mark a turn, by its index, and scroll to it."""
-        if index == self._current:
+        if index == self.current:
             return
-        for number, current in ((self._current, False), (index, True)):
+        for number, current in ((self.current, False), (index, True)):
             if 0 <= number < len(self.rows):
                 self.rows[number].set_current(current=current)
-        self._current = index
+        self.current = index
         self._reveal()
 
     # ---- internal
@@ -329,7 +329,7 @@ class Transcript(ReadingArea):
             self._column.put(self._row(index), index)
             if since.elapsed() > _BATCH_MS:
                 break
-        if first <= self._current < len(self.rows):
+        if first <= self.current < len(self.rows):
             self._reveal()
 
     def _row(self, index: int) -> TurnRow:
@@ -337,12 +337,12 @@ class Transcript(ReadingArea):
         made = TurnRow(self._session_audio, index)
         made.seek_requested.connect(self.seek_requested)
         made.corrected.connect(partial(self.corrected.emit, self._session_audio.session.turns[index].turn.number))
-        made.set_current(current=index == self._current)
+        made.set_current(current=index == self.current)
         return made
 
     def _reveal(self) -> None:
-        if 0 <= self._current < len(self.rows):
-            turn = self.rows[self._current]
+        if 0 <= self.current < len(self.rows):
+            turn = self.rows[self.current]
             bar = self.verticalScrollBar()
             top, bottom = turn.y(), turn.y() + turn.height()
             if top < bar.value() or bottom > bar.value() + self.viewport().height():

@@ -47,7 +47,7 @@ class CheckpointSource(QWidget):
         self.repository.setAccessibleName(tr("Repository on the hub"))
         self.revision.setPlaceholderText(tr("commit (40 hex digits)"))
         self.revision.setAccessibleName(tr("Commit"))
-        download = button(tr("Download"), self._download, icon="download")
+        download = button(tr("Download"), self.download, icon="download")
         self.progress = JobProgress()
         self.progress.ended.connect(self._ended)
         self.message = InlineMessage()
@@ -79,7 +79,8 @@ class CheckpointSource(QWidget):
         if self.path.text().strip():
             self.inspect(self.path.text())
 
-    def _download(self) -> None:
+    def download(self) -> None:
+        """Download the checkpoint that the fields name, in a child process."""
         repository, revision = self.repository.text().strip(), self.revision.text().strip()
         if not _REPOSITORY.fullmatch(repository) or not _COMMIT.fullmatch(revision):
             text = tr("Enter the repository as owner/name and the 40-digit commit from its page.")

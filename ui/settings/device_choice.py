@@ -50,8 +50,8 @@ class DeviceChoice(QWidget):
         self.setLayout(layout)
         self.show_devices(Devices((), ()))
         self.error.report("")
-        self._timer = QTimer(self, interval=_POLL_MS)
-        self._timer.timeout.connect(self.inspect)
+        self.timer = QTimer(self, interval=_POLL_MS)
+        self.timer.timeout.connect(self.inspect)
         app.event_received.connect(self._on_event)
         app.settings_changed.connect(self._follow)
 
@@ -59,12 +59,12 @@ class DeviceChoice(QWidget):
         """Poll the devices while visible."""
         super().showEvent(event)
         self.inspect()
-        self._timer.start()
+        self.timer.start()
 
     def hideEvent(self, event: QHideEvent) -> None:
         """Stop polling."""
         super().hideEvent(event)
-        self._timer.stop()
+        self.timer.stop()
 
     def inspect(self) -> None:
         """List the devices off Qt's thread."""

@@ -53,29 +53,29 @@ class SettingsPage(QWidget):
         self.sections: dict[str, Section] = {}
         self._areas: dict[str, QScrollArea] = {}
         self._shown = SECTIONS[0]
-        self._list = QListWidget()
-        self._list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self._list.setFrameShape(QFrame.Shape.NoFrame)
-        self._list.currentRowChanged.connect(lambda at: self.show_section(SECTIONS[at]) if at >= 0 else None)
-        self._drop = Picker()
-        self._drop.picked.connect(self.show_section)
+        self.list = QListWidget()
+        self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.list.setFrameShape(QFrame.Shape.NoFrame)
+        self.list.currentRowChanged.connect(lambda at: self.show_section(SECTIONS[at]) if at >= 0 else None)
+        self.drop = Picker()
+        self.drop.picked.connect(self.show_section)
         self._stack = QStackedWidget()
-        self._left = QWidget()
+        self.left = QWidget()
         left = QVBoxLayout()
         left.setContentsMargins(12, 16, 4, 16)
-        left.addWidget(self._list)
-        self._left.setLayout(left)
-        self._above = QWidget()
+        left.addWidget(self.list)
+        self.left.setLayout(left)
+        self.above = QWidget()
         above = QVBoxLayout()
         above.setContentsMargins(16, 12, 16, 4)
-        above.addWidget(self._drop)
-        self._above.setLayout(above)
+        above.addWidget(self.drop)
+        self.above.setLayout(above)
         right = QWidget()
-        right.setLayout(column(self._above, self._stack, spacing=0))
+        right.setLayout(column(self.above, self._stack, spacing=0))
         layout = QHBoxLayout()
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(0)
-        layout.addWidget(self._left)
+        layout.addWidget(self.left)
         layout.addWidget(right, 1)
         self.setLayout(layout)
         self._retranslate()
@@ -108,8 +108,8 @@ class SettingsPage(QWidget):
             self._stack.addWidget(area)
         self._shown = name
         self._stack.setCurrentWidget(self._areas[name])
-        self._list.setCurrentRow(SECTIONS.index(name))
-        self._drop.show_options(list(names().items()), name)
+        self.list.setCurrentRow(SECTIONS.index(name))
+        self.drop.show_options(list(names().items()), name)
         return self.sections[name]
 
     def resizeEvent(self, event: QResizeEvent) -> None:
@@ -120,40 +120,40 @@ class SettingsPage(QWidget):
     def changeEvent(self, event: QEvent) -> None:
         """Follow theme and text size."""
         super().changeEvent(event)
-        if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.FontChange) and self._list.count():
+        if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.FontChange) and self.list.count():
             self._retranslate()
 
     def _retranslate(self) -> None:
         """Fill the list in the current language and colours."""
-        self._list.blockSignals(True)
-        self._list.clear()
-        self._list.addItems(list(names().values()))
+        self.list.blockSignals(True)
+        self.list.clear()
+        self.list.addItems(list(names().values()))
         for at, icon in enumerate(_ICONS):
-            self._list.item(at).setIcon(icons.icon(icon, "muted"))
-        self._list.setCurrentRow(SECTIONS.index(self._shown))
-        self._list.blockSignals(False)
+            self.list.item(at).setIcon(icons.icon(icon, "muted"))
+        self.list.setCurrentRow(SECTIONS.index(self._shown))
+        self.list.blockSignals(False)
         c = theme.colours()
-        self._list.setStyleSheet(
+        self.list.setStyleSheet(
             "QListView::item { border: 2px solid transparent; border-radius: 8px; padding: 2px 6px; }"
             f"QListView::item {{ color: {c.muted}; }}"
             f"QListView::item:hover {{ background: {c.sunken}; }}"
             f"QListView::item:selected {{ background: {c.sunken}; color: {c.text}; }}"
             f"QListView::item:selected:active:focus {{ border-color: {c.accent}; }}"
         )
-        self._list.setAccessibleName(tr("Settings sections"))
-        self._drop.setAccessibleName(tr("Section"))
+        self.list.setAccessibleName(tr("Settings sections"))
+        self.drop.setAccessibleName(tr("Section"))
         self._fold()
 
     def _fold(self) -> None:
         scale = theme.pixels("body") / theme.SIZES["body"]
         narrow = self.width() < _NARROW * scale
-        self._left.setVisible(not narrow)
-        self._above.setVisible(narrow)
-        self.setFocusProxy(self._drop if narrow else self._list)
-        widest = max(self._list.fontMetrics().horizontalAdvance(name) for name in names().values())
-        self._left.setFixedWidth(widest + 76)
-        for at in range(self._list.count()):
-            self._list.item(at).setSizeHint(QSize(0, theme.pixels("body") + 22))
+        self.left.setVisible(not narrow)
+        self.above.setVisible(narrow)
+        self.setFocusProxy(self.drop if narrow else self.list)
+        widest = max(self.list.fontMetrics().horizontalAdvance(name) for name in names().values())
+        self.left.setFixedWidth(widest + 76)
+        for at in range(self.list.count()):
+            self.list.item(at).setSizeHint(QSize(0, theme.pixels("body") + 22))
 
 
 def _maker(name: str, page: SettingsPage) -> Callable[[], Section]:

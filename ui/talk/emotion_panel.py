@@ -104,14 +104,14 @@ class EmotionPanel(QWidget):
             self._edge.setContentsMargins(16, 8 if on else 12, 16, 8 if on else 12)
             self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum if on else self._free)
             self._edge.setStretch(self._edge.count() - 1, int(on))  # takes the remaining space
-            self._fold.setVisible(on)
+            self.fold.setVisible(on)
             self.set_folded(on)
 
     def set_folded(self, folded: bool) -> None:
         """Collapse the strip to its headline, or expand it."""
         self._folded = folded and self._strip
-        self._body.setVisible(not self._folded)
-        self._fold.show_icon(*(("down", self.tr("More")) if self._folded else ("close", self.tr("Less"))))
+        self.body.setVisible(not self._folded)
+        self.fold.show_icon(*(("down", self.tr("More")) if self._folded else ("close", self.tr("Less"))))
         self._arrange()
 
     @property
@@ -126,7 +126,7 @@ class EmotionPanel(QWidget):
             turn.before, turn.corrected = turn.corrected, emotion
             self._notify(turn)
             if not self._app.settings.recording.corrections and not was_asked(self._app):
-                self._correction.ask(on=True)
+                self.correction.ask(on=True)
             self._draw()
 
     def undo(self) -> None:
@@ -135,7 +135,7 @@ class EmotionPanel(QWidget):
         if turn is not None:
             turn.corrected, turn.before = turn.before, None
             self._notify(turn)
-            self._correction.ask(on=False)
+            self.correction.ask(on=False)
             self._draw()
 
     # ---- events
@@ -189,7 +189,7 @@ class EmotionPanel(QWidget):
 
     def _answer(self, consent: bool) -> None:
         remember_answer(self._app)
-        self._correction.ask(on=False)
+        self.correction.ask(on=False)
         if consent:
             self._app.change("recording", corrections=True)
             for turn in self._turns.values():
@@ -204,57 +204,57 @@ class EmotionPanel(QWidget):
             self._playback.play()
 
     def _show_playing(self, on: bool) -> None:
-        self._sound.show_icon(*(("stop", self.tr("Stop")) if on else ("play", self.tr("Play"))))
+        self.sound.show_icon(*(("stop", self.tr("Stop")) if on else ("play", self.tr("Play"))))
         if not on:
-            self._waveform.set_position(None)
+            self.waveform.set_position(None)
 
     # ---- building
 
     def _build(self) -> None:
         self._free = QSizePolicy.Policy.Expanding
-        self._headline = Headline()
-        self._note = label(role="small")
-        self._fold = IconButton("down", self.tr("More"), lambda: self.set_folded(not self._folded))
-        self._fold.hide()
+        self.headline = Headline()
+        self.note = label(role="small")
+        self.fold = IconButton("down", self.tr("More"), lambda: self.set_folded(not self._folded))
+        self.fold.hide()
         whole = row()
-        whole.addWidget(self._headline, 1)
-        whole.addWidget(self._fold, 0, Qt.AlignmentFlag.AlignTop)
-        self._bars, self._history = ReadingBars(), ReadingHistory()
-        self._history.chosen.connect(self.show_turn)
-        self._waveform = Waveform(self.tr("Your voice"))
-        self._waveform.seek_requested.connect(self._play_from)
-        self._playback.moved.connect(self._waveform.set_position)
-        self._sound = IconButton("play", self.tr("Play"), self._playback.toggle, 16)
+        whole.addWidget(self.headline, 1)
+        whole.addWidget(self.fold, 0, Qt.AlignmentFlag.AlignTop)
+        self.bars, self.history = ReadingBars(), ReadingHistory()
+        self.history.chosen.connect(self.show_turn)
+        self.waveform = Waveform(self.tr("Your voice"))
+        self.waveform.seek_requested.connect(self._play_from)
+        self._playback.moved.connect(self.waveform.set_position)
+        self.sound = IconButton("play", self.tr("Play"), self._playback.toggle, 16)
         self._caption = label(role="small", wrap=False)
-        self._more = IconButton("down", self.tr("This conversation"), self._show_history, 16)
-        head = _widget(row(self._caption, None, self._sound, self._more, spacing=2))
-        self._utterance = _widget(column(head, self._waveform, spacing=0))
-        self._correction = EmotionCorrection()
-        self._correction.chosen.connect(self.correct)
-        self._correction.undone.connect(self.undo)
-        self._correction.answered.connect(self._answer)
+        self.more = IconButton("down", self.tr("This conversation"), self._show_history, 16)
+        head = _widget(row(self._caption, None, self.sound, self.more, spacing=2))
+        self.utterance = _widget(column(head, self.waveform, spacing=0))
+        self.correction = EmotionCorrection()
+        self.correction.chosen.connect(self.correct)
+        self.correction.undone.connect(self.undo)
+        self.correction.answered.connect(self._answer)
         heading = label(self.tr("This conversation"), "small")
-        self._conversation = _widget(column(heading, self._history, spacing=4))
+        self._conversation = _widget(column(heading, self.history, spacing=4))
         self._halves = QBoxLayout(QBoxLayout.Direction.TopToBottom)
         for half in (
-            column(self._bars, self._utterance, spacing=8),
-            column(self._correction, self._conversation, spacing=12),
+            column(self.bars, self.utterance, spacing=8),
+            column(self.correction, self._conversation, spacing=12),
         ):
             self._halves.addWidget(_widget(half), 1, Qt.AlignmentFlag.AlignTop)
         self._halves.addStretch(0)
         inside = _widget(self._halves)
         self._halves.setContentsMargins(0, 0, 8, 0)
-        self._body = QScrollArea()
-        self._body.setWidgetResizable(True)
-        self._body.setFrameShape(QFrame.Shape.NoFrame)
-        self._body.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self._body.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        self._body.setWidget(inside)
+        self.body = QScrollArea()
+        self.body.setWidgetResizable(True)
+        self.body.setFrameShape(QFrame.Shape.NoFrame)
+        self.body.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.body.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.body.setWidget(inside)
         self._edge = column(spacing=8)
         self._edge.addLayout(whole)
-        self._edge.addWidget(self._note)
-        self._edge.addWidget(self._body, 1)
-        for moved in (bar := self._body.verticalScrollBar()).valueChanged, bar.rangeChanged:
+        self._edge.addWidget(self.note)
+        self._edge.addWidget(self.body, 1)
+        for moved in (bar := self.body.verticalScrollBar()).valueChanged, bar.rangeChanged:
             moved.connect(self._show_more)
         self._edge.addStretch(0)
         self._edge.setContentsMargins(16, 12, 16, 12)
@@ -263,13 +263,13 @@ class EmotionPanel(QWidget):
     # ---- drawing
 
     def _show_history(self) -> None:
-        self._body.ensureWidgetVisible(self._conversation, 0, 8)
+        self.body.ensureWidgetVisible(self._conversation, 0, 8)
 
     def _show_more(self, *_: int) -> None:
         """Show a button if the conversation's emotions are below the visible area."""
-        bar = self._body.verticalScrollBar()
+        bar = self.body.verticalScrollBar()
         below = bar.maximum() - bar.value() > _NEAR
-        self._more.setVisible(below and not self._folded and self._conversation.isVisibleTo(self))
+        self.more.setVisible(below and not self._folded and self._conversation.isVisibleTo(self))
 
     def changeEvent(self, event: QEvent) -> None:
         """Follow the theme and the text size."""
@@ -290,31 +290,31 @@ class EmotionPanel(QWidget):
         turn = None if self._speaking else self._turn
         reading = turn.reading if turn else None
         glyph, headline, note = self._text(turn)
-        self._headline.show_text(glyph, headline, note if self._folded else "")
-        self._headline.show_confidence(percent(reading.confidence) if reading else "", estimate=self._is_estimate)
-        self._note.setText(note)
-        self._note.setVisible(bool(note) and not self._folded)
-        self._bars.show_reading(reading)
+        self.headline.show_text(glyph, headline, note if self._folded else "")
+        self.headline.show_confidence(percent(reading.confidence) if reading else "", estimate=self._is_estimate)
+        self.note.setText(note)
+        self.note.setVisible(bool(note) and not self._folded)
+        self.bars.show_reading(reading)
         if (turn, reading) != self._drawn:
             self._drawn = turn, reading
             self._playback.load(turn.spoken.samples if turn else None)
             if turn is None:
-                self._waveform.clear()
+                self.waveform.clear()
             else:
-                self._waveform.show(turn.spoken.samples, SAMPLE_RATE, reading)
+                self.waveform.show(turn.spoken.samples, SAMPLE_RATE, reading)
                 seconds = len(turn.spoken.samples) / SAMPLE_RATE
                 self._caption.setText(self.tr("Turn {0}, {1:.1f} s").format(turn.number, seconds))
-        self._utterance.setVisible(turn is not None)
+        self.utterance.setVisible(turn is not None)
         self._draw_correction(turn)
         turns = [TurnReading(t.number, t.reading, t.corrected) for t in self._turns.values() if t.reading]
-        self._history.show_turns(turns, self._shown)
+        self.history.show_turns(turns, self._shown)
         self._conversation.setVisible(bool(turns))
         self._arrange()
 
     def _draw_correction(self, turn: _Turn | None) -> None:
-        self._correction.setVisible(turn is not None and turn.reading is not None)
+        self.correction.setVisible(turn is not None and turn.reading is not None)
         if turn is not None and turn.reading is not None:
-            self._correction.show_correction(turn.corrected, confirms=turn.corrected == turn.reading.label)
+            self.correction.show_correction(turn.corrected, confirms=turn.corrected == turn.reading.label)
 
     def _text(self, turn: _Turn | None) -> tuple[str, str, str]:
         """Return glyph, headline and note."""
@@ -342,7 +342,7 @@ class EmotionPanel(QWidget):
     def _arrange(self) -> None:
         """In a strip, put the halves side by side where there is room."""
         across, down = QBoxLayout.Direction.LeftToRight, QBoxLayout.Direction.TopToBottom
-        self._headline.fit(self.width() - 32, strip=self._strip)
+        self.headline.fit(self.width() - 32, strip=self._strip)
         two = self._strip and self.width() > _TWO_COLUMNS * theme.pixels("body")
         self._halves.setDirection(across if two else down)
         self._halves.setSpacing(32 if two else 12)
@@ -350,8 +350,8 @@ class EmotionPanel(QWidget):
             self._halves.setStretch(at, stretch)
         inside = max(0, self._halves.heightForWidth(self.width() - 40))
         high = min(_STRIP_HEIGHT, inside) if self._strip else _UNLIMITED
-        self._body.setMinimumHeight(high if self._strip else 0)
-        self._body.setMaximumHeight(high)
+        self.body.setMinimumHeight(high if self._strip else 0)
+        self.body.setMaximumHeight(high)
         self._show_more()
 
 

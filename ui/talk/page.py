@@ -53,11 +53,11 @@ class TalkPage(QWidget):
         self._polls = 0
         self._playback_timer = QTimer(self)
         self._playback_timer.setInterval(_POLL_MS)
-        self._playback_timer.timeout.connect(self._inspect)
-        self._status = label("", "small")
-        self._status.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self._status.setContentsMargins(16, 8, 16, 0)
-        self._status.hide()
+        self._playback_timer.timeout.connect(self.inspect)
+        self.status = label("", "small")
+        self.status.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.status.setContentsMargins(16, 8, 16, 0)
+        self.status.hide()
         self._build()
         self.view.action_requested.connect(self.act)
         self.view.chosen.connect(lambda number: self.panel.show_turn(number))
@@ -147,7 +147,7 @@ class TalkPage(QWidget):
             self.view.show_playing(number)
             self._playback_timer.start()
 
-    def _inspect(self) -> None:
+    def inspect(self) -> None:
         """Poll whether the recording has ended, or gave way to a turn."""
         talk = self.app.talk
         self._polls += 1
@@ -212,7 +212,7 @@ class TalkPage(QWidget):
     def _show_model(self) -> None:
         event = self._model
         if not isinstance(event, ModelStatus) or event.status == "ready":
-            self._status.hide()
+            self.status.hide()
             return
         notes = {
             "loading": self.tr("{0} You can already talk or type. The reply comes when the model is ready."),
@@ -220,8 +220,8 @@ class TalkPage(QWidget):
         }
         text = one_line(event.text)
         status = text[:1].upper() + text[1:].rstrip(".…") + "."
-        self._status.setText(notes.get(event.status, "{0}").format(status))
-        self._status.show()
+        self.status.setText(notes.get(event.status, "{0}").format(status))
+        self.status.show()
 
     def _update_empty_state(self) -> None:
         if self._nothing is not None:
@@ -243,7 +243,7 @@ class TalkPage(QWidget):
         layout = column(spacing=0)
         layout.addLayout(self._upper, 1)
         layout.addWidget(line())
-        layout.addWidget(self._status)
+        layout.addWidget(self.status)
         layout.addWidget(self.bar)
         self.setLayout(layout)
         actions = self.view.action_bar

@@ -225,7 +225,7 @@ class TurnView(QWidget):
     def __init__(self, entry: Entry, parent: QWidget) -> None:
         super().__init__(parent)
         self.entry = entry
-        self._chip = EmotionChip()
+        self.chip = EmotionChip()
         self._user_text = SelectableText(tr("Your message"))
         self._who = label(tr("Assistant"), "heading", wrap=False)
         self._delay = DelayChip()
@@ -244,7 +244,7 @@ class TurnView(QWidget):
         time = label(entry.time_of_day, "small", wrap=False)
         layout = column(spacing=4)
         layout.setContentsMargins(2 * theme.GRID, 12, 2 * theme.GRID, 12)
-        layout.addLayout(row(label(tr("You"), "heading", wrap=False), time, self._chip, None, spacing=10))
+        layout.addLayout(row(label(tr("You"), "heading", wrap=False), time, self.chip, None, spacing=10))
         layout.addWidget(self._user_text)
         layout.addSpacing(theme.GRID)
         layout.addLayout(row(self._who, None, self._delay))
@@ -256,12 +256,12 @@ class TurnView(QWidget):
     def refresh(self, *, last: bool) -> None:
         """Show the current state. `last`: it is the latest turn, the only one that can be retried."""
         one = self.entry
-        self._chip.setVisible(bool(one.emotion))
+        self.chip.setVisible(bool(one.emotion))
         if one.corrected:
             confirms = one.corrected == one.emotion
-            self._chip.show_emotion(one.corrected, tr("confirmed") if confirms else tr("corrected"))
+            self.chip.show_emotion(one.corrected, tr("confirmed") if confirms else tr("corrected"))
         elif one.emotion:
-            self._chip.show_emotion(one.emotion, f"{one.confidence:.0%}" if one.confidence else "")
+            self.chip.show_emotion(one.emotion, f"{one.confidence:.0%}" if one.confidence else "")
         self._user_text.write(one.user_text or self._placeholder(), muted=not one.user_text)
         self._reply.write(one.reply, one.cut)
         self._reply.setVisible(bool(one.reply))

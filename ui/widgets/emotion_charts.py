@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PySide6.QtCore import QEvent, QRectF, QSize, Qt, Signal
+from PySide6.QtCore import QEvent, QPoint, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import QColor, QFont, QFontMetrics, QKeyEvent, QMouseEvent, QPainter, QPainterPath, QPaintEvent, QPen
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
@@ -176,6 +176,10 @@ class ReadingHistory(_EmotionRows):
         """The turn under the mouse, otherwise the selected one."""
         number = self._shown if self._pointed is None else self._pointed
         return next((turn for turn in self._turns if turn.number == number), None)
+
+    def middle_of(self, index: int) -> QPoint:
+        """The middle of the column of a turn, counted from 0."""
+        return QPoint(round(self._field().left() + (index + 0.5) * self._step), self.height() // 2)
 
     @property
     def _axis(self) -> int:

@@ -46,38 +46,38 @@ class EmotionCorrection(QWidget):
         super().__init__()
         self._buttons = {emotion: self._button(emotion) for emotion in EMOTIONS}
         self._choices = row(spacing=0)
-        self._chip = EmotionChip()
-        self._undo = button(self.tr("Undo"), self.undone.emit, "quiet")
-        self._consent = QFrame()
-        self._consent.setProperty("role", "sunken")
+        self.chip = EmotionChip()
+        self.undo = button(self.tr("Undo"), self.undone.emit, "quiet")
+        self.consent = QFrame()
+        self.consent.setProperty("role", "sunken")
         yes = button(self.tr("Keep them"), partial(self.answered.emit, True))
         no = button(self.tr("Don't keep"), partial(self.answered.emit, False), "quiet")
         question = self.tr("Keep your corrections and these recordings on this computer for fine-tuning?")
         inside = column(label(question), spacing=8)
         inside.addLayout(row(yes, no, None))
         inside.setContentsMargins(12, 10, 12, 10)
-        self._consent.setLayout(inside)
-        self._consent.hide()
+        self.consent.setLayout(inside)
+        self.consent.hide()
         layout = column(label(self.tr("Not right? It sounded"), "small"), spacing=4)
         for made in self._buttons.values():
             self._choices.addWidget(made)
         layout.addLayout(self._choices)
-        layout.addLayout(row(self._chip, self._undo, None))
-        layout.addWidget(self._consent)
+        layout.addLayout(row(self.chip, self.undo, None))
+        layout.addWidget(self.consent)
         self.setLayout(layout)
         self.show_correction(None)
         self._draw()
 
     def show_correction(self, emotion: str | None, *, confirms: bool = False) -> None:
         """Show the user's choice, None for none. `confirms`: it equals the reading."""
-        self._chip.setVisible(emotion is not None)
-        self._undo.setVisible(emotion is not None)
+        self.chip.setVisible(emotion is not None)
+        self.undo.setVisible(emotion is not None)
         if emotion is not None:
-            self._chip.show_emotion(emotion, self.tr("confirmed") if confirms else self.tr("corrected"))
+            self.chip.show_emotion(emotion, self.tr("confirmed") if confirms else self.tr("corrected"))
 
     def ask(self, *, on: bool) -> None:
         """Show or hide the question whether corrections may be kept."""
-        self._consent.setVisible(on)
+        self.consent.setVisible(on)
 
     def changeEvent(self, event: QEvent) -> None:
         """Follow the theme and the text size."""

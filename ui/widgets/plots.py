@@ -73,7 +73,7 @@ class Curves(QWidget):
     def __init__(self, title: str, *, share: bool = False) -> None:
         super().__init__()
         self._title, self._share = title, share
-        self._series: tuple[Series, ...] = ()
+        self.series: tuple[Series, ...] = ()
         self._of = 0.0
         self.setAccessibleName(title)
         self.setMinimumSize(220, 120)
@@ -85,8 +85,8 @@ class Curves(QWidget):
 
     def show_series(self, series: Sequence[Series], of: float = 0.0) -> None:
         """Draw these curves; `of` is the total number of steps."""
-        self._series, self._of = tuple(one for one in series if one.points), of
-        latest = ", ".join(f"{one.name} {self._text(one.points[-1][1])}" for one in self._series)
+        self.series, self._of = tuple(one for one in series if one.points), of
+        latest = ", ".join(f"{one.name} {self._text(one.points[-1][1])}" for one in self.series)
         self.setAccessibleDescription(latest)
         self.update()
 
@@ -106,7 +106,7 @@ class Curves(QWidget):
         painter.setFont(small)
         metrics = painter.fontMetrics()
         self._legend(painter, line)
-        values = [value for one in self._series for _, value in one.points]
+        values = [value for one in self.series for _, value in one.points]
         marks = [0.0, 0.25, 0.5, 0.75, 1.0] if self._share else ticks(min(values, default=0), max(values, default=1))
         left = max(metrics.horizontalAdvance(self._mark(mark)) for mark in marks) + 10
         field = QRectF(left, line + 14, self.width() - left - 6, self.height() - line - 22 - metrics.height())
@@ -122,11 +122,11 @@ class Curves(QWidget):
         if not values:
             painter.drawText(field, Qt.AlignmentFlag.AlignCenter, tr("appears once training starts"))
             return
-        last = max(self._of, *(x for one in self._series for x, _ in one.points), 1.0)
+        last = max(self._of, *(x for one in self.series for x, _ in one.points), 1.0)
         painter.drawText(below, Qt.AlignmentFlag.AlignRight, f"{last:,.0f}")
         painter.drawText(below, Qt.AlignmentFlag.AlignLeft, "0")
         span = marks[-1] - marks[0]
-        for number, one in enumerate(self._series):
+        for number, one in enumerate(self.series):
             places = [
                 QPointF(
                     field.left() + field.width() * x / last, field.bottom() - field.height() * (y - marks[0]) / span
@@ -155,7 +155,7 @@ class Curves(QWidget):
     def _legend(self, painter: QPainter, line: int) -> None:
         """Paint each curve's line, name and latest value, from the right."""
         x = float(self.width() - 4)
-        for number, one in reversed(list(enumerate(self._series))):
+        for number, one in reversed(list(enumerate(self.series))):
             text = f"{one.name}  {self._text(one.points[-1][1])}"
             x -= painter.fontMetrics().horizontalAdvance(text)
             painter.setPen(QColor(theme.colours().text))

@@ -168,7 +168,7 @@ class Waveform(QWidget):
         if not self.duration:
             return
         self._pointed = self._time(event.position().x())
-        QToolTip.showText(event.globalPosition().toPoint(), self._tooltip(self._pointed), self)
+        QToolTip.showText(event.globalPosition().toPoint(), self.tooltip(self._pointed), self)
         self.update()
 
     def leaveEvent(self, event: QEvent) -> None:
@@ -203,7 +203,8 @@ class Waveform(QWidget):
     def _time(self, x: float) -> float:
         return min(max(x / max(1, self.width()), 0.0), 1.0) * self.duration
 
-    def _tooltip(self, seconds: float) -> str:
+    def tooltip(self, seconds: float) -> str:
+        """The text shown for a moment."""
         for clip in self._clips:
             if clip.start <= seconds < clip.end and clip.reading is not None and len(clip.reading.contributions):
                 best, clear = dominant_emotions(clip.reading)
@@ -253,7 +254,7 @@ class Waveform(QWidget):
         middle = (self.height() - (_BAND if self._segments else 0)) / 2
         plain = QColor(c.outline)
         hues = [c.emotion(emotion) for emotion in EMOTIONS]
-        for number, (height, emotion, share) in enumerate(self._bars()):
+        for number, (height, emotion, share) in enumerate(self.bars()):
             half = max(0.5, height * (middle - 3))
             colour = plain if emotion is None else _mixed(plain, hues[emotion], share)
             painter.fillRect(QRectF(number * (_BAR + _GAP), middle - half, _BAR, 2 * half), colour)
@@ -284,7 +285,7 @@ class Waveform(QWidget):
     def _x(self, seconds: float) -> float:
         return seconds / self.duration * self.width() if self.duration else 0.0
 
-    def _bars(self) -> list[tuple[float, int | None, float]]:
+    def bars(self) -> list[tuple[float, int | None, float]]:
         """Return height, emotion and strength of each bar, from left to right."""
         count = max(1, self.width() // (_BAR + _GAP))
         heights = np.zeros(count, np.float32)

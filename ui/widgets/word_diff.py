@@ -55,7 +55,7 @@ class MarkedText(QWidget):
 
     def heightForWidth(self, width: int) -> int:
         """The height of the text in pixels."""
-        return round(self._layout_for(width)[1] + 0.5)
+        return round(self.layout_for(width)[1] + 0.5)
 
     def sizeHint(self) -> QSize:
         """The size at a usual width."""
@@ -81,9 +81,10 @@ class MarkedText(QWidget):
         """Paint the lines."""
         painter = QPainter(self)
         painter.setPen(QColor(theme.colours().text))
-        self._layout_for(self.width())[0].draw(painter, QPointF(0, 0))
+        self.layout_for(self.width())[0].draw(painter, QPointF(0, 0))
 
-    def _layout_for(self, width: int) -> tuple[QTextLayout, float]:
+    def layout_for(self, width: int) -> tuple[QTextLayout, float]:
+        """The text laid out at a width in pixels, and its height."""
         if self._laid_out is not None and self._laid_out[0] == width:
             return self._laid_out[1:]
         font = QFont(self.font())

@@ -92,7 +92,7 @@ def test_empathy_changes_the_system_prompt_only() -> None:
     engine = Engine(tiny_checkpoint())
     config = engine.model.config
     decode = engine.tokenizer.decode
-    warm, cool = (decode(engine._prompt([], Typed("hi"), empathy)[0]) for empathy in (True, False))
+    warm, cool = (decode(engine.prompt([], Typed("hi"), empathy)[0]) for empathy in (True, False))
     assert config.empathy_prompt.strip() in warm
     assert warm.replace(config.empathy_prompt, "") == cool
 

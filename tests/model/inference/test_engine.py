@@ -98,7 +98,7 @@ def test_only_new_positions_are_prefilled() -> None:
     "".join(engine.reply(history, message))
     # What is left after `prepare` is the message, the end of its turn and the head of the reply's.
     assert engine.figures.reused == prepared
-    ids, _ = engine._prompt(history, message, empathy=True)
+    ids, _ = engine.prompt(history, message, empathy=True)
     assert engine.figures.prefilled == len(ids) - prepared
 
 
@@ -143,7 +143,7 @@ def test_the_oldest_turns_are_left_out_whole() -> None:
     checkpoint.context = 400
     engine = Engine(checkpoint)
     history = [Exchange(Typed(f"message number {n}"), f"reply number {n}") for n in range(12)]
-    ids, _ = engine._prompt(history, Typed("now"), empathy=True)
+    ids, _ = engine.prompt(history, Typed("now"), empathy=True)
     text = checkpoint.tokenizer.decode(ids)
     assert len(ids) <= 400
     assert "reply number 11" in text

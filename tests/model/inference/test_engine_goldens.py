@@ -176,7 +176,7 @@ def test_a_chat_of_two_spoken_turns(variant: str) -> None:
 
     for turn, name in zip(("turn1", "turn2"), chat["audio"], strict=True):
         past = past_of(chat[turn]["history"])
-        ids, _ = engine._prompt(past, Spoken(samples_of(name)), True)
+        ids, _ = engine.prompt(past, Spoken(samples_of(name)), True)
         stored = [token for item in chat[turn]["history"] for token in item.get("ids", [])]
         assert [token for token in ids if token >= 0] == stored
         reply = "".join(engine.reply(past, Spoken(samples_of(name))))

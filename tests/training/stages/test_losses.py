@@ -175,7 +175,7 @@ def test_the_teacher_has_no_gradient_and_lora_only_as_its_scope_says(kind: str) 
     model = own_model(kind)
     recipe = RecipeLosses(model, ["response_kl"])
     batch = collate(own_rows())
-    teacher = recipe._teacher(batch)
+    teacher = recipe.teacher(batch)
     assert not teacher.hidden.requires_grad
     first_layer = [gradient for name, gradient in gradients_of(recipe, own_rows()).items() if ".0.mlp.up_proj" in name]
     assert len(first_layer) == 2
@@ -184,7 +184,7 @@ def test_the_teacher_has_no_gradient_and_lora_only_as_its_scope_says(kind: str) 
         for name, parameter in model.named_parameters():
             if "lora_b" in name:
                 parameter.add_(1)
-    assert torch.equal(recipe._teacher(batch).hidden, teacher.hidden) == (kind == "conv")
+    assert torch.equal(recipe.teacher(batch).hidden, teacher.hidden) == (kind == "conv")
 
 
 def test_rows_without_emotion_add_nothing() -> None:

@@ -91,8 +91,8 @@ def test_every_page_changes_its_language_at_once_and_the_settings_stay_where_the
     anew = window.pages["settings"]
     assert anew.view_state == "appearance"
     assert anew.show_section("appearance").accessibleName() == "外观"
-    assert anew._list.item(0).text() == "声音"
-    assert window._tabs["talk"].text() == "对话"
+    assert anew.list.item(0).text() == "声音"
+    assert window.tabs["talk"].text() == "对话"
     for name in SECTIONS:
         assert anew.show_section(name).isVisible()
     assert window.show_page("talk") is others["talk"]  # it holds the conversation, and follows by itself

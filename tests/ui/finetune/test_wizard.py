@@ -107,7 +107,7 @@ def test_paused_gone_on_and_finished(page: FineTunePage, child: Child, qtbot: Qt
     qtbot.waitUntil(lambda: page.page is page.result)
     assert "60% before, 80% after" in page.result.verdict.text()
     assert [line[:1] for line in child.emitted if "--plan" not in line and line[0] == "tune"] == [["tune"], ["tune"]]
-    assert len(page.training.loss._series) == 2
+    assert len(page.training.loss.series) == 2
 
 
 def test_a_run_left_unfinished_is_offered_again(page: FineTunePage, child: Child, qtbot: QtBot, tuning: App) -> None:

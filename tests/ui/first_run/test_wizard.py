@@ -213,14 +213,14 @@ def test_the_hub_wants_a_commit(scene: Scene, begin: Begin, qtbot: QtBot, tmp_pa
     checkpoint_source = first.model.checkpoint_source
     checkpoint_source.repository.setText("owner/name")
     checkpoint_source.revision.setText("main")
-    checkpoint_source._download()
+    checkpoint_source.download()
     assert "40-digit commit" in checkpoint_source.message.text.text()
     scene.says(
         (["hub", "owner/name", "a" * 40], [{"folder": str(tmp_path), "error": None}], 0),
         (["list", str(tmp_path)], [folder_line(tmp_path)], 0),
     )
     checkpoint_source.revision.setText("a" * 40)
-    checkpoint_source._download()
+    checkpoint_source.download()
     qtbot.waitUntil(lambda: checkpoint_source.folder == str(tmp_path))
 
 

@@ -53,7 +53,7 @@ def show(app: App, qtbot: QtBot) -> Iterator[Show]:
         page.setMinimumSize(480, 420)  # as the window
         page.resize(1300, 800)
         page.show()
-        qtbot.waitUntil(lambda: page.list._scanned and not page.list._reading)
+        qtbot.waitUntil(lambda: page.list.complete)
         if page.list.shown:
             settle(page, qtbot)
         return page
@@ -139,14 +139,14 @@ def test_newest_first_searched_and_counted(app: App, show: Show, qtbot: QtBot) -
         page.list.field.setText(query)
         assert folders(page) == found
         assert page.list.count.text() == f"{len(found)} of 2 sessions"
-    assert page.list.stack.currentWidget() is page.list._none_found
-    page.list._none_found.button.click()
+    assert page.list.stack.currentWidget() is page.list.none_found
+    page.list.none_found.button.click()
     assert folders(page) == [new, old]
     app.change("recording", mode="keep")
     assert page.list.retention.text() == "Sessions are kept until you delete them."
     app.change("recording", mode="days", days=7)
     assert page.list.retention.text() == "Sessions are kept 7 days."
-    page.list.view.setCurrentIndex(page.list._rows.index(1))
+    page.list.view.setCurrentIndex(page.list.view.model().index(1, 0))
     assert "older than 7 days" in page.player.about.text()
 
 
@@ -165,8 +165,8 @@ def test_playing_in_step(app: App, show: Show, qtbot: QtBot) -> None:
     speaker = clips(app)
     speaker.playing, speaker.position = True, session_audio.start(2) + 0.1
     qtbot.waitUntil(lambda: player.playback.position == speaker.position)
-    assert [row._current for row in player.transcript.rows] == [False, False, True, False, False, False]
-    assert (player.chip.emotion, player.timeline._turn) == ("surprise", 2)
+    assert [row.current for row in player.transcript.rows] == [False, False, True, False, False, False]
+    assert (player.chip.emotion, player.timeline.turn) == ("surprise", 2)
     assert player.timeline.lanes["you"].position == speaker.position
     player.speed.setCurrentIndex(player.speed.findData(1.5))
     assert played(app)[-1][3:] == (speaker.position, 1.5)
@@ -401,7 +401,7 @@ def test_asking_another_model(app: App, show: Show, qtbot: QtBot, tmp_path: Path
     assert [old.text[slice(*mark)] for mark in old.marks] == ["sender"]
     assert [new.text[slice(*mark)] for mark in new.marks] == ["letter"]
     assert old.accessibleDescription() == "left out: sender"
-    compare._take(compared(3, "sad", "Something else.", None))  # nothing in common: marks would be everywhere
+    compare.take(compared(3, "sad", "Something else.", None))  # nothing in common: marks would be everywhere
     assert [part.marks for part in compare.rows[2].findChildren(MarkedText)] == [[], []]
     QTest.keyClick(compare, Qt.Key.Key_Escape)
     assert page.right.currentWidget() is page.player
@@ -447,7 +447,7 @@ def test_marks_lie_on_their_words_behind_an_emoji(qtbot: QtBot) -> None:
     text = "🙂🙂 yes"
     shown = MarkedText(text, [(3, 6)], struck=True)
     qtbot.addWidget(shown)
-    [mark] = shown._layout_for(300)[0].formats()
+    [mark] = shown.layout_for(300)[0].formats()
     assert (mark.start, mark.length) == (5, 3)  # Qt counts halves of characters
 
 

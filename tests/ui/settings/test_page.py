@@ -107,9 +107,9 @@ def test_every_section_opens_and_names_its_controls(page: SettingsPage) -> None:
                 text = getattr(control, "text", str)()
                 assert control.accessibleName() or text, control
     page.window().resize(480, 420)
-    assert page._above.isVisible()
-    assert not page._left.isVisible()
-    page._drop.picked.emit("voice")
+    assert page.above.isVisible()
+    assert not page.left.isVisible()
+    page.drop.picked.emit("voice")
     assert page.sections["voice"].isVisible()
 
 
@@ -135,7 +135,7 @@ def test_devices_are_named_and_followed(app: App, qtbot: QtBot) -> None:
     shown.test.click()
     assert calls(app, "clips.play")
     shown.hide()
-    assert not shown.devices._timer.isActive()
+    assert not shown.devices.timer.isActive()
 
 
 def test_a_missing_sound_system_is_told_in_place(app: App, qtbot: QtBot) -> None:
@@ -296,6 +296,6 @@ def test_looks_take_effect_at_once(app: App, section: Callable[[str], Any], page
     with qtbot.waitSignal(app.settings_changed):
         pass
     assert theme.pixels("body") == 28
-    assert page._above.isVisible()  # 900 pixels are narrow for text of that size
+    assert page.above.isVisible()  # 900 pixels are narrow for text of that size
     looks.tray.click()
     assert app.settings.looks.tray

@@ -63,7 +63,7 @@ def calls(app: App, name: str) -> list[tuple[Any, ...]]:
 
 
 def words(panel: EmotionPanel) -> str:
-    return panel._headline.text.text()
+    return panel.headline.text.text()
 
 
 def press(panel: EmotionPanel, qtbot: QtBot, emotion: str) -> None:
@@ -79,15 +79,15 @@ def test_a_turn_from_silence_to_reading(app: App, panel: EmotionPanel) -> None:
     message, read = spoken(), reading("sad")
     notify(app, StateChanged(State.THINKING, False), UtteranceEnded(1, message))
     assert words(panel) == "Reading your voice…"
-    assert panel._bars.accessibleName() == "Reading: none yet"
+    assert panel.bars.accessibleName() == "Reading: none yet"
     notify(app, EmotionRead(1, read))
     assert words(panel) == "Voice sounds sad"
-    assert panel._headline.confidence.text() == f"{read.confidence * 100:.0f}\N{NARROW NO-BREAK SPACE}%"
-    assert panel._bars.accessibleName().startswith(f"Reading: sad {panel._headline.confidence.text()}, ")
-    assert panel._waveform.duration == 2.0
+    assert panel.headline.confidence.text() == f"{read.confidence * 100:.0f}\N{NARROW NO-BREAK SPACE}%"
+    assert panel.bars.accessibleName().startswith(f"Reading: sad {panel.headline.confidence.text()}, ")
+    assert panel.waveform.duration == 2.0
     notify(app, StateChanged(State.LISTENING, True))
     assert words(panel) == "Listening"
-    assert not panel._utterance.isVisible()
+    assert not panel.utterance.isVisible()
     notify(app, StateChanged(State.IDLE, False))  # a cough
     assert words(panel) == "Voice sounds sad"
 
@@ -99,13 +99,13 @@ def test_unsure_is_said_as_such(app: App, panel: EmotionPanel) -> None:
 
 def test_mini_is_called_a_prosody_estimate_and_explains_it(app: App, panel: EmotionPanel) -> None:
     notify(app, MINI)
-    assert not panel._headline.estimate.isVisible()
+    assert not panel.headline.estimate.isVisible()
     report(app, 1)
-    assert panel._headline.estimate.isVisible()
-    assert panel._headline.estimate.accessibleDescription() == prosody_explanation()
+    assert panel.headline.estimate.isVisible()
+    assert panel.headline.estimate.accessibleDescription() == prosody_explanation()
     assert "has not been measured" in prosody_explanation()
     notify(app, Ready({"reads_emotion": True, "prosody_estimate": False}))
-    assert not panel._headline.estimate.isVisible()
+    assert not panel.headline.estimate.isVisible()
 
 
 def test_a_model_without_a_head_says_so(app: App, panel: EmotionPanel) -> None:
@@ -113,9 +113,9 @@ def test_a_model_without_a_head_says_so(app: App, panel: EmotionPanel) -> None:
     assert words(panel) == "This model does not read emotion"
     notify(app, UtteranceEnded(1, spoken()), EmotionRead(1, None))
     assert words(panel) == "This model does not read emotion"
-    assert "Choose another model" in panel._note.text()
-    assert panel._waveform.isVisible()
-    assert not panel._correction.isVisible()
+    assert "Choose another model" in panel.note.text()
+    assert panel.waveform.isVisible()
+    assert not panel.correction.isVisible()
 
 
 def test_a_turn_that_fails_before_it_is_read_says_so(app: App, panel: EmotionPanel) -> None:
@@ -126,17 +126,17 @@ def test_a_turn_that_fails_before_it_is_read_says_so(app: App, panel: EmotionPan
 def test_a_moment_is_heard_and_followed(app: App, panel: EmotionPanel, qtbot: QtBot) -> None:
     report(app, 1)
     talk: Any = app.talk
-    where = QPoint(panel._waveform.width() // 2, 30)
-    qtbot.mouseClick(panel._waveform, Qt.MouseButton.LeftButton, pos=where)
+    where = QPoint(panel.waveform.width() // 2, 30)
+    qtbot.mouseClick(panel.waveform, Qt.MouseButton.LeftButton, pos=where)
     ((samples, rate, at, speed),) = calls(app, "clips.play")
     assert (len(samples), rate, speed) == (2 * RATE, RATE, 1.0)
     assert at == pytest.approx(1.0, abs=0.02)
     talk.clips.playing, talk.clips.position = True, 1.4
-    qtbot.waitUntil(lambda: panel._waveform.position == 1.4)
-    assert panel._sound.accessibleName() == "Stop"
+    qtbot.waitUntil(lambda: panel.waveform.position == 1.4)
+    assert panel.sound.accessibleName() == "Stop"
     talk.clips.playing = False
-    qtbot.waitUntil(lambda: panel._waveform.position is None)
-    assert panel._sound.accessibleName() == "Play"
+    qtbot.waitUntil(lambda: panel.waveform.position is None)
+    assert panel.sound.accessibleName() == "Play"
 
 
 def test_the_history_leads_to_its_turns(app: App, panel: EmotionPanel, qtbot: QtBot) -> None:
@@ -144,28 +144,28 @@ def test_the_history_leads_to_its_turns(app: App, panel: EmotionPanel, qtbot: Qt
         report(app, number, "happy" if number == 2 else "sad")
     notify(app, UtteranceEnded(6, Typed("hello")))
     assert panel.shown == 5
-    qtbot.keyClick(panel._history, Qt.Key.Key_Home)
-    qtbot.keyClick(panel._history, Qt.Key.Key_Right)
+    qtbot.keyClick(panel.history, Qt.Key.Key_Home)
+    qtbot.keyClick(panel.history, Qt.Key.Key_Right)
     assert panel.shown == 2
     assert words(panel) == "Voice sounds happy"
-    assert panel._history.accessibleName().startswith("This conversation, turn 2: happy ")
-    field, step = panel._history._field(), panel._history._step
-    qtbot.mouseMove(panel._history, QPoint(round(field.left() + 3.5 * step), 20))
-    pointed = panel._history.highlighted
+    assert panel.history.accessibleName().startswith("This conversation, turn 2: happy ")
+    qtbot.mouseMove(panel.history, panel.history.middle_of(3))
+    pointed = panel.history.highlighted
     assert pointed is not None
     assert pointed.number == 4
-    qtbot.mouseClick(panel._history, Qt.MouseButton.LeftButton, pos=QPoint(round(field.left() + 3.5 * step), 20))
+    qtbot.mouseClick(panel.history, Qt.MouseButton.LeftButton, pos=panel.history.middle_of(3))
     assert panel.shown == 4
     panel.show_turn(6)  # typed: there is nothing to show
     assert panel.shown == 4
 
 
 @pytest.mark.parametrize("turns", [1, 200])
-def test_any_number_of_turns_can_be_drawn(app: App, panel: EmotionPanel, turns: int) -> None:
+def test_any_number_of_turns_can_be_drawn(app: App, panel: EmotionPanel, qtbot: QtBot, turns: int) -> None:
     for number in range(1, turns + 1):
         report(app, number, ("sad", UNSURE, "happy")[number % 3])
     assert not panel.grab().isNull()
-    assert len(panel._history._turns) == turns
+    qtbot.keyClick(panel.history, Qt.Key.Key_End)
+    assert panel.shown == turns
 
 
 def test_undone_turns_and_new_conversations_go(app: App, panel: EmotionPanel) -> None:
@@ -182,15 +182,15 @@ def test_a_correction_is_kept_shown_and_taken_back(app: App, panel: EmotionPanel
     report(app, 3, "sad")
     press(panel, qtbot, "angry")
     assert calls(app, "correct") == [(3, "angry", {"consent": True})]
-    assert panel._correction._chip.isVisible()
-    assert panel._correction._chip.accessibleName() == "Voice sounds angry corrected"
-    assert not panel._correction._consent.isVisible()
+    assert panel.correction.chip.isVisible()
+    assert panel.correction.chip.accessibleName() == "Voice sounds angry corrected"
+    assert not panel.correction.consent.isVisible()
     press(panel, qtbot, "sad")
-    assert panel._correction._chip.accessibleName() == "Voice sounds sad confirmed"
+    assert panel.correction.chip.accessibleName() == "Voice sounds sad confirmed"
     for _ in range(2):
-        qtbot.mouseClick(panel._correction._undo, Qt.MouseButton.LeftButton)
+        qtbot.mouseClick(panel.correction.undo, Qt.MouseButton.LeftButton)
     assert [call[1] for call in calls(app, "correct")] == ["angry", "sad", "angry", None]
-    assert not panel._correction._chip.isVisible()
+    assert not panel.correction.chip.isVisible()
 
 
 def test_a_correction_waits_until_its_turn_stands_in_the_history(app: App, panel: EmotionPanel) -> None:
@@ -205,34 +205,34 @@ def test_a_correction_waits_until_its_turn_stands_in_the_history(app: App, panel
 def test_consent_is_asked_once_in_place(app: App, panel: EmotionPanel, qtbot: QtBot, yes: bool) -> None:
     report(app, 1)
     panel.correct("happy")
-    assert panel._correction._consent.isVisible()
+    assert panel.correction.consent.isVisible()
     assert calls(app, "correct")[-1] == (1, "happy", {"consent": False})
-    panel._correction.answered.emit(yes)
+    panel.correction.answered.emit(yes)
     assert app.settings.recording.corrections is yes
     assert calls(app, "correct")[-1] == (1, "happy", {"consent": yes})
     report(app, 2)
     panel.correct("angry")
-    assert not panel._correction._consent.isVisible()
+    assert not panel.correction.consent.isVisible()
     again = EmotionPanel(app)
     qtbot.addWidget(again)
     report(app, 3)
     again.correct("angry")
-    assert again._correction._consent.isHidden()
+    assert again.correction.consent.isHidden()
 
 
 def test_a_strip_folds_and_unfolds(app: App, panel: EmotionPanel, qtbot: QtBot) -> None:
     report(app, 1)
     panel.set_strip(True)
     panel.resize(880, 60)
-    assert not panel._bars.isVisible()
+    assert not panel.bars.isVisible()
     folded = panel.sizeHint().height()
     assert folded < 70
-    qtbot.mouseClick(panel._fold, Qt.MouseButton.LeftButton)
-    assert panel._bars.isVisible()
+    qtbot.mouseClick(panel.fold, Qt.MouseButton.LeftButton)
+    assert panel.bars.isVisible()
     assert folded < panel.sizeHint().height() < 420
     panel.set_strip(False)
     panel.set_folded(True)  # a column does not fold
-    assert panel._bars.isVisible()
+    assert panel.bars.isVisible()
 
 
 @pytest.mark.parametrize("name", theme.THEMES)

@@ -175,8 +175,8 @@ def test_the_level_moves_ring_and_strip(page: TalkPage, app: App) -> None:
 
 def test_before_the_model_is_ready_one_can_talk_and_type(page: TalkPage, app: App, qtbot: QtBot) -> None:
     happen(app, ModelStatus("loading", "loading mini"))
-    assert page._status.isVisible()
-    assert page._status.text().startswith("Loading mini. You can talk and type already")
+    assert page.status.isVisible()
+    assert page.status.text().startswith("Loading mini. You can talk and type already")
     calls(app)
     qtbot.keyClicks(page.bar.line, "Hello there")
     qtbot.keyClick(page.bar.line, Qt.Key.Key_Return)
@@ -184,9 +184,9 @@ def test_before_the_model_is_ready_one_can_talk_and_type(page: TalkPage, app: Ap
     assert calls(app) == [("type", "Hello there"), ("press",), ("release",)]
     assert page.bar.line.text() == ""
     happen(app, Ready({"name": "mini"}))
-    assert not page._status.isVisible()
+    assert not page.status.isVisible()
     happen(app, ModelStatus("failed", "mini is not here: fetch it"))
-    assert page._status.text() == "Mini is not here: fetch it. Until then nothing is answered."
+    assert page.status.text() == "Mini is not here: fetch it. Until then nothing is answered."
 
 
 def test_switches_are_settings(page: TalkPage, app: App, qtbot: QtBot) -> None:
@@ -258,9 +258,9 @@ def test_a_recording_that_ends_offers_to_be_played_again(page: TalkPage, app: Ap
     talk.clips.playing = True
     play.click()
     assert play.accessibleName() == "Stop playing"
-    page._inspect()
+    page.inspect()
     talk.clips.playing = False
-    page._inspect()
+    page.inspect()
     assert play.accessibleName() == "Play your message"
 
 
@@ -378,14 +378,14 @@ def test_a_correction_is_seen_in_the_conversation_and_taken_back(app: App, qtbot
     page = open_page(app, qtbot)
     happen(app, *turn(1, "I lost my keys.", "I am sorry.", emotion="happy"))
     [shown] = page.view.views
-    assert shown._chip.accessibleName() == "Voice sounds happy 70%"
+    assert shown.chip.accessibleName() == "Voice sounds happy 70%"
     page.panel.correct("sad")
-    assert shown._chip.accessibleName() == "Voice sounds sad corrected"
+    assert shown.chip.accessibleName() == "Voice sounds sad corrected"
     assert "sounds sad" in shown.accessibleName()
     page.panel.undo()
-    assert shown._chip.accessibleName() == "Voice sounds happy 70%"
+    assert shown.chip.accessibleName() == "Voice sounds happy 70%"
     page.panel.correct("happy")
-    assert shown._chip.accessibleName() == "Voice sounds happy confirmed"
+    assert shown.chip.accessibleName() == "Voice sounds happy confirmed"
 
 
 def test_in_a_low_window_the_way_to_the_history_is_shown(app: App, qtbot: QtBot) -> None:
@@ -393,10 +393,10 @@ def test_in_a_low_window_the_way_to_the_history_is_shown(app: App, qtbot: QtBot)
     page.window().resize(1000, 600)
     happen(app, *turn(1, "I lost my keys.", "I am sorry.", emotion="sad"))
     panel = page.panel
-    qtbot.waitUntil(panel._more.isVisible)
-    panel._more.click()
-    qtbot.waitUntil(lambda: not panel._more.isVisible())
-    assert not panel._history.visibleRegion().isEmpty()
+    qtbot.waitUntil(panel.more.isVisible)
+    panel.more.click()
+    qtbot.waitUntil(lambda: not panel.more.isVisible())
+    assert not panel.history.visibleRegion().isEmpty()
     page.window().resize(1000, 1000)
-    qtbot.waitUntil(lambda: panel._body.verticalScrollBar().maximum() == 0)
-    assert not panel._more.isVisible()
+    qtbot.waitUntil(lambda: panel.body.verticalScrollBar().maximum() == 0)
+    assert not panel.more.isVisible()

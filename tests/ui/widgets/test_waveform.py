@@ -65,7 +65,7 @@ def test_it_says_what_it_shows(waveform: Waveform) -> None:
     waveform.show(sound(2.0), RATE, reading("sad"))
     assert waveform.accessibleName() == "Waveform, 2.0 s"
     assert waveform.accessibleDescription() == "surprise from 0.0 s, sad from 0.8 s"
-    assert waveform._tooltip(1.5) == "1.50 s: sad (strong)"
+    assert waveform.tooltip(1.5) == "1.50 s: sad (strong)"
 
 
 def test_a_reading_and_the_playhead_are_seen(waveform: Waveform) -> None:
@@ -84,7 +84,7 @@ def test_every_sample_counts_for_the_height(waveform: Waveform) -> None:
     samples = np.zeros(RATE * 60, np.float32)
     samples[RATE * 30] = 0.9
     waveform.show(samples, RATE)
-    heights = [height for height, _, _ in waveform._bars()]
+    heights = [height for height, _, _ in waveform.bars()]
     assert max(heights) == pytest.approx(1.0)
     assert sum(height > 0.5 for height in heights) == 1
 
@@ -101,7 +101,7 @@ def test_a_lane_of_an_hour_is_as_little_work_as_its_bars_and_clips(waveform: Wav
     assert many < 20 * few
     assert count_calls(waveform.grab) < few / 5  # what stands still is painted once
     assert waveform.duration == 3600.0
-    assert sum(height > 0 for height, _, _ in waveform._bars()) > 50
+    assert sum(height > 0 for height, _, _ in waveform.bars()) > 50
 
 
 def test_nothing_and_too_little_are_drawn(waveform: Waveform) -> None:
