@@ -100,7 +100,7 @@ def add_ask(command: argparse.ArgumentParser, words: int) -> None:
     command.description = "Hear recordings (WAV, FLAC, OGG, MP3), read their emotion, and answer them in order."
     command.epilog = EXAMPLES
     command.formatter_class = argparse.RawDescriptionHelpFormatter
-    add_inputs(command, words)
+    add_inputs(command, words, "recordings", messages=True)
     command.add_argument("--speak", type=Path, metavar="OUT.wav", help="speak the replies into this WAV file")
     command.add_argument("--json", action="store_true", help="print one JSON object per input, nothing else")
     VoiceOptions.add_arguments(command)
@@ -159,12 +159,13 @@ def synthesizer(engine: str) -> KokoroSynthesizer | Pyttsx3Synthesizer:
 # ---- read
 
 
-def add_read(command: argparse.ArgumentParser) -> None:
-    """The options of `read`."""
+def add_read(command: argparse.ArgumentParser, words: int) -> None:
+    """The options of `read`; `words` is the number of words of the command line."""
+    from assistant.cli.options import add_inputs
     from model.commands.options import DEVICES, QUANTIZE
 
     command.description = "Read the emotion of recordings (WAV, FLAC, OGG, MP3), one or thousands. No reply is made."
-    command.add_argument("files", nargs="*", type=Path, metavar="FILE", help="recordings, or folders of them")
+    add_inputs(command, words, "recordings, or folders of them")
     output = command.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print one JSON object per recording, nothing else")
     output.add_argument(
@@ -191,7 +192,7 @@ def read(options: argparse.Namespace) -> int:
     from model.commands.read import run
 
     return run(
-        options.files,
+        options.inputs,
         model=options.model,
         device=options.device,
         quantize=options.quantize,
@@ -355,12 +356,14 @@ class Command:
     help: str
     add: Callable[..., None]
     run: Callable[[argparse.Namespace], int]
+    takes_inputs: bool = False
+    """Whether `add` also takes the number of words, for `assistant.cli.options.add_inputs`."""
 
 
 COMMANDS = {
     "window": Command("the desktop window; the same without a command", add_window, window),
-    "ask": Command("answer recordings or typed messages", add_ask, ask),
-    "read": Command("how recordings sound, without replies or transcripts", add_read, read),
+    "ask": Command("answer recordings or typed messages", add_ask, ask, takes_inputs=True),
+    "read": Command("how recordings sound, without replies or transcripts", add_read, read, takes_inputs=True),
     "talk": Command("a whole conversation, spoken or typed", add_talk, talk),
     "sessions": Command("recorded conversations: list, show, export, import, delete", add_sessions, recorded),
     "replay": Command("play a session back, or ask another model the same", add_replay, recorded),
@@ -396,21 +399,10 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         one = commands.add_parser(name, help=command.help, allow_abbrev=False)
         if name in arguments[:1]:
-            command.add(*((one, len(arguments)) if name == "ask" else (one,)))
+            command.add(one, *([len(arguments)] if command.takes_inputs else []))
     for name, (about, _) in PROGRAMS.items():
         commands.add_parser(name, help=about, add_help=False)
     return top
-
-
-def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of a command. argparse leaves over the files of `read` that stand behind other options."""
-    top = parser(arguments)
-    options, rest = top.parse_known_args(arguments)
-    if any(word.startswith("-") or options.command != "read" for word in rest):
-        top.error(f"unrecognized arguments: {' '.join(rest)}")
-    if options.command == "read":
-        options.files += map(Path, rest)
-    return options
 
 
 def program(name: str, rest: Sequence[str]) -> int:
@@ -450,7 +442,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in PROGRAMS:
         run = lambda: program(arguments[0], arguments[1:])  # noqa: E731
     else:
-        options = parsed(arguments)
+        options = parser(arguments).parse_args(arguments)
         run = lambda: COMMANDS[options.command].run(options)  # noqa: E731
     from assistant import errors
     from model.errors import BadInput, ModelError

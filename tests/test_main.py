@@ -154,7 +154,7 @@ def test_doctor_reports_every_finding(tmp_path: Path, capsys, monkeypatch) -> No
     assert main.main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert {"python", "torch", "gpu", "memory", "disk", "model mini", "voices", "sound"} <= set(report)
-    assert "fetches" in report["model mini"]["remedy"]
+    assert "downloads" in report["model mini"]["remedy"]
 
 
 def test_the_window_of_the_process_imports_nothing_heavy_by_itself() -> None:

@@ -32,18 +32,26 @@ class _InOrder(argparse.Action):
         namespace.inputs = [*namespace.inputs, one]
 
 
-def add_inputs(command: argparse.ArgumentParser, words: int) -> None:
-    """Add recordings and `--text`, which may come in any order, as `inputs`: a list of `Path` and text.
+def add_inputs(command: argparse.ArgumentParser, words: int, about: str, *, messages: bool = False) -> None:
+    """Add files, which may stand anywhere among the options, as `inputs`: a list of `Path`, in order.
 
     argparse gives a positional argument with `nargs="*"` only the first run of words. So there is one optional
     positional argument for each word that the command line has.
+
+    Args:
+        words: the number of words of the command line.
+        about: the help text.
+        messages: also add `--text`, whose values stand among the files as text.
     """
-    command.usage = f"{command.prog} [options] [FILE | --text TEXT]..."
+    command.usage = f"{command.prog} [options] [FILE{' | --text TEXT' if messages else ''}]..."
     command.set_defaults(inputs=[])
-    for number in range(words):
-        shown = argparse.SUPPRESS if number else "recordings"
+    for number in range(max(1, words)):
+        shown = argparse.SUPPRESS if number else about
         command.add_argument("inputs", action=_InOrder, metavar="FILE", help=shown).required = False
-    command.add_argument("--text", action=_InOrder, dest="inputs", help="a typed message (repeatable)")
+    if messages:
+        command.add_argument(
+            "--text", action=_InOrder, dest="inputs", metavar="TEXT", help="a typed message (repeatable)"
+        )
 
 
 class VoiceOptions(Options):
