@@ -1,1 +1,1 @@
-"""Building corpora and fitting the model on the user's own machine."""
+"""Building corpora and training the model on the user's own machine."""

@@ -26,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
         "--training-clips",
         type=int,
         default=0,
-        help="give the voices that are trained on as many as a corpus of this many sentences would, if that is more",
+        help="training voices get as many sentences as in a corpus of this size, if that is more",
     )
     corpus.add_argument("--prompts", type=int, default=60, help="human Asterisk prompts, if installed")
     corpus.add_argument("--seed", type=int, default=0)
@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     head = commands.add_parser("fit-head", help="fit and evaluate the emotion head on a corpus")
     head.add_argument("corpus", type=Path)
     head.add_argument("out", type=Path)
-    head.add_argument("--whisper", type=Path, required=True, help="folder of the Whisper model whose frames are read")
+    head.add_argument("--whisper", type=Path, required=True, help="folder of the Whisper model whose frames are used")
     speech = add_speech_commands(commands)
     data = add_data_commands(commands)
     training = add_train_commands(commands)
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 done, 2 bad input, 3 something is missing (one line on stderr)."""
+    """Run one command; returns 0 done, 2 bad input, 3 something is missing (one line on stderr), 130 interrupted."""
     options = _parser().parse_args(arguments)
     try:
         if options.command == "evaluate" and options.predictions is not None:
@@ -84,10 +84,10 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 3 if isinstance(error, WeightsMissing) else 2
     except KeyboardInterrupt:
-        sys.stderr.write("Stopped: the same command goes on from here.\n")
+        sys.stderr.write("Stopped: run the same command again to resume.\n")
         return 130
     if options.json:
-        sys.stdout.write(json.dumps(summary) + "\n" if summary else "")  # of several processes one speaks
+        sys.stdout.write(json.dumps(summary) + "\n" if summary else "")  # one of several processes prints
     else:
         sys.stdout.write("".join(f"{name}: {value}\n" for name, value in summary.items()))
     return 0
@@ -101,7 +101,7 @@ def _evaluate(predictions: Path, picture: Path | None, *, as_json: bool) -> int:
     try:
         write_atomically(picture, as_svg(scores))
     except OSError as error:
-        raise BadInput(f"{picture} cannot be written ({error.strerror}): name another place with --picture.") from error
+        raise BadInput(f"{picture} cannot be written ({error.strerror}): choose another --picture.") from error
     sys.stderr.writelines(f"{problem}\n" for problem in problems(scores))
     figures = scores.figures() | {"picture": str(picture)}
     sys.stdout.write(json.dumps(figures) + "\n" if as_json else f"{as_text(scores)}\npicture: {picture}\n")

@@ -1,4 +1,4 @@
 """Command lines of `python -m training`.
 
-Nothing else in `training` knows this package.
+Only `training.__main__` imports this package.
 """

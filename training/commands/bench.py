@@ -1,8 +1,8 @@
-"""`python -m training bench`: how much faster steps are with cached features and rows of like length together.
+"""`python -m training bench`: the speedup of cached features and of grouping rows of similar length.
 
-The same steps four ways, in turns so that a busy machine slows all of them: encoder states computed or from the
-cache, rows in random order or by length. A step is reading its rows, forward and backward of every batch, AdamW.
-Where others use the processor too, the ratio of the process's own time says more than that by the clock.
+The same steps in four ways, in turn, so that a busy machine slows down all of them: encoder states computed or cached,
+rows in random order or by length. A step is reading its rows, forward and backward of every batch, AdamW. If other
+processes use the CPU too, the ratio of process times is more reliable than that of wall-clock times.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ _WARM_UP = 1
 def bench(
     checkpoint: str, data: Path, *, stage: int = 1, steps: int = 4, size: int = 32, at_once: int = 8
 ) -> dict[str, Any]:
-    """Throughput of the four ways and the ratio of the last to the first; the cache is made before, apart.
+    """Throughput of the four ways and the ratio of the last to the first; the cache is filled before.
 
     Raises:
-        BadInput, WeightsMissing: as `train` would.
+        BadInput: as `train`.
+        WeightsMissing: as `train`.
     """
     with tempfile.TemporaryDirectory() as folder:
         given = {"data": data, "model": checkpoint, "run": folder, "stage": stage, "rows_at_once": at_once}
@@ -79,7 +80,7 @@ def bench(
 def _measure(
     student: Student, ways: dict[str, tuple[SpeechRows, bool]], steps: int, size: int, at_once: int, device: str
 ) -> dict[str, list[tuple[float, float]]]:
-    """Seconds of each step by the clock and of this process's own time, by way."""
+    """Wall-clock and process seconds of each step, by way."""
     recipe = student.recipe.train()
     optimiser = torch.optim.AdamW(recipe.trained().values(), 1e-5)
     orders = {

@@ -1,4 +1,4 @@
-"""The command lines of `init`, `adapter`, `label`, `clean` and `prepare`, and what is told of dropped rows."""
+"""The command lines of `init`, `adapter`, `label`, `clean` and `prepare`, and reports of dropped rows."""
 
 from __future__ import annotations
 
@@ -12,20 +12,27 @@ from training.data.manifest import Dropped
 from training.runs.config import AdapterOptions, CleanOptions, InitOptions, LabelOptions, Options, PrepareOptions
 
 _COMMANDS: dict[str, tuple[type[Options], str]] = {
-    "init": (InitOptions, "a fresh checkpoint from a Whisper and a language model"),
-    "adapter": (AdapterOptions, "a checkpoint's adapter and partial LoRA alone, in 16 bits"),
+    "init": (InitOptions, "create an initial checkpoint from a Whisper and a language model"),
+    "adapter": (AdapterOptions, "export a checkpoint's adapter and partial LoRA in 16 bits"),
     "label": (
         LabelOptions,
-        "continuations by the language model itself (resumable; accelerate launch shares the work)",
+        "generate continuations with the language model itself (resumable; works with accelerate launch)",
     ),
-    "clean": (CleanOptions, "refusals out of labelled files"),
-    "prepare": (PrepareOptions, "labelled files to a tokenised data set (resumable)"),
+    "clean": (CleanOptions, "remove refusals from labelled files"),
+    "prepare": (PrepareOptions, "tokenise labelled files into a data set (resumable)"),
 }
-_SHOWN = 10  # messages of one kind and file
+_SHOWN = 10  # messages per reason and file
 
 
 def add_data_commands(commands: Any) -> list[argparse.ArgumentParser]:
-    """Declare the commands on the `add_subparsers` object; the parsers made."""
+    """Declare the commands.
+
+    Args:
+        commands: from `add_subparsers`.
+
+    Returns:
+        The parsers.
+    """
     parsers = []
     for name, (options, what) in _COMMANDS.items():
         parser = commands.add_parser(name, help=what, description=options.__doc__, allow_abbrev=False)
@@ -35,20 +42,27 @@ def add_data_commands(commands: Any) -> list[argparse.ArgumentParser]:
 
 
 def run_data_command(given: argparse.Namespace) -> dict[str, Any] | None:
-    """Run the command if it is one of these; its summary. What was dropped is told on stderr.
+    """Run the command if it is one of these. Dropped rows are reported on stderr.
+
+    Args:
+        given: parsed arguments.
+
+    Returns:
+        The summary; None for other commands.
 
     Raises:
-        BadInput, WeightsMissing: as the commands say.
+        BadInput: as the command.
+        WeightsMissing: as the command.
     """
     if given.command not in _COMMANDS:
         return None
     quiet_libraries()
     values = vars(given)
-    notified: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
 
     def notify(one: Dropped) -> None:
-        notified[one.file, one.reason] += 1
-        if notified[one.file, one.reason] <= _SHOWN:
+        counts[one.file, one.reason] += 1
+        if counts[one.file, one.reason] <= _SHOWN:
             sys.stderr.write(f"{one}\n")
 
     try:
@@ -72,6 +86,6 @@ def run_data_command(given: argparse.Namespace) -> dict[str, Any] | None:
 
         return prepare(PrepareOptions.of(values), notify)
     finally:
-        for (file, reason), count in notified.items():
+        for (file, reason), count in counts.items():
             if count > _SHOWN:
-                sys.stderr.write(f"{file}: {count - _SHOWN} more rows ({reason}); dropped.jsonl has all\n")
+                sys.stderr.write(f"{file}: {count - _SHOWN} more rows ({reason}); see dropped.jsonl\n")

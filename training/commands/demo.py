@@ -1,8 +1,8 @@
 """`python -m training demo OUT`: the whole pipeline on a corpus of a few dozen clips, with real weights.
 
-Synthesis, a fresh checkpoint, labels, cleaning, two prepared data sets, stages 1 and 2, and the evaluation of the
-result beside the checkpoint it began as. Every step is the command of the same name and can be killed: started again,
-the demo goes on where it was. It shows that everything works, not what training can do: that takes hours.
+Synthesis, an initial checkpoint, labels, cleaning, two prepared data sets, stages 1 and 2, and the evaluation of the
+result against the initial checkpoint. Every step is the command of the same name and can be killed: started again, the
+demo is resumed. It shows that everything works, not what training can achieve, which takes hours.
 """
 
 from __future__ import annotations
@@ -32,15 +32,21 @@ _ESPEAK = 0.28  # of the corpus's sentences
 def demo(
     out: Path, *, sentences: int, steps: int, speech: str = "whisper-base", text: str = "smollm2-135m-instruct"
 ) -> dict[str, Any]:
-    """Run the pipeline in `out`, or go on with it; seconds of every step and the evaluation's figures.
+    """Run the pipeline in `out`, or resume it.
 
     Args:
-        sentences: about so many, each in two renditions.
+        out: folder of everything.
+        sentences: approximate number, each in two renditions.
         steps: of each stage.
-        speech, text: the parts of the checkpoint: names of weights.toml, or folders.
+        speech: the encoder: a name of weights.toml, or a folder.
+        text: the language model: a name of weights.toml, or a folder.
+
+    Returns:
+        Seconds of every step and the evaluation's figures.
 
     Raises:
-        BadInput, WeightsMissing: as the commands say.
+        BadInput: as the commands.
+        WeightsMissing: as the commands.
     """
     corpus, start = out / "corpus", out / "start"
     seconds: dict[str, float] = {}
@@ -51,7 +57,7 @@ def demo(
         found = work(*given)
         seconds[name] = round(time.monotonic() - began, 1)
         if found.get("stopped"):
-            raise BadInput(f"{name} was asked to stop: start the demo again to go on.")
+            raise BadInput(f"{name} was stopped: start the demo again to resume.")
         return found
 
     run("corpus", _corpus, corpus, sentences)
@@ -75,7 +81,7 @@ def demo(
 
 
 def _corpus(folder: Path, sentences: int) -> dict[str, Any]:
-    """A corpus by espeak alone; kept.jsonl has two of each sentence's renditions, in turn all five emotions."""
+    """A corpus by espeak alone; kept.jsonl has two renditions of each sentence, all five emotions in turn."""
     kept = folder / "kept.jsonl"
     if kept.exists():
         return {}

@@ -1,4 +1,4 @@
-"""The command line of `evaluate`: what is loaded for it, and the table and the picture of before and after."""
+"""The command line of `evaluate`: loading, and the table and the picture of before and after."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _SHOWN = {
     "loss_speech": ("continuation: loss given speech", 0.0),
     "loss_text": ("continuation: loss given text", 0.0),
     "loss_nothing": ("continuation: loss given neither", 0.0),
-    "divergence_share": ("continuation: divergence left, of that without speech", 1.0),
-    "spelt_word_error": ("words that the adapter spells: word error", 1.0),
+    "divergence_share": ("continuation: divergence, relative to no speech", 1.0),
+    "spelt_word_error": ("CTC adapter: word error", 1.0),
     "repeat_word_error": ("repeated words: word error", 1.0),
     "reply_agreement": ("replies: agreement with the reply to the text", 1.0),
 }
@@ -32,11 +32,14 @@ _SHOWN = {
 
 
 def evaluate_command(given: argparse.Namespace) -> dict[str, Any]:
-    """Run `evaluate`; its figures. The table and some replies go to stderr, the picture to --picture.
+    """Run `evaluate`. The table and some replies go to stderr, the picture to --picture.
+
+    Returns:
+        The figures.
 
     Raises:
-        BadInput: nothing to examine, or the picture cannot be written.
-        WeightsMissing: no such checkpoint.
+        BadInput: there is nothing to evaluate, or the picture cannot be written.
+        WeightsMissing: there is no such checkpoint.
     """
     subject = Subject.load(given.checkpoint)
     caches = [FeatureCache.open(folder) for folder in given.features]
@@ -61,7 +64,7 @@ def evaluate_command(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _draw(path: Path, columns: dict[str, dict[str, Any]]) -> list[str]:
-    """Write the bars, and beside them a confusion matrix for each checkpoint that reads emotions; their paths."""
+    """Write the bars, and a confusion matrix for each checkpoint that reads emotions; returns their paths."""
     pictures = {path: as_picture(columns)}
     for name, figures in columns.items():
         if "confusion" in figures:
@@ -71,7 +74,7 @@ def _draw(path: Path, columns: dict[str, dict[str, Any]]) -> list[str]:
         try:
             write_atomically(place, picture)
         except OSError as error:
-            raise BadInput(f"{place} cannot be written ({error.strerror}): name another place.") from error
+            raise BadInput(f"{place} cannot be written ({error.strerror}): choose another path.") from error
     return [str(place) for place in pictures]
 
 
@@ -80,7 +83,7 @@ def _reply(row: dict[str, str]) -> str:
 
 
 def as_table(columns: dict[str, dict[str, Any]]) -> str:
-    """The figures as plain, aligned text, a column a checkpoint."""
+    """The figures as aligned text, one column per checkpoint."""
     lines = [" " * 54 + "".join(f"{name:>12}" for name in columns)]
     for key, (title, _) in _SHOWN.items():
         values = [figures.get(key) for figures in columns.values()]
@@ -94,7 +97,7 @@ _ROW, _LEFT, _WIDE = 54, 400, 360
 
 
 def as_picture(columns: dict[str, dict[str, Any]]) -> str:
-    """The same as bars, an SVG picture: before light, after dark."""
+    """The figures as bars in an SVG picture: before light, after dark."""
     parts = [_text(24, 36, f"Training: {' and '.join(columns)}", 20)]
     top = 64
     for key, (title, full) in _SHOWN.items():

@@ -1,4 +1,4 @@
-"""The command lines of `wide-corpus`, `cache` and `warm-start`: arguments, and what is loaded for them."""
+"""The command lines of `wide-corpus`, `cache` and `warm-start`: arguments and loading."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ from model.files import write_atomically
 
 
 def add_speech_commands(commands: Any) -> list[argparse.ArgumentParser]:
-    """Declare the three commands on the `add_subparsers` object; the parsers made."""
+    """Declare the three commands.
+
+    Args:
+        commands: from `add_subparsers`.
+
+    Returns:
+        The parsers.
+    """
     wide = commands.add_parser("wide-corpus", help="synthesise speech of a wide vocabulary (resumable)")
     wide.add_argument("out", type=Path)
     wide.add_argument("--wordnet", type=Path, required=True, help="folder of WordNet's data.noun and the others")
     wide.add_argument("--engine", choices=("espeak", "kokoro", "flite", "human"), required=True)
-    wide.add_argument("--clips", type=int, default=1000, help="how many there are to be in the end")
-    wide.add_argument("--renditions", type=int, default=1, help="clips of each training sentence, differently changed")
-    wide.add_argument("--texts", type=Path, help="further sentences, one a line")
+    wide.add_argument("--clips", type=int, default=1000, help="number of clips in total")
+    wide.add_argument("--renditions", type=int, default=1, help="clips per training sentence, with different changes")
+    wide.add_argument("--texts", type=Path, help="further sentences, one per line")
     wide.add_argument("--kokoro", type=Path, default=Path("kokoro"), help="folder with *.onnx and voices/*.bin")
-    wide.add_argument("--mixtures", type=int, default=100, help="made-up Kokoro voices beside its own")
+    wide.add_argument("--mixtures", type=int, default=100, help="number of mixed Kokoro voices")
     wide.add_argument("--seed", type=int, default=0)
     wide.add_argument("--checks", action="store_true", help="only held-out sentences by held-out voices")
     cache = commands.add_parser("cache", help="compute the frozen encoder's states of a manifest once (resumable)")
@@ -30,9 +37,11 @@ def add_speech_commands(commands: Any) -> list[argparse.ArgumentParser]:
     cache.add_argument("out", type=Path)
     cache.add_argument("--window", choices=("trimmed", "full"), default="trimmed")
     for command in (wide, cache):
-        command.add_argument("--whisper", type=Path, required=True, help="folder of the Whisper model that listens")
+        command.add_argument(
+            "--whisper", type=Path, required=True, help="folder of the Whisper model whose encoder is used"
+        )
         command.add_argument("--half", action="store_true", help="16-bit states, computed in bfloat16")
-    warm = commands.add_parser("warm-start", help="stage 0: train the adapter on transcripts (resumable)")
+    warm = commands.add_parser("warm-start", help="stage 0: pretrain the CTC adapter on transcripts (resumable)")
     warm.add_argument("run", type=Path, help="run folder; a file `stop` in it pauses")
     warm.add_argument("--corpus", type=Path, action="append", required=True, help="folder of wide-corpus; repeatable")
     warm.add_argument("--check", type=Path, action="append", default=[], help="folder to validate on; repeatable")
@@ -40,7 +49,7 @@ def add_speech_commands(commands: Any) -> list[argparse.ArgumentParser]:
     warm.add_argument("--kernels", type=int, nargs="+", default=[5, 5])
     warm.add_argument("--inner", type=int, default=2048)
     warm.add_argument("--layers", type=int, default=0, choices=range(65), metavar="N", help="self-attention layers")
-    warm.add_argument("--start", type=Path, help="another run, whose weights are the first; it may have fewer layers")
+    warm.add_argument("--start", type=Path, help="another run to start from; it may have fewer layers")
     warm.add_argument("--steps", type=int, default=60_000)
     warm.add_argument("--learning-rate", type=float, default=1e-3)
     warm.add_argument("--check-every", type=int, default=1000, help="steps between validations")
@@ -50,10 +59,17 @@ def add_speech_commands(commands: Any) -> list[argparse.ArgumentParser]:
 
 
 def run_speech_command(options: argparse.Namespace) -> dict[str, Any] | None:
-    """Run the command if it is one of these; its summary.
+    """Run the command if it is one of these.
+
+    Args:
+        options: parsed arguments.
+
+    Returns:
+        The summary; None for other commands.
 
     Raises:
-        BadInput, WeightsMissing: as the commands say.
+        BadInput: as the command.
+        WeightsMissing: as the command.
     """
     if options.command == "wide-corpus":
         return _wide_corpus(options)
@@ -64,11 +80,11 @@ def run_speech_command(options: argparse.Namespace) -> dict[str, Any] | None:
     return None
 
 
-def _listener(folder: Path) -> tuple[Any, Any]:
+def _whisper(folder: Path) -> tuple[Any, Any]:
     from transformers import WhisperFeatureExtractor, WhisperModel
 
     if not (folder / "config.json").is_file():
-        raise WeightsMissing(f"{folder} holds no Whisper model: fetch one (undertone fetch whisper-base)")
+        raise WeightsMissing(f"{folder} has no Whisper model: run undertone fetch whisper-base")
     encoder = WhisperModel.from_pretrained(folder, dtype="float32").encoder.eval()  # type: ignore[no-untyped-call]
     return encoder, WhisperFeatureExtractor.from_pretrained(folder)
 
@@ -76,7 +92,7 @@ def _listener(folder: Path) -> tuple[Any, Any]:
 def _wide_corpus(options: argparse.Namespace) -> dict[str, Any]:
     from training.synthesis.wide_corpus import build_wide_corpus
 
-    encoder, extractor = _listener(options.whisper)
+    encoder, extractor = _whisper(options.whisper)
     return build_wide_corpus(
         options.out,
         encoder,
@@ -112,7 +128,7 @@ def _cache(options: argparse.Namespace) -> dict[str, Any]:
             rows.append(row)
         except ValueError as error:
             dropped.append({"line": number, "why": f"{options.manifest}:{number}: not a manifest row ({error})"})
-    encoder, extractor = _listener(options.whisper)
+    encoder, extractor = _whisper(options.whisper)
     cache, kept, refused = build_cache(
         rows,
         options.out,
@@ -138,7 +154,7 @@ def _warm_start(options: argparse.Namespace) -> dict[str, Any]:
     from training.runs.run_folder import open_run
 
     if not (options.language_model / "config.json").is_file():
-        raise WeightsMissing(f"{options.language_model} holds no language model: fetch one (undertone fetch NAME)")
+        raise WeightsMissing(f"{options.language_model} has no language model: run undertone fetch NAME")
     recipe = Recipe(
         kernel_sizes=tuple(options.kernels),
         inner_size=options.inner,

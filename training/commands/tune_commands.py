@@ -1,4 +1,4 @@
-"""The command lines of `check`, `transcribe`, `tune` and `adopt`: fine-tuning on one's own recordings."""
+"""The command lines of `check`, `transcribe`, `tune` and `adopt`: fine-tuning on the user's own recordings."""
 
 from __future__ import annotations
 
@@ -15,35 +15,49 @@ _NAMES = ("check", "transcribe", "tune", "adopt")
 
 
 def add_tune_commands(commands: Any) -> list[argparse.ArgumentParser]:
-    """Declare the commands on the `add_subparsers` object; the parsers made."""
+    """Declare the commands.
+
+    Args:
+        commands: from `add_subparsers`.
+
+    Returns:
+        The parsers.
+    """
     check = commands.add_parser(
         "check",
-        help="what recordings are good for: a manifest, a folder, or corrections",
+        help="check recordings: a manifest, a folder, or corrections",
         description=CheckOptions.__doc__,
         allow_abbrev=False,
     )
     CheckOptions.add_arguments(check)
-    transcribe = commands.add_parser("transcribe", help="write down recordings, by the recogniser of mini")
+    transcribe = commands.add_parser("transcribe", help="transcribe recordings with the recogniser of mini")
     transcribe.add_argument("files", nargs="+", type=Path)
     tune = commands.add_parser(
         "tune",
-        help="learn from one's own recordings, and compare before and after (resumable; a file `stop` pauses)",
+        help="fine-tune on your own recordings, and compare before and after (resumable; a file `stop` pauses)",
         description=TuneOptions.__doc__,
         allow_abbrev=False,
     )
     TuneOptions.add_arguments(tune)
-    tune.add_argument("--plan", action="store_true", help="only measure what it would take, in memory and time")
-    adopt = commands.add_parser("adopt", help="let the assistant answer with a run's checkpoint, or go back (--undo)")
+    tune.add_argument("--plan", action="store_true", help="only estimate memory and time")
+    adopt = commands.add_parser("adopt", help="use a run's checkpoint in the assistant, or go back (--undo)")
     adopt.add_argument("run", type=Path)
-    adopt.add_argument("--undo", action="store_true", help="go back to what was in use before")
+    adopt.add_argument("--undo", action="store_true", help="go back to the previous checkpoint")
     return [check, transcribe, tune, adopt]
 
 
 def run_tune_command(given: argparse.Namespace) -> dict[str, Any] | None:
-    """Run the command if it is one of these; its summary.
+    """Run the command if it is one of these.
+
+    Args:
+        given: parsed arguments.
+
+    Returns:
+        The summary; None for other commands.
 
     Raises:
-        BadInput, WeightsMissing: as the commands say.
+        BadInput: as the command.
+        WeightsMissing: as the command.
     """
     if given.command not in _NAMES:
         return None
@@ -70,7 +84,7 @@ def run_tune_command(given: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _transcribe(files: list[Path], *, as_json: bool) -> dict[str, Any]:
-    """Print a line a file as soon as its words are known; how many there are."""
+    """Print one line per file as soon as it is transcribed; returns their number."""
     from model.audio.files import read_audio
     from model.checkpoints.loader import RECOGNISER
     from model.nn.transcribe import Transcriber

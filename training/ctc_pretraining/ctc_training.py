@@ -1,12 +1,12 @@
-"""Teaching an adapter to spell: encoder states to the language model's tokens, by CTC.
+"""CTC pretraining of an adapter: encoder states to the language model's tokens.
 
-Connectionist temporal classification (Graves et al. 2006) over the tokenizer's ids. A frame's score for token k is
--s |f - E_k|^2 with E the language model's own, frozen embeddings, moved to where frames can lie (`on_sphere`): the
-adapter's last layer norm is frozen on that sphere. What the language model receives of the frames is
-`model.nn.ctc_adapter`'s business.
+Connectionist temporal classification (Graves et al. 2006) over the tokenizer's ids. A frame's score for token k is -s
+|f - E_k|^2 with E the language model's own, frozen embeddings, projected to where frames can lie (`on_sphere`): the
+adapter's last layer norm is frozen on that sphere. `model.nn.ctc_adapter` defines what the language model receives of
+the frames.
 
-The scores of a batch are normalised over its own tokens and a random share of the others, each counted as often as
-it stands for (sampled softmax, Bengio & Senecal 2008).
+The scores of a batch are normalised over its own tokens and a random sample of the others, weighted by their number
+(sampled softmax, Bengio & Senecal 2008).
 """
 
 from __future__ import annotations
@@ -24,19 +24,27 @@ from training.data.feature_cache import FeatureCache
 from training.metrics.wer import word_errors
 
 RADIUS = 1.5
-"""Where frames lie: an adapter's last layer norm gives all of them one size. In units of the token embeddings' own
-spread, each dimension in its own; frequent tokens lie at about 1.6, rare ones at 0.8."""
+"""Radius of the frames, which an adapter's last layer norm fixes, in units of the token embeddings' standard deviation
+per dimension. Frequent tokens are at about 1.6, rare ones at 0.8."""
 
 
 def on_sphere(vectors: Tensor, embeddings: Tensor) -> Tensor:
-    """`vectors` [..., E] moved, in their direction from the mean embedding, to where an adapter's frames can lie."""
+    """Project vectors, in their direction from the mean embedding, to where an adapter's frames can lie.
+
+    Args:
+        vectors: [..., E].
+        embeddings: [V, E], the language model's.
+
+    Returns:
+        [..., E].
+    """
     mean, spread = embeddings.mean(0), embeddings.std(0)
     return mean + RADIUS * spread * nn.functional.layer_norm((vectors - mean) / spread, vectors.shape[-1:])
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A clip of a corpus: where its states are, how long they are, what is said."""
+    """A clip of a corpus: its cached states, its manifest row and its tokens."""
 
     cache: FeatureCache
     row: dict[str, Any]
@@ -44,24 +52,30 @@ class Clip:
 
     @property
     def frames(self) -> int:
+        """Number of encoder frames."""
         return self.cache.frames(self.row["key"])
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a run does; kept in its checkpoint, so that a resumed run is the same run.
+    """Settings of a run; stored in its checkpoint, so that a resumed run is the same run.
 
     Attributes:
-        kernel_sizes, inner_size, layers: the adapter's (`model.nn.ctc_adapter.CtcAdapter`).
-        start: folder of another run, whose averaged weights are the first; layers that it lacks are new.
-        steps: in all; the learning rate rises over `warm_up` steps, stays, and falls to zero over the last fifth.
-        batch_frames: encoder frames of a batch, padding included (50 a second).
-        sharpness: s above. Tokens lie about 4.7 apart: with 0.5 and 10,000 of them no frame can be certain, and the
+        kernel_sizes: the adapter's (`model.nn.ctc_adapter.CtcAdapter`).
+        inner_size: the adapter's.
+        layers: the adapter's.
+        start: folder of another run whose averaged weights are the initial ones; layers that it lacks are new.
+        steps: in total; the learning rate rises over `warm_up` steps, is constant, and falls to zero over the last
+            fifth.
+        batch_frames: encoder frames of a batch, padding included (50 per second).
+        sharpness: s above. Tokens are about 4.7 apart: with 0.5 and 10,000 of them no frame can be certain, and the
             loss stays above 3.
-        negatives: tokens beside the batch's own in each step's normalisation.
-        averaging: decay of the running mean of the weights, which is what is validated and saved.
-        masks, mask_frames: spans of time set to zero in each clip, and the longest (SpecAugment, Park et al. 2019).
-        drop_channels, noise: share of encoder channels set to zero; noise relative to a channel's size.
+        negatives: tokens in each step's normalisation besides the batch's own.
+        averaging: decay of the moving average of the weights, which is validated and saved.
+        masks: spans of time set to zero in each clip (SpecAugment, Park et al. 2019).
+        mask_frames: the longest span.
+        drop_channels: share of encoder channels set to zero.
+        noise: relative to a channel's size.
         stretch: clips are resampled in time by up to this factor either way.
     """
 
@@ -87,7 +101,7 @@ class Recipe:
 
 
 class _ProductConvolution(nn.Conv1d):
-    """The same convolution as one matrix product over its windows: three times faster in bfloat16 on a CPU."""
+    """The same convolution as one matrix product over its windows: three times as fast in bfloat16 on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         padded = nn.functional.pad(x.transpose(1, 2), (0, 0, int(self.padding[0]), int(self.padding[0])))
@@ -96,12 +110,13 @@ class _ProductConvolution(nn.Conv1d):
 
 
 class CtcPretrainer(nn.Module):
-    """A spelling adapter in training: encoder states to scores of tokens.
+    """A CTC adapter in training: encoder states to scores of tokens.
 
     Args:
+        recipe: sizes and sharpness.
         embeddings: [V, E], the language model's; frozen.
         scale: [D], the size of each encoder channel; states are divided by it before the adapter.
-        blank: [E], the vector between tokens; frozen.
+        blank: [E], the point of blank frames; frozen.
     """
 
     scale: Tensor
@@ -118,7 +133,7 @@ class CtcPretrainer(nn.Module):
             )
             for i, kernel in enumerate(recipe.kernel_sizes)
         )
-        # Frozen where the targets lie: trained, it let frames grow to many times the size of embeddings.
+        # Frozen at the targets: when trained, frames grew to many times the size of embeddings.
         self.adapter.norm.weight.data.copy_(RADIUS * embeddings.std(0))
         self.adapter.norm.bias.data.copy_(embeddings.mean(0))
         self.adapter.norm.requires_grad_(False)
@@ -137,7 +152,7 @@ class CtcPretrainer(nn.Module):
         return self.adapter.scores(frames, self.embeddings[tokens])
 
     def exported(self, vocabulary: Tensor) -> dict[str, Tensor]:
-        """The adapter under its names in a checkpoint, the division by `scale` folded in; it spells `vocabulary`."""
+        """The adapter under its names in a checkpoint, with `scale` folded in; its candidates are `vocabulary`."""
         weights = {f"adapter.{name}": value.detach().clone() for name, value in self.adapter.state_dict().items()}
         weights["adapter.convolutions.0.weight"] /= self.scale[None, :, None]
         weights["adapter.spells"].zero_()[vocabulary] = True
@@ -160,7 +175,7 @@ def augment(states: Tensor, recipe: Recipe, scale: Tensor, random: np.random.Gen
 
 
 def loss_of(pretrainer: CtcPretrainer, batch: list[Clip], vocabulary: Tensor, recipe: Recipe, step: int) -> Tensor:
-    """CTC loss per token of a batch; `step` fixes its augmentation and its negatives."""
+    """CTC loss per token of a batch; `step` determines its augmentation and its negatives."""
     random = np.random.default_rng([recipe.seed, 2, step])
     states = [augment(clip.cache[clip.row["key"]], recipe, pretrainer.scale, random) for clip in batch]
     lengths = torch.tensor([len(rows) for rows in states])
@@ -183,7 +198,7 @@ def loss_of(pretrainer: CtcPretrainer, batch: list[Clip], vocabulary: Tensor, re
 
 @torch.inference_mode()
 def transcribe_ctc(pretrainer: CtcPretrainer, clips: list[Clip], vocabulary: Tensor, tokenizer: Any) -> list[str]:
-    """What the adapter's frames spell, greedily, clip by clip."""
+    """Greedy CTC decoding of the adapter's frames, clip by clip."""
     read = []
     for clip in clips:
         states = clip.cache[clip.row["key"]][None]
@@ -194,7 +209,7 @@ def transcribe_ctc(pretrainer: CtcPretrainer, clips: list[Clip], vocabulary: Ten
 
 
 def word_error(pretrainer: CtcPretrainer, clips: list[Clip], vocabulary: Tensor, tokenizer: Any) -> dict[str, float]:
-    """Word error of the greedy reading by set ("split engine"), word by word over the whole set."""
+    """Word error rate of greedy decoding by set ("split engine"), over all words of a set."""
     totals: dict[str, list[int]] = {}
     for clip, text in zip(clips, transcribe_ctc(pretrainer, clips, vocabulary, tokenizer), strict=True):
         errors, words = word_errors(clip.row["text"], text)

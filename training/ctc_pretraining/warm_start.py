@@ -1,7 +1,7 @@
-"""Stage 0: the adapter's warm start on transcripts, without a language-model pass (see `pretrainer`).
+"""Stage 0: CTC pretraining of the adapter on transcripts, without passes through the language model.
 
-A run folder is the whole contract (`run_folder`); `checkpoint.pt` resumes exactly, `adapter.safetensors` is the
-running mean of the weights at the last validation.
+See `training.ctc_pretraining.ctc_training`. In the run folder, `checkpoint.pt` resumes exactly, and
+`adapter.safetensors` is the moving average of the weights at the last validation.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CHECKPOINT = "checkpoint.pt"
 class Corpora:
     """Corpus folders (manifest.jsonl and features/) that may still be growing.
 
-    A folder named twice counts twice in every round.
+    A folder named twice counts twice in every epoch.
     """
 
     def __init__(self, folders: list[Path], tokenizer: Any) -> None:
@@ -41,12 +41,19 @@ class Corpora:
         self.caches = {folder: FeatureCache.open(folder / "features") for folder in folders}
         widths = {cache.about["width"] for cache in self.caches.values()}
         if len({json.dumps([c.about[n] for n in ("encoder", "window")]) for c in self.caches.values()}) != 1:
-            raise BadInput("the corpora were heard by different encoders or windows: build them alike")
+            raise BadInput("the corpora were encoded with different encoders or windows: build them alike")
         self.width = int(widths.pop())
         self._ids: dict[str, tuple[int, ...]] = {}
 
     def clips(self, counts: dict[str, int] | None = None) -> tuple[list[Clip], dict[str, int]]:
-        """All clips, or those of the first `counts` manifest rows of each folder; and these counts."""
+        """Read the clips.
+
+        Args:
+            counts: rows to use of each folder's manifest; None: all.
+
+        Returns:
+            The clips, and the number of rows used per folder.
+        """
         found, taken = [], {}
         for folder in self.folders:
             cache = self.caches[folder]
@@ -64,7 +71,7 @@ class Corpora:
 
 
 def batches(clips: list[Clip], recipe: Recipe, epoch: int) -> list[list[Clip]]:
-    """One round over the training clips in batches of like length, in an order that seed and round fix."""
+    """One epoch over the training clips in batches of similar length, in an order that seed and epoch determine."""
     random = np.random.default_rng([recipe.seed, 1, epoch])
     order = [clips[i] for i in random.permutation(len(clips))]
     found: list[list[Clip]] = []
@@ -80,15 +87,18 @@ def batches(clips: list[Clip], recipe: Recipe, epoch: int) -> list[list[Clip]]:
 
 
 class WarmStart:
-    """The state of a training in its run folder, taken up where its checkpoint left it.
+    """The state of a training run in its folder, restored from its checkpoint if there is one.
 
     Args:
         folder: of the run; it exists.
-        embeddings, blank: see `CtcPretrainer`. A run that goes on, or begins with another, keeps that one's blank.
-        checks: what is validated on.
+        recipe: settings.
+        corpora: to train on.
+        embeddings: see `CtcPretrainer`.
+        blank: see `CtcPretrainer`. A run that is resumed, or starts from another, keeps that one's blank.
+        checks: to validate on.
 
     Raises:
-        BadInput: there are no clips, or the recipe's `start` cannot be begun with.
+        BadInput: there are no clips, or the recipe's `start` cannot be used.
     """
 
     def __init__(
@@ -105,7 +115,7 @@ class WarmStart:
         scale = saved["averaged"]["scale"] if saved else _channel_sizes(corpora, recipe)
         self.pretrainer = CtcPretrainer(recipe, embeddings, scale, blank)
         if recipe.start and not saved:
-            _take_over(Path(recipe.start), self.pretrainer)
+            _load_start(Path(recipe.start), self.pretrainer)
         self.averaged = CtcPretrainer(recipe, embeddings, scale, blank).requires_grad_(False)
         self.averaged.load_state_dict(saved["averaged"] if saved else self.pretrainer.state_dict())
         self.optimiser = torch.optim.AdamW(
@@ -134,16 +144,28 @@ class WarmStart:
             torch.save(state, partial)
 
     def round(self) -> tuple[list[list[Clip]], Tensor]:
-        """The batches of the present round and the tokens of its texts; corpora grow only between rounds."""
+        """The current epoch; corpora grow only between epochs.
+
+        Returns:
+            Its batches, and the tokens of its texts.
+        """
         clips, self.counts = self.corpora.clips(self.counts or None)
         clips = [clip for clip in clips if _trainable(clip, self.recipe)]
         if not clips:
-            raise BadInput("the corpora hold no training clips yet: let `wide-corpus` run on, then start again")
+            raise BadInput("the corpora hold no training clips yet: let `wide-corpus` continue, then try again")
         vocabulary = torch.tensor(sorted({i for clip in clips for i in clip.ids}))
         return batches(clips, self.recipe, self.epoch), vocabulary
 
     def train_step(self, batch: list[Clip], vocabulary: Tensor) -> float:
-        """One update; the loss per token."""
+        """Update the weights.
+
+        Args:
+            batch: clips.
+            vocabulary: tokens of the epoch's texts.
+
+        Returns:
+            The loss per token.
+        """
         recipe = self.recipe
         rise = min(1.0, (self.step + 1) / recipe.warm_up)
         for group in self.optimiser.param_groups:
@@ -162,11 +184,18 @@ class WarmStart:
         return loss.item()
 
     def next_round(self) -> None:
-        """Begin again, with what the corpora have grown to."""
+        """Start the next epoch, with what the corpora have grown to."""
         self.epoch, self.place, self.counts = self.epoch + 1, 0, {}
 
     def validate(self, vocabulary: Tensor) -> dict[str, float]:
-        """Word errors of the averaged weights on the check corpora, and the adapter as it is now."""
+        """Validate the averaged weights on the check corpora and write the adapter.
+
+        Args:
+            vocabulary: candidate tokens.
+
+        Returns:
+            Word error rates by set.
+        """
         clips, _ = self.checks.clips()
         words = word_error(self.averaged, clips, vocabulary, self.checks.tokenizer)
         about = {
@@ -179,11 +208,11 @@ class WarmStart:
         return words
 
 
-def _take_over(folder: Path, pretrainer: CtcPretrainer) -> None:
-    """The averaged weights of another run, with the channel sizes and the blank that they were trained on.
+def _load_start(folder: Path, pretrainer: CtcPretrainer) -> None:
+    """Load the averaged weights of another run, with its channel sizes and blank.
 
     Raises:
-        BadInput: there is no such run, its weights are damaged or of another shape, or it learnt something else.
+        BadInput: there is no such run, its weights are damaged or of another shape, or it was trained differently.
     """
     fixed = {name: value.clone() for name, value in pretrainer.state_dict().items() if _is_fixed(name)}
     try:
@@ -192,20 +221,24 @@ def _take_over(folder: Path, pretrainer: CtcPretrainer) -> None:
         finite = all(bool(value.isfinite().all()) for value in saved.values())
     except _DAMAGED as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"--start {folder}: its {CHECKPOINT} cannot be begun with ({why}): name another run.") from error
+        raise BadInput(f"--start {folder}: its {CHECKPOINT} cannot be used ({why}): choose another run.") from error
     unlike = [*other, *(name for name in new if not name.startswith("adapter.layers."))]
     if unlike or not finite:
-        raise BadInput(f"--start {folder}: its adapter {f'differs in {unlike[0]}' if unlike else 'is no number'}.")
+        raise BadInput(
+            f"--start {folder}: its adapter {f'differs in {unlike[0]}' if unlike else 'has NaN or infinite weights'}."
+        )
     own = pretrainer.state_dict()
     if not all(torch.allclose(own[name], value) for name, value in fixed.items()):
-        raise BadInput(f"--start {folder}: it learnt other embeddings, or with another sharpness: name another run.")
+        raise BadInput(
+            f"--start {folder}: it was trained with other embeddings or another sharpness: choose another run."
+        )
 
 
 _DAMAGED = (OSError, EOFError, LookupError, TypeError, AttributeError, RuntimeError, pickle.UnpicklingError)
 
 
 def _is_fixed(name: str) -> bool:
-    """Whether this follows from the language model's embeddings and the recipe, and is not learnt."""
+    """Whether this follows from the language model's embeddings and the recipe, and is not trained."""
     return name.startswith("adapter.norm.") or name == "adapter.sharpness"
 
 
@@ -215,12 +248,15 @@ def _channel_sizes(corpora: Corpora, recipe: Recipe) -> Tensor:
     random = np.random.default_rng([recipe.seed, 3])
     some = [clips[i] for i in random.permutation(len(clips))[:300]]
     if not some:
-        raise BadInput("the corpora hold no clips yet: let `wide-corpus` run on, then start again")
+        raise BadInput("the corpora hold no clips yet: let `wide-corpus` continue, then try again")
     return torch.cat([clip.cache[clip.row["key"]] for clip in some]).square().mean(0).sqrt()
 
 
 def _trainable(clip: Clip, recipe: Recipe) -> bool:
-    """In the training split, with a frame for every token and a blank between equal ones at the fastest tempo."""
+    """Whether a clip is in the training split and long enough for its tokens.
+
+    It needs a frame for every token, and a blank between repeats, at the fastest tempo.
+    """
     repeats = sum(a == b for a, b in zip(clip.ids, clip.ids[1:], strict=False))
     frames = int(clip.frames * (1 - recipe.stretch)) >> len(recipe.kernel_sizes)
     return clip.row["split"] == "train" and 0 < len(clip.ids) + repeats <= frames
@@ -229,7 +265,18 @@ def _trainable(clip: Clip, recipe: Recipe) -> bool:
 def train(
     training: WarmStart, run: Run, *, check_every: int = 1000, save_seconds: float = 300.0, report_every: int = 50
 ) -> dict[str, Any]:
-    """Train until the recipe's steps are done or a stop is asked for; the last figures."""
+    """Train until the recipe's steps are done or a stop is requested.
+
+    Args:
+        training: the state.
+        run: where progress is reported.
+        check_every: steps between validations.
+        save_seconds: seconds between checkpoints.
+        report_every: steps between reports.
+
+    Returns:
+        The last figures.
+    """
     recipe, losses, samples = training.recipe, [0.0], 0
     figures: dict[str, Any] = {}
     begun = saved = time.monotonic()
@@ -287,14 +334,14 @@ def _card(training: WarmStart, figures: dict[str, Any]) -> str:
     words = "\n".join(f"| {name} | {value:.1%} |" for name, value in figures.get("words", {}).items())
     recipe = "\n".join(f"- {name}: {value}" for name, value in asdict(training.recipe).items())
     corpora = "\n".join(f"- {name}: {count} clips" for name, count in training.counts.items())
-    return f"""# Stage 0: the adapter's warm start
+    return f"""# Stage 0: CTC pretraining of the adapter
 
 {training.step} of {training.recipe.steps} steps, {training.epoch} rounds, {training.seconds / 3600:.2f} hours;
 loss per token {figures.get("loss")}. The adapter's frames are trained to be nearest to the language model's token
 embeddings, with a fixed vector between them (training/ctc_pretraining/ctc_training.py). `adapter.safetensors`:
 the mean of the last weights.
 
-| word error of the frames' own spelling, greedy | |
+| word error rate, greedy CTC | |
 |---|---|
 {words}
 

@@ -1,9 +1,9 @@
-"""Training rows, and their collation into what the losses read.
+"""Training rows, and their collation into batches for the losses.
 
-A row is kept in segments, because the two readings of it share them: the student's prompt is opening, speech
-instruction, speech, closing, answer; the teacher's is opening, text instruction, text, closing, answer. How many
-positions the speech takes may depend on the model (a CFormer counts tokens), so the whole rows are laid out
-(`lay_out`) once the adapter has run. This module knows no weights.
+A row consists of segments, because its two versions share them: the student's prompt is opening, speech instruction,
+speech, closing, answer; the teacher's is opening, text instruction, text, closing, answer. The number of speech
+positions can depend on the model (a CFormer counts tokens), so whole rows are laid out (`lay_out`) after the adapter
+has run. This module knows no weights.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ IGNORED = -100
 """The emotion label of a row without one, and the label of a position without an answer."""
 
 PADDING = SPEECH_ID - 1
-"""Fills a batch's segments; like `SPEECH_ID` no tokenizer has it."""
+"""Pads a batch's segments; like `SPEECH_ID` no tokenizer uses it."""
 
-_MARK = "\ue000"  # a private-use character: marks the places of content in the rendered template
+_MARK = "\ue000"  # a private-use character: the placeholder of content in the rendered template
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,15 +35,16 @@ class TrainingRow:
     """One tokenised row.
 
     Attributes:
-        opening: ids of the system message and the head of the user's.
-        speech_instruction, text_instruction: ids of the instruction before the speech and before the text.
-        text: ids of the transcript, which the teacher reads; a CFormer learns to make as many tokens.
+        opening: ids of the system message and the start of the user's.
+        speech_instruction: ids of the instruction before the speech.
+        text_instruction: ids of the instruction before the text.
+        text: ids of the transcript, the teacher's input; a CFormer learns to make as many tokens.
         closing: ids between the user's message and the answer.
         answer: ids of the answer, the labels.
         emotion: index into `EMOTIONS`, or `IGNORED`.
-        encoder_frames: encoder frames that hold speech (`model.audio.files.features.encoder_frames`).
-        features: [mel bins, T] log-mel of the encoder's window, or
-        encoded: [at least encoder_frames, D] the frozen encoder's output, from a cache.
+        encoder_frames: encoder frames that contain speech (`model.audio.features.encoder_frames`).
+        features: [mel bins, T], log-mel features of the encoder's window; or
+        encoded: [at least encoder_frames, D], the frozen encoder's output, from a cache.
     """
 
     opening: Sequence[int]
@@ -59,8 +60,11 @@ class TrainingRow:
 
 
 class Batch(TypedDict):
-    """Rows side by side. Segments are int64 [B, n], right-padded with `PADDING`; `features` and `encoded` hold one
-    tensor a row as in `TrainingRow`, and one of the two lists is empty; the others are int64 [B]."""
+    """Collated rows.
+
+    Segments are int64 [B, n], right-padded with `PADDING`; `features` and `encoded` have one tensor per row as in
+    `TrainingRow`, and one of the two lists is empty; the others are int64 [B].
+    """
 
     opening: Tensor
     speech_instruction: Tensor
@@ -78,7 +82,7 @@ class Layout(NamedTuple):
     """Whole rows for the language model.
 
     Attributes:
-        input_ids: int64 [B, L], `SPEECH_ID` where a frame of speech goes, 0 where there is nothing.
+        input_ids: int64 [B, L], `SPEECH_ID` on speech positions, 0 on padding.
         attention_mask: int64 [B, L], 1 real, 0 padding.
         position_ids: int64 [B, L].
         words: bool [B, L], positions of the speech or the text.
@@ -108,17 +112,21 @@ def tokenise(
     emotion: str | None = None,
     complete: bool = True,
 ) -> TrainingRow:
-    """A row without its speech (`dataclasses.replace` adds that). Every segment is tokenised by itself.
+    """Tokenise a row without its speech, which `dataclasses.replace` adds. Every segment is tokenised separately.
 
     Args:
         tokenizer: with a chat template.
         system: the system message.
-        text: what is said in the recording.
-        answer: what the model should reply.
-        text_instruction, speech_instruction: the latter is by default the former.
+        text: the transcript.
+        answer: the target reply.
+        text_instruction: precedes the text.
+        speech_instruction: precedes the speech; by default `text_instruction`.
         emotion: one of `EMOTIONS`; anything else (unknown, empty, None) counts as not labelled.
-        complete: the answer ends here, so its end is learnt too: what the chat template puts behind a reply and
-            the padding token. False for one that was cut off (`early_stop` in the original's manifests).
+        complete: whether the answer ends here, so that its end is learnt too: what the chat template puts after a
+            reply, and the padding token. False for a truncated one (`early_stop` in the original's manifests).
+
+    Returns:
+        The row.
     """
     roles = ("system", "user", "assistant")
     rendered = tokenizer.apply_chat_template([{"role": role, "content": _MARK} for role in roles], tokenize=False)
@@ -140,7 +148,14 @@ def tokenise(
 
 
 def collate(rows: Sequence[TrainingRow]) -> Batch:
-    """Put rows side by side; all have features, or all have encoder states."""
+    """Collate rows; all have features, or all have encoder states.
+
+    Args:
+        rows: of a batch.
+
+    Returns:
+        The batch, padded.
+    """
     features = [row.features for row in rows if row.features is not None]
     encoded = [row.encoded for row in rows if row.encoded is not None]
     if sorted((len(features), len(encoded))) != [0, len(rows)]:
@@ -171,10 +186,12 @@ def lay_out(
     Args:
         before: segments before the words.
         words: the segment of speech or text.
-        after: closing and answer, or nothing where only the words matter.
-        legacy_batching: leave every segment's padding where it is and count it as positions, as the original
-            does. By default rows are closed up, so that all padding stands behind them and no row depends on
-            its neighbours.
+        after: closing and answer, or nothing if only the words matter.
+        legacy_batching: keep every segment's padding in place and count it as positions, as the original does. By
+            default rows are compacted, so that all padding is at the end and no row depends on its neighbours.
+
+    Returns:
+        Ids, masks and positions.
     """
     parts = [*before, words, *after]
     ids = torch.cat(parts, dim=1)

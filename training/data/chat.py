@@ -13,12 +13,12 @@ from model.config import SpeechLanguageConfig
 
 
 class Chat(NamedTuple):
-    """How a checkpoint, or a language model, is spoken to.
+    """How to prompt a checkpoint or a language model.
 
     Attributes:
         tokenizer: with a chat template.
-        system_prompt, empathy_prompt: the system message, and what is added to it in stage 2; of a plain language
-            model the defaults, which are the original's.
+        system_prompt: the system message; for a plain language model the original's.
+        empathy_prompt: what is added to it in stage 2; for a plain language model the original's.
     """
 
     tokenizer: PreTrainedTokenizerFast
@@ -26,15 +26,28 @@ class Chat(NamedTuple):
     empathy_prompt: str = SpeechLanguageConfig.empathy_prompt
 
     def system(self, *, use_emotion: bool) -> str:
-        """The system message."""
+        """The system message.
+
+        Args:
+            use_emotion: whether to add the empathy prompt.
+
+        Returns:
+            The text.
+        """
         return self.system_prompt + self.empathy_prompt * use_emotion
 
 
 def read_chat(folder: Path) -> Chat:
-    """The tokenizer and system message of a checkpoint or of a language model's folder.
+    """Read the tokenizer and the system message.
+
+    Args:
+        folder: of a checkpoint or a language model.
+
+    Returns:
+        Tokenizer and prompts.
 
     Raises:
-        WeightsMissing: there is no tokenizer, or none with a chat template.
+        WeightsMissing: there is no tokenizer, or it has no chat template.
     """
     config = read_config(folder)
     text = config.get("text_config", config)

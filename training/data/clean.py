@@ -1,6 +1,6 @@
-"""`python -m training clean`: labelled files without the continuations that refuse or speak of being a model.
+"""`python -m training clean`: remove continuations that refuse, or that mention being a model.
 
-The original's three rules, and with --strict more wordings. Every <name>.jsonl of the input folder becomes
+The original's three rules, and with --strict more phrases. Every <name>.jsonl of the input folder becomes
 <name>_clean.jsonl in another folder, which is never read.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from model.errors import BadInput
 from model.files import write_atomically
-from training.data.manifest import Report, Row, Rules, Tell, read_rows
+from training.data.manifest import OnDropped, Report, Row, Rules, read_rows
 from training.runs.config import CleanOptions
 from training.runs.run_folder import open_run
 
@@ -41,15 +41,16 @@ STRICT = {
     ),
     "not sure": re.compile(r"\bi(?:'m| am) not sure (?:what|how|if) (?:you|to)\b", re.IGNORECASE),
 }
-"""Applied after the original's, on plain apostrophes."""
+"""Applied after the original's, with plain apostrophes."""
 
 
 def reason_against(output: str, *, strict: bool = False, also: Sequence[str] = ()) -> str | None:
     """Why a continuation is dropped, or None.
 
     Args:
-        strict: apply `STRICT` too.
-        also: phrases that it must not hold, in any case.
+        output: the continuation.
+        strict: also apply `STRICT`.
+        also: phrases that it must not contain, in any case.
     """
     plain = output.replace("\u2019", "'").replace("\u2018", "'")
     for rules, text in ((RULES, output), (STRICT if strict else {}, plain)):
@@ -59,27 +60,36 @@ def reason_against(output: str, *, strict: bool = False, also: Sequence[str] = (
     return next((f"phrase {phrase!r}" for phrase in also if phrase.lower() in output.lower()), None)
 
 
-def clean(options: CleanOptions, notify: Tell | None = None) -> dict[str, Any]:
-    """Clean all labelled files of a folder; counts by file and reason. `notify` hears of every line that is dropped.
+def clean(options: CleanOptions, notify: OnDropped | None = None) -> dict[str, Any]:
+    """Clean all labelled files of a folder.
+
+    Args:
+        options: of the command.
+        notify: called with every dropped line.
+
+    Returns:
+        Counts by file and reason.
 
     Raises:
-        BadInput: there is nothing to clean, it is clean already, or the output would lie among the inputs.
+        BadInput: there is nothing to clean, it is already clean, or the output would be among the inputs.
     """
     source = options.input_dir
     target = options.output_dir or source / "clean"
     if not source.is_dir():
-        raise BadInput(f"--input-dir: {source} is no folder: name the one with the labelled files.")
+        raise BadInput(f"--input-dir: {source} is no folder: choose the one with the labelled files.")
     if target.resolve() == source.resolve():
-        raise BadInput(f"--output-dir: {target} holds the inputs, and would be read again: name another folder.")
+        raise BadInput(f"--output-dir: {target} has the inputs and would be read again: choose another folder.")
     files = sorted(path for path in source.glob("*.jsonl") if not path.stem.endswith(_SUFFIX))
     if not files:
         made = any(source.glob(f"*{_SUFFIX}.jsonl"))
-        why = "is clean already" if made else "holds no *.jsonl"
-        raise BadInput(f"--input-dir: {source} {why}: name the folder that `label` wrote.")
+        why = "is already clean" if made else "has no *.jsonl"
+        raise BadInput(f"--input-dir: {source} {why}: choose the folder that `label` wrote.")
     ours = {f"{path.stem}{_SUFFIX}.jsonl" for path in files}
     foreign = sorted(path.name for path in target.glob("*.jsonl") if path.name not in ours) if target.exists() else []
     if foreign:
-        raise BadInput(f"--output-dir: {target} holds {foreign[0]}, which is no output of this: name another folder.")
+        raise BadInput(
+            f"--output-dir: {target} has {foreign[0]}, which is not an output of this command: choose another folder."
+        )
     report, kept = Report(notify), Counter[str]()
     with open_run(target / "clean.run", options.plain(), changeable=CleanOptions.model_fields) as run:
         rules = Rules(needs_audio=False, emotions="any", required=("output",))
@@ -91,7 +101,7 @@ def clean(options: CleanOptions, notify: Tell | None = None) -> dict[str, Any]:
                     if reason is None:
                         lines.append(json.dumps(row.data, ensure_ascii=False) + "\n")
                     else:
-                        report.drop(path, row.line, reason, f"the continuation was sorted out ({reason})")
+                        report.drop(path, row.line, reason, f"the continuation was dropped ({reason})")
                 write_atomically(target / f"{path.stem}{_SUFFIX}.jsonl", "".join(lines))
                 kept[path.name] = len(lines)
                 bar.advance(path.stat().st_size)
@@ -105,4 +115,4 @@ def _rows(path: Path, rules: Rules, report: Report) -> Sequence[Row]:
     try:
         return list(read_rows([path], rules, report))
     except BadInput:
-        return []  # the report has the reason; other files go on
+        return []  # the report has the reason; other files are still cleaned

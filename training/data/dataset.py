@@ -1,7 +1,7 @@
-"""Rows of a prepared data set as the losses take them, and which rows each step takes.
+"""Rows of a prepared data set as input of the losses, and the rows of each step.
 
-The order of the rows depends on the seed and the size of a step alone: any number of processes, and a run that is
-resumed, see the same rows in the same steps.
+The order of the rows depends only on the seed and the size of a step: any number of processes, and a resumed run, see
+the same rows in the same steps.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _WINDOW_ROWS = 512
 
 
 class SpeechRows(Dataset[TrainingRow]):
-    """A split of a prepared data set with its speech: the frozen encoder's states from caches, or log-mel features.
+    """A split of a prepared data set with its speech: cached encoder states, or log-mel features.
 
     Args:
         rows: of the split.
-        caches: that hold every row; none: recordings are read and their features computed at every access.
+        caches: that together contain every row; none: recordings are read and their features computed at every access.
         extractor: of the checkpoint.
-        window: what its encoder sees.
+        window: the encoder's input.
 
     Attributes:
         lengths: tokens of every row with its speech.
@@ -70,11 +70,21 @@ class SpeechRows(Dataset[TrainingRow]):
             for cache in self.caches:
                 if row["key"] in cache:
                     return replace(ids, encoded=cache[row["key"]][: ids.encoder_frames])
-            raise BadInput(f"{row['manifest']}:{row['line']}: it has left the --features: start again.")
+            raise BadInput(f"{row['manifest']}:{row['line']}: it is no longer in the --features: start again.")
         return replace(ids, features=log_mel(self._extractor, self.samples(number), trimmed=self._trimmed)[0])
 
     def samples(self, number: int) -> Samples:
-        """The row's recording, mono at 16 kHz. Raises: BadInput: it has none, or it cannot be read."""
+        """Read a row's recording.
+
+        Args:
+            number: of the row.
+
+        Returns:
+            float32 [n], mono, 16 kHz.
+
+        Raises:
+            BadInput: there is no recording, or it cannot be read.
+        """
         row = self.rows[number]
         clip = clip_of(row)
         if clip is None:
@@ -83,10 +93,17 @@ class SpeechRows(Dataset[TrainingRow]):
 
 
 def read_encoder(folder: Path, config: SpeechLanguageConfig) -> WhisperEncoder:
-    """The encoder of a checkpoint folder in float32, apart from the rest of the model.
+    """Read the encoder of a checkpoint without the rest of the model.
+
+    Args:
+        folder: of the checkpoint.
+        config: its config.
+
+    Returns:
+        The encoder in float32, frozen.
 
     Raises:
-        WeightsMissing: it is not there, or quantized.
+        WeightsMissing: it is missing or quantized.
     """
     prefix = "encoder."
     tensors = list_tensors(folder)
@@ -98,24 +115,32 @@ def read_encoder(folder: Path, config: SpeechLanguageConfig) -> WhisperEncoder:
     try:
         encoder.load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        raise WeightsMissing(f"{folder} has no whole encoder of its own: use one made by init or convert.") from error
+        raise WeightsMissing(f"{folder} has no complete encoder: use a checkpoint made by init or convert.") from error
     encoder.train(False)
     encoder.requires_grad_(False)
     return encoder
 
 
 def open_caches(folders: Sequence[str], encoder: WhisperEncoder, window: Window) -> list[FeatureCache]:
-    """Feature caches to read, checked to hold the states of this encoder over this window.
+    """Open feature caches for reading.
+
+    Args:
+        folders: of the caches.
+        encoder: whose states they must contain.
+        window: of which they must be computed.
+
+    Returns:
+        The caches.
 
     Raises:
-        BadInput: one is missing, or holds other states.
+        BadInput: one is missing, or has other states.
     """
     caches = [FeatureCache.open(Path(folder)) for folder in folders]
     expected = {"encoder": encoder_hash(encoder), "window": window} if caches else {}
     for cache in caches:
         if differing := [name for name, value in expected.items() if cache.about[name] != value]:
             raise BadInput(
-                f"{cache.folder} holds states of another {' and '.join(differing)} than the checkpoint's: "
+                f"{cache.folder} has states of another {' and '.join(differing)} than the checkpoint's: "
                 f"compute them again (python -m training cache --window {window}), or leave out --features."
             )
     return caches
@@ -130,10 +155,19 @@ def fill_cache(
     window: Window,
     run: Run | None,
 ) -> int:
-    """Add to the cache in `folder`, made if it is not there, the states that neither it nor `others` hold.
+    """Add to a cache the states that neither it nor `others` contain. A kill loses at most one.
+
+    Args:
+        folder: of the cache, created if necessary.
+        splits: whose rows are needed.
+        others: further caches.
+        encoder: to compute states.
+        extractor: of the checkpoint.
+        window: the encoder's input.
+        run: where progress is reported, or None.
 
     Returns:
-        how many were added. A kill loses one at most.
+        How many states were added.
 
     Raises:
         BadInput: a recording cannot be read, or the folder belongs to another encoder, window or process.
@@ -158,15 +192,17 @@ def fill_cache(
 
 
 class StepOrder(Sampler[int]):
-    """Row numbers, step after step: every row once before any a second time, rows of a step of like length.
+    """Row numbers, step after step: every row once before any a second time, rows of a step of similar length.
 
-    The rows of a step are a random choice, but from windows of some 512 rows sorted by length, and they come sorted,
-    so that a process's batches hold rows of like length. Rounds over the data follow each other without a gap: no
-    step is smaller, and none is left out.
+    The rows of a step are chosen at random, but from windows of about 512 rows sorted by length, and they come sorted,
+    so that a process's batches have rows of similar length. Epochs follow each other without a gap: no step is smaller,
+    and none is skipped.
 
     Args:
         lengths: of the rows, at least one.
-        size: rows a step; `steps`: how many steps.
+        size: rows per step.
+        steps: number of steps.
+        seed: of the order.
         by_length: False leaves the rows unsorted.
     """
 
@@ -200,7 +236,15 @@ class StepOrder(Sampler[int]):
 
 
 def divide_step(size: int, processes: int, most: int) -> tuple[int, int]:
-    """Rows that a process computes at once, at most `most`, and how often in a step of `size` rows.
+    """Divide a step among processes and passes.
+
+    Args:
+        size: rows per step.
+        processes: number of processes.
+        most: maximum rows per pass.
+
+    Returns:
+        Rows per process and pass, and passes per step.
 
     Raises:
         BadInput: the processes cannot share the step evenly.

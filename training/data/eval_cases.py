@@ -1,4 +1,4 @@
-"""Recordings to examine a checkpoint with, from a prepared data set or from a manifest."""
+"""Evaluation cases from a prepared data set or a manifest."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ from training.runs.config import CONTINUE, PrepareOptions
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """A recording with what is known of it.
+    """A recording with its known transcript, emotion and continuation.
 
     Attributes:
-        ids: tokenised, its answer empty where no continuation is known.
-        samples: mono at 16 kHz, or None where only `encoded` [T, D] is at hand.
+        transcript: its words.
+        ids: tokenised; the answer is empty if no continuation is known.
+        samples: mono, 16 kHz, or None if only `encoded` is available.
+        encoded: [T, D] encoder states, or None.
     """
 
     transcript: str
@@ -39,18 +41,25 @@ class Case:
 def read_cases(
     data: Path, chat: Chat, *, split: str = "validation", limit: int = 100, caches: Sequence[FeatureCache] = ()
 ) -> tuple[list[Case], dict[str, Any]]:
-    """Cases of a prepared data set, or of a manifest with audio, text, and maybe emotion, instruction and output.
+    """Read evaluation cases.
+
+    Args:
+        data: a prepared data set, or a manifest with audio, text, and optionally emotion, instruction and output.
+        chat: to tokenise with.
+        split: of the data set.
+        limit: maximum number of cases, evenly chosen.
+        caches: feature caches for rows without recordings.
 
     Returns:
-        at most `limit` cases, evenly chosen, and the counts of what was left out.
+        The cases, and the counts of dropped rows.
 
     Raises:
-        BadInput: there is nothing to examine.
+        BadInput: there is no case.
     """
     if data.is_dir():
         rows = PreparedRows(data, split)
         if not len(rows):
-            raise BadInput(f"{data} has no {split} rows: name another --split, or a manifest.")
+            raise BadInput(f"{data} has no {split} rows: choose another --split, or a manifest.")
         return [_prepared_case(rows, number, caches) for number in evenly(len(rows), limit)], {}
     report = Report()
     sound = list(read_rows([data], Rules(emotions="optional"), report))
@@ -69,7 +78,15 @@ def read_cases(
 
 
 def evenly(count: int, limit: int) -> list[int]:
-    """At most `limit` of the places from 0 to `count` - 1, evenly spread."""
+    """Choose evenly spaced indices.
+
+    Args:
+        count: number of items.
+        limit: maximum number of indices.
+
+    Returns:
+        Ascending indices from 0 to `count` - 1.
+    """
     return sorted({int(place) for place in np.linspace(0, count - 1, min(count, limit))})
 
 
@@ -83,7 +100,7 @@ def _prepared_case(rows: PreparedRows, number: int, caches: Sequence[FeatureCach
 
 
 def _ids(row: Row, chat: Chat, data: Path) -> TrainingRow:
-    """The row's ids; without an instruction of its own it is asked to be continued, as in stage 1."""
+    """The row's ids; without its own instruction it is to be continued, as in stage 1."""
     options = PrepareOptions.of(
         {"dataroot": data.parent, "save_dir": data.parent, "model": "", "instruction": CONTINUE}
     )

@@ -1,8 +1,8 @@
-"""A cache of the frozen encoder's output: computed once, appended, memory-mapped, safe to kill.
+"""A cache of the frozen encoder's output: computed once, appended, memory-mapped, crash-safe.
 
-A folder holds `cache.json` (which encoder, window, width, type), `states.bin` (records of little-endian floats,
-[frames, width], one after another) and `index.jsonl` (one line a record: key, offset in bytes, frames, CRC-32).
-A record counts once its index line is whole, so a kill loses at most the record being written.
+A folder has `cache.json` (encoder, window, width, type), `states.bin` (records of little-endian floats, [frames,
+width], one after another) and `index.jsonl` (one line per record: key, offset in bytes, frames, CRC-32). A record
+counts once its index line is complete, so a kill loses at most the record being written.
 """
 
 from __future__ import annotations
@@ -34,12 +34,19 @@ Window = Literal["full", "trimmed"]
 
 
 def content_key(content: bytes) -> str:
-    """The key of a recording: the SHA-256 of its file's bytes, or of a clip's samples that were never a file."""
+    """The key of a recording in a feature cache.
+
+    Args:
+        content: the file's bytes, or a clip's samples if it was never a file.
+
+    Returns:
+        The SHA-256 in hexadecimal digits.
+    """
     return hashlib.sha256(content).hexdigest()
 
 
 def encoder_hash(encoder: WhisperEncoder) -> str:
-    """The SHA-256 of the encoder's weights as float32, whatever type they are held in."""
+    """The SHA-256 of the encoder's weights as float32, independent of their type in memory."""
     digest = hashlib.sha256()
     for name, value in sorted(encoder.state_dict().items()):
         digest.update(name.encode() + value.float().contiguous().numpy().tobytes())
@@ -49,12 +56,20 @@ def encoder_hash(encoder: WhisperEncoder) -> str:
 def states_of(
     encoder: WhisperEncoder, extractor: WhisperFeatureExtractor, samples: Samples, *, window: Window, half: bool = False
 ) -> Tensor:
-    """The encoder's last states over the frames that hold speech, float32 [T, D], of at most 30 s at 16 kHz.
+    """The encoder's last hidden states over the frames that contain speech.
 
-    With `half` the products are computed in bfloat16, which is faster where the processor knows it.
+    One recording per pass: windows of different lengths cannot share a batch without attending to each other's silence,
+    and on a CPU a batch is no faster (146 ms for a clip of 5.7 s alone or in a batch of eight, Whisper base, one core).
 
-    One recording a pass: windows of different lengths cannot share a batch without seeing each other's silence,
-    and on a CPU a batch is no faster (146 ms a clip of 5.7 s alone or by eight, Whisper base, one core).
+    Args:
+        encoder: Whisper's.
+        extractor: of the same model.
+        samples: float32 [n], mono, 16 kHz, at most 30 s.
+        window: the encoder's input.
+        half: compute products in bfloat16, which is faster on CPUs that support it.
+
+    Returns:
+        float32 [T, D].
     """
     features = log_mel(extractor, samples, trimmed=window == "trimmed")
     with torch.inference_mode(), torch.autocast(encoder.device.type, torch.bfloat16, enabled=half):
@@ -62,10 +77,12 @@ def states_of(
 
 
 class FeatureCache:
-    """Encoder states by content key. Open with `open` to read, with `create` to add; one writer at a time.
+    """Encoder states by content key. Use `open` to read, `create` to add; one writer at a time.
 
     Attributes:
-        damaged: how many records `check` has left out.
+        folder: of the cache.
+        about: encoder, window, width and type.
+        damaged: how many records `check` dropped.
     """
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
@@ -74,14 +91,24 @@ class FeatureCache:
         self.damaged = 0
         self._dtype = np.dtype("<f2" if about["dtype"] == "float16" else "<f4")
         self._records: dict[str, tuple[int, int, int]] = {}
-        self._read = 0  # bytes of the index that have been taken in
+        self._read = 0  # bytes of the index that were read
         self._map: NDArray[np.uint8] = np.zeros(0, np.uint8)
         self._lock = FileLock(folder / ".lock")
         self.refresh()
 
     @classmethod
     def open(cls, folder: Path) -> FeatureCache:
-        """Raises: BadInput: there is no cache in `folder`."""
+        """Open a cache for reading.
+
+        Args:
+            folder: of the cache.
+
+        Returns:
+            The cache.
+
+        Raises:
+            BadInput: there is no cache in `folder`.
+        """
         try:
             about = json.loads((folder / "cache.json").read_text("utf-8"))
             if about["version"] != 1:
@@ -92,10 +119,19 @@ class FeatureCache:
 
     @classmethod
     def create(cls, folder: Path, encoder: WhisperEncoder, window: Window, *, half: bool = False) -> FeatureCache:
-        """Open for adding, made if it is not there.
+        """Open a cache for adding; it is created if necessary.
+
+        Args:
+            folder: of the cache.
+            encoder: whose states it contains.
+            window: the encoder's input.
+            half: store float16 instead of float32.
+
+        Returns:
+            The cache, locked until `close`.
 
         Raises:
-            BadInput: the folder's states are of another encoder, window or type, or another process is adding.
+            BadInput: the folder has states of another encoder, window or type, or another process is adding.
         """
         about = {
             "version": 1,
@@ -109,23 +145,23 @@ class FeatureCache:
             write_atomically(folder / "cache.json", json.dumps(about, indent=2) + "\n")
         cache = cls.open(folder)
         if differing := [name for name, value in about.items() if cache.about[name] != value]:
-            raise BadInput(f"{folder}: its states have another {', '.join(differing)}: name another folder")
+            raise BadInput(f"{folder}: its states have another {', '.join(differing)}: choose another folder")
         try:
             cache._lock.acquire(timeout=0)
         except Timeout as error:
-            raise BadInput(f"{folder}: another process is adding to it: wait for its end") from error
+            raise BadInput(f"{folder}: another process is adding to it: wait for it") from error
         index = folder / "index.jsonl"
-        if index.exists():  # a line torn by a kill would spoil the next one
+        if index.exists():  # a line torn by a kill would break the next one
             with index.open("r+b") as file:
                 file.truncate(cache._read)
         return cache
 
     def close(self) -> None:
-        """End adding; reading goes on."""
+        """Finish adding; reading still works."""
         self._lock.release()
 
     def refresh(self) -> None:
-        """Take in what another process has added since."""
+        """Read what another process has added since."""
         index, states = self.folder / "index.jsonl", self.folder / "states.bin"
         if not (index.exists() and states.exists()):
             return
@@ -140,7 +176,7 @@ class FeatureCache:
                 entry = json.loads(line)
                 key, record = entry["key"], (int(entry["offset"]), int(entry["frames"]), int(entry["crc"]))
             except (ValueError, KeyError, TypeError):
-                continue  # an unreadable line: its recording is computed again
+                continue  # an unreadable line: its record is computed again
             if record[0] >= 0 and record[1] > 0 and record[0] + self._bytes(record[1]) <= size:
                 self._records[key] = record
         if size:
@@ -156,11 +192,26 @@ class FeatureCache:
         return key in self._records
 
     def frames(self, key: str) -> int:
-        """The number of a record's encoder frames, without reading it. Raises: KeyError."""
+        """Number of encoder frames of a record, without reading it.
+
+        Args:
+            key: of the record.
+
+        Returns:
+            Frames of 20 ms.
+
+        Raises:
+            KeyError: it is not in the cache.
+        """
         return self._records[key][1]
 
     def add(self, key: str, states: Tensor) -> None:
-        """Append a record, [T, D]; a key that is there already keeps its record."""
+        """Append a record; an existing key keeps its record.
+
+        Args:
+            key: of the record.
+            states: [T, D].
+        """
         if key in self._records:
             return
         data = states.float().numpy().astype(self._dtype).tobytes()
@@ -174,11 +225,11 @@ class FeatureCache:
         self._records[key] = record
 
     def __getitem__(self, key: str) -> Tensor:
-        """A record, float32 [T, D], as it was computed (or rounded to 16 bit).
+        """Read a record, float32 [T, D], as computed (or rounded to 16 bits).
 
         Raises:
-            KeyError: not in the cache.
-            BadInput: its bytes are not those that were written.
+            KeyError: it is not in the cache.
+            BadInput: its bytes were changed.
         """
         offset, frames, crc = self._records[key]
         end = offset + self._bytes(frames)
@@ -191,7 +242,11 @@ class FeatureCache:
         return torch.from_numpy(states.astype(np.float32))
 
     def check(self, keys: Iterable[str]) -> None:
-        """Read the records of `keys` and forget the damaged ones, so that they are computed again."""
+        """Verify records and drop damaged ones, so that they are computed again.
+
+        Args:
+            keys: of the records.
+        """
         for key in keys:
             try:
                 self[key]
@@ -213,15 +268,21 @@ def build_cache(
     base: Path = Path(),
     progress: bool = True,
 ) -> tuple[FeatureCache, list[dict[str, Any]], list[dict[str, Any]]]:
-    """Compute what is missing of a manifest's states.
+    """Compute the missing states of a manifest.
 
     Args:
-        rows: manifest rows; `audio` is a file below `base`, or absolute. A row without `audio` whose `key` is in
-            the cache (a synthetic clip that was never stored) is taken as it is.
-        dtype: torch.float32 or torch.float16, how states are stored.
+        rows: manifest rows; `audio` is a file below `base`, or absolute. A row without `audio` whose `key` is in the
+            cache (a synthetic clip that was never stored) is accepted.
+        folder: of the cache.
+        encoder: to compute states.
+        extractor: of the same model.
+        window: the encoder's input.
+        dtype: of stored states, torch.float32 or torch.float16.
+        base: folder of relative paths.
+        progress: show a progress bar.
 
     Returns:
-        the cache; the rows with their `key`; the rows left out, each with `why`.
+        The cache; the rows with their `key`; the dropped rows, each with `why`.
 
     Raises:
         BadInput: the folder belongs to another encoder, window or type.

@@ -1,10 +1,9 @@
-"""`python -m training label`: continuations of transcripts by the language model itself, greedy.
+"""`python -m training label`: greedy continuations of transcripts by the language model itself.
 
-LAB_DIR/<manifest>_<rank>_<nshard>.jsonl holds a line a row in the manifest's order, as the original writes them:
-audio, text, instruction, emotion, output, early_stop (true: cut off before the model ended its turn), and then the
-row's other fields. Beside it <...>.run is the run folder. Batches hold prompts of about equal length and are
-always the same, so that any number of processes (`accelerate launch`), and a run that was killed and started again,
-write the same lines.
+LAB_DIR/<manifest>_<rank>_<nshard>.jsonl has one line per row in the manifest's order, as in the original: audio, text,
+instruction, emotion, output, early_stop (true: truncated before the model ended its turn), and then the row's other
+fields. Next to it, <...>.run is the run folder. Batches have prompts of about equal length and are always the same, so
+any number of processes (`accelerate launch`), and a run that was killed and resumed, write the same lines.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ from model.files import write_atomically
 from model.weights import fetch
 from training.data.batches import tokenise
 from training.data.chat import Chat, read_chat
-from training.data.manifest import Report, Row, Rules, Tell, read_rows
+from training.data.manifest import OnDropped, Report, Row, Rules, read_rows
 from training.data.sources import fetching, model_folder
 from training.runs.config import CONTINUE_WITH_EMOTION, LabelOptions
 from training.runs.run_folder import STOP, Run, append_lines, open_run, read_lines, repair
 
 _FIELDS = ("audio", "text", "instruction", "emotion", "output", "early_stop")
 PARTS, SUMMARY = "parts", "summary.json"
-_PATIENCE = timedelta(days=30)  # that processes wait for each other
+_PATIENCE = timedelta(days=30)  # how long processes wait for each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +47,11 @@ class Writer:
     """A language model that continues prompts.
 
     Attributes:
-        model: a causal language model of transformers, without LoRA's addition.
+        model: a causal language model of transformers, without LoRA.
         chat: its tokenizer and system message.
-        end: the token that ends a turn; `stops`: all that end a reply; `pad`: fills a batch.
+        end: the token that ends a turn.
+        stops: all tokens that end a reply.
+        pad: pads a batch.
     """
 
     model: Any
@@ -60,14 +61,30 @@ class Writer:
     pad: int
 
     def prompt(self, user: str, *, use_emotion: bool) -> list[int]:
-        """Ids up to where the reply begins, behind the newline."""
+        """Encode a prompt up to where the reply begins, after the newline.
+
+        Args:
+            user: the user's message.
+            use_emotion: whether to add the empathy prompt.
+
+        Returns:
+            Token ids.
+        """
         system = self.chat.system(use_emotion=use_emotion)
         row = tokenise(self.chat.tokenizer, system=system, text=user, answer="", complete=False)
         return [*row.opening, *row.text, *row.closing]
 
     @torch.inference_mode()
     def write(self, prompts: Sequence[Sequence[int]], most: int) -> list[list[int]]:
-        """The greedy reply to each prompt, at most `most` tokens; what stands behind its end is of no meaning."""
+        """Generate the greedy reply to each prompt.
+
+        Args:
+            prompts: token ids.
+            most: maximum number of new tokens.
+
+        Returns:
+            Token ids; what follows a reply's end is meaningless.
+        """
         width = max(map(len, prompts))
         ids = torch.tensor([[self.pad] * (width - len(prompt)) + list(prompt) for prompt in prompts])
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
@@ -83,18 +100,25 @@ class Writer:
         return [list(map(int, reply)) for reply in replies[:, width:]]
 
     def read(self, reply: Sequence[int]) -> tuple[str, bool]:
-        """The text of a reply without any special token, and whether it was cut off before the turn's end."""
+        """Decode a reply.
+
+        Args:
+            reply: token ids from `write`.
+
+        Returns:
+            Its text without special tokens, and whether it was truncated before the turn's end.
+        """
         length = next((place for place, token in enumerate(reply) if token in self.stops), len(reply))
         text = str(self.chat.tokenizer.decode(list(reply[:length]), skip_special_tokens=True))
-        for special in self.chat.tokenizer.all_special_tokens:  # spelled out in ordinary tokens
+        for special in self.chat.tokenizer.all_special_tokens:  # written in ordinary tokens
             text = text.replace(special, "")
         ended = length < len(reply) and reply[length] == self.end
-        # A character that was cut in half decodes to U+FFFD.
+        # A truncated character decodes to U+FFFD.
         return (text if ended else text.rstrip("\ufffd")).strip(), not ended
 
 
 def load_writer(source: str, device: str = "cpu", progress: Callable[[fetch.Progress], None] | None = None) -> Writer:
-    """The language model of a folder (of a checkpoint: the one in it), or of a name in weights.toml.
+    """Load the language model of a folder (of a checkpoint: the one in it) or of a name in weights.toml.
 
     float32 on a CPU, bfloat16 elsewhere.
 
@@ -107,7 +131,7 @@ def load_writer(source: str, device: str = "cpu", progress: Callable[[fetch.Prog
     if kind == SpeechLanguageConfig.model_type:
         return make_writer(read_model(folder, device, "none", dtype).language_model, read_chat(folder))
     if kind not in LANGUAGE_MODELS:
-        raise WeightsMissing(f"{folder} holds a {kind} model, none of {', '.join(LANGUAGE_MODELS)}: name another.")
+        raise WeightsMissing(f"{folder} is a {kind} model, none of {', '.join(LANGUAGE_MODELS)}: choose another.")
     safe: Any = {"local_files_only": True, "trust_remote_code": False}
     try:
         _check_fit(folder, AutoConfig.from_pretrained(folder, **safe))
@@ -119,7 +143,7 @@ def load_writer(source: str, device: str = "cpu", progress: Callable[[fetch.Prog
 
 
 def _check_fit(folder: Path, config: Any) -> None:
-    """Compare the weights' headers with what the config asks for, before memory is taken for either."""
+    """Compare the weights' headers with the config's requirements before memory is allocated for either."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     found = list_tensors(folder)
@@ -129,33 +153,44 @@ def _check_fit(folder: Path, config: Any) -> None:
 
 
 def make_writer(model: Any, chat: Chat) -> Writer:
-    """A writer from its parts. It stops where a turn ends or begins in the chat template, and where the model does."""
+    """Wrap a language model. It stops where a turn ends or begins in the chat template, and at the model's own ends.
+
+    Args:
+        model: a causal language model of transformers.
+        chat: its tokenizer and system message.
+
+    Returns:
+        The writer.
+    """
     tokenizer = chat.tokenizer
     row = tokenise(tokenizer, system="", text="", answer="")
     start, end = row.opening[0], row.answer[0]
     ends = model.generation_config.eos_token_id
     known = {*(ends if isinstance(ends, list) else [ends]), tokenizer.pad_token_id, tokenizer.eos_token_id, start, end}
-    # Sampling and penalties of its own would act as well.
+    # Its own sampling and penalties would apply too.
     model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
     return Writer(model.eval(), chat, end, frozenset(token for token in known if token is not None), pad)
 
 
-def label(options: LabelOptions, writer: Writer | None = None, notify: Tell | None = None) -> dict[str, Any]:
-    """Label a manifest, or go on with it; counts, and "stopped" when it was asked to stop before its end.
+def label(options: LabelOptions, writer: Writer | None = None, notify: OnDropped | None = None) -> dict[str, Any]:
+    """Label a manifest, or resume it.
 
-    In a process of `accelerate launch` this does that process' share of the batches; the first one joins them.
+    In a process of `accelerate launch` this labels the process's share of the batches; the first process joins them.
 
     Args:
         options: of the command.
         writer: instead of the one that `options.model` names.
-        tell: hears of every row that is dropped.
+        notify: called with every dropped row.
+
+    Returns:
+        Counts; with "stopped" if it was asked to stop before its end.
 
     Raises:
-        BadInput: no usable row, another process is at work, or the file is there from something else.
+        BadInput: there is no usable row, another process is at work, or the output exists from another command.
         WeightsMissing: there is no such language model.
     """
-    # Told so, accelerate finds processes without a GPU as well.
+    # With this flag accelerate also finds processes without a GPU.
     state = PartialState(cpu=options.device == "cpu" or not torch.cuda.is_available(), timeout=_PATIENCE)
     if options.device == "cuda" and state.device.type != "cuda":
         raise WeightsMissing("No CUDA device is available: use --device cpu.")
@@ -164,7 +199,7 @@ def label(options: LabelOptions, writer: Writer | None = None, notify: Tell | No
     target = options.lab_dir / f"{options.manifest.stem}_{options.rank}_{options.nshard}.jsonl"
     folder = target.with_suffix(".run")
     if target.exists() and not (folder / SUMMARY).exists():
-        raise BadInput(f"{target} is there already, from something else: remove it or choose another --lab-dir.")
+        raise BadInput(f"{target} already exists from another command: remove it or choose another --lab-dir.")
     with _first(state, folder, options) as run:
         if target.exists():
             return dict(json.loads((folder / SUMMARY).read_text("utf-8"))) if run else {}
@@ -178,7 +213,7 @@ def label(options: LabelOptions, writer: Writer | None = None, notify: Tell | No
 
 
 def rules(options: LabelOptions) -> Rules:
-    """What `label` asks of a row: a text, and with --use-emotion an emotion; recordings are not looked at."""
+    """The requirements of `label`: a text, and with --use-emotion an emotion; recordings are not checked."""
     return Rules(
         needs_audio=False,
         emotions="required" if options.use_emotion else "any",
@@ -197,7 +232,7 @@ def _share(rows: list[Row], parts: int, part: int) -> list[Row]:
 
 @contextmanager
 def _first(state: PartialState, folder: Path, options: LabelOptions) -> Iterator[Run | None]:
-    """The first process holds the run folder; the others get None."""
+    """The first process locks the run folder; the others get None."""
     if not state.is_main_process:
         yield None
         return
@@ -208,12 +243,12 @@ def _first(state: PartialState, folder: Path, options: LabelOptions) -> Iterator
 
 
 def instruction(row: Row, options: LabelOptions) -> str:
-    """What stands before the row's text."""
+    """What precedes the row's text."""
     return CONTINUE_WITH_EMOTION.format(emotion=row.emotion) if options.use_emotion else options.instruction
 
 
 def _prompts(rows: list[Row], writer: Writer, options: LabelOptions, report: Report) -> dict[int, list[int]]:
-    """Prompts by the row's place; a row whose prompt is too long is dropped."""
+    """Prompts by row index; a row whose prompt is too long is dropped."""
     prompts = {}
     for place, row in enumerate(rows):
         prompt = writer.prompt(instruction(row, options) + row.text, use_emotion=options.use_emotion)
@@ -228,7 +263,7 @@ def _prompts(rows: list[Row], writer: Writer, options: LabelOptions, report: Rep
 
 
 def _batches(prompts: dict[int, list[int]], size: int) -> list[list[int]]:
-    """Places of rows in batches, the longest first: a lack of memory shows at once."""
+    """Row indices in batches, longest first, so that a lack of memory shows at once."""
     order = sorted(prompts, key=lambda place: -len(prompts[place]))
     return [order[start : start + size] for start in range(0, len(order), size)]
 
@@ -242,8 +277,8 @@ def _label_share(
     options: LabelOptions,
     parts: Path,
 ) -> None:
-    """Label this process' share of the batches that are not done; every batch is appended as a whole."""
-    state.wait_for_everyone()  # the first process makes the folder
+    """Label this process's share of the remaining batches; every batch is appended as a whole."""
+    state.wait_for_everyone()  # the first process creates the folder
     done = _read_parts(parts)
     state.wait_for_everyone()  # nobody writes before everybody has read
     batches = [batch for batch in _batches(prompts, options.batch_size) if not done.keys() >= set(batch)]
@@ -269,12 +304,12 @@ def _line(row: Row, reply: list[int], writer: Writer, options: LabelOptions) -> 
 
 
 def _read_parts(parts: Path) -> dict[int, dict[str, Any]]:
-    """The lines that are done, by the row's place."""
+    """Finished lines by row index."""
     return {one["place"]: one["line"] for path in sorted(parts.glob("*.jsonl")) for one in read_lines(path)[0]}
 
 
 def _join(prompts: dict[int, list[int]], parts: Path, target: Path, report: Report) -> dict[str, Any]:
-    """Bring the lines into order and publish them; with lines missing, only say so."""
+    """Sort the lines and publish them; if lines are missing, report it."""
     done = _read_parts(parts)
     if done.keys() < prompts.keys():
         return {"stopped": True, "lines": len(done), "of": len(prompts)}

@@ -1,6 +1,6 @@
-"""Manifests: JSON lines with audio, text, emotion, as the original has them, read so that no bad row stops a run.
+"""Manifests: JSON lines with audio, text, emotion, as in the original, read so that no bad row stops a run.
 
-Every bad row is reported with its file, its line and what is wrong with it; the good ones go on. Knows no torch.
+Every bad row is reported with its file, its line and the problem; the good ones are used. Knows no torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from model.files import write_atomically
 from training.runs.config import IGNORE
 
 LINE_BYTES = 1 << 20
-"""A longer line is no row."""
+"""Maximum length of a row."""
 
 KEY = "key"
 """The field of a row whose recording is only in a feature cache (`python -m training wide-corpus`): its key there."""
@@ -39,7 +39,7 @@ _SEGMENT = re.compile(r"(.+):(\d{1,15}):(\d{1,15})", re.DOTALL)
 
 
 class Dropped(NamedTuple):
-    """Why a row was left out. `line` counts from 1; 0 is the file as a whole."""
+    """Why a row was dropped. `line` counts from 1; 0 is the whole file."""
 
     file: str
     line: int
@@ -50,37 +50,56 @@ class Dropped(NamedTuple):
         return f"{self.file}:{self.line}: {self.message}" if self.line else f"{self.file}: {self.message}"
 
 
-Tell = Callable[[Dropped], None]
+OnDropped = Callable[[Dropped], None]
 
 
 @dataclass(slots=True)
 class Report:
-    """What was dropped, in order; `notify` hears of it at once."""
+    """The dropped rows, in order; `notify` is called with each at once."""
 
-    notify: Tell | None = None
+    notify: OnDropped | None = None
     dropped: list[Dropped] = field(default_factory=list)
 
     def drop(self, file: Path | str, line: int, reason: str, message: str) -> None:
-        """Note a row that is left out."""
+        """Record a dropped row.
+
+        Args:
+            file: of the row.
+            line: of the row, from 1; 0 for the whole file.
+            reason: in a few fixed words, for counts.
+            message: the problem, for people.
+        """
         name = str(file)
         self.dropped.append(Dropped(name if name.isprintable() else ascii(name), line, reason, message))
         if self.notify is not None:
             self.notify(self.dropped[-1])
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """How many rows of each file were dropped for each reason."""
+        """Count the dropped rows.
+
+        Returns:
+            Counts by file and reason.
+        """
         files: dict[str, Counter[str]] = {}
         for one in self.dropped:
             files.setdefault(one.file, Counter())[one.reason] += 1
         return {file: dict(reasons) for file, reasons in files.items()}
 
     def write(self, folder: Path) -> None:
-        """Write dropped.jsonl: file, line, reason, message."""
+        """Write dropped.jsonl: file, line, reason, message.
+
+        Args:
+            folder: where to write it.
+        """
         lines = (json.dumps(one._asdict(), ensure_ascii=False) + "\n" for one in self.dropped)
         write_atomically(folder / "dropped.jsonl", "".join(lines))
 
     def first(self) -> str:
-        """The first message, in parentheses, or nothing."""
+        """The first message.
+
+        Returns:
+            In parentheses, or nothing.
+        """
         return f" ({self.dropped[0]})" if self.dropped else ""
 
 
@@ -95,12 +114,14 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A sound row of a manifest.
+    """A valid row of a manifest.
 
     Attributes:
-        file, line: where it stands.
-        audio: as the row has it, maybe empty. text: not empty, unless the manifest has no such field.
-        emotion: one of the five, or None; with the policy "any" as the row has it.
+        file: its manifest.
+        line: its line, from 1.
+        audio: as in the row, possibly empty.
+        text: not empty, unless the manifest has no such field.
+        emotion: one of the five, or None; with the policy "any" as in the row.
         data: the whole row.
     """
 
@@ -114,14 +135,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What makes a row sound.
+    """What makes a row valid.
 
     Attributes:
-        audio, text: names of the fields; an empty `text` says that there is none.
-        needs_audio: rows must name a recording, or its key in a feature cache.
-        strings: further fields that must be text where they are, and `required` ones that must be there.
-        emotions: see `Policy`; `emotion_map` gives other names, "ignore" for no label.
-        where: values that fields must have.
+        audio: name of the field with the recording.
+        text: name of the field with the transcript; empty: there is none.
+        needs_audio: whether rows must name a recording, or its key in a feature cache.
+        strings: further fields that must be text if present.
+        required: fields that must be present.
+        emotions: see `Policy`.
+        emotion_map: other labels of emotions; "ignore" for no label.
+        where: required values of fields.
     """
 
     audio: str = "audio"
@@ -135,7 +159,7 @@ class Rules:
 
 
 class BadRow(ValueError):
-    """A row that is left out: the reason, in few fixed words, and the message."""
+    """A row that is dropped: the reason in a few fixed words, and the message."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -143,10 +167,18 @@ class BadRow(ValueError):
 
 
 def read_rows(files: Iterable[Path], rules: Rules, report: Report) -> Iterator[Row]:
-    """The sound rows of all files in order; the others go to `report`, and so does a file without any row.
+    """Read the valid rows of manifests in order.
+
+    Args:
+        files: the manifests.
+        rules: what makes a row valid.
+        report: gets the dropped rows, and files without rows.
+
+    Yields:
+        Valid rows.
 
     Raises:
-        BadInput: not one row of any file is sound; it names the file and the first problem.
+        BadInput: no row of any file is valid; it names the file and the first problem.
     """
     seen: dict[bytes, tuple[Path, int]] = {}
     names, sound = [], 0
@@ -173,29 +205,29 @@ def read_rows(files: Iterable[Path], rules: Rules, report: Report) -> Iterator[R
 
 
 def find_manifests(folder: Path, patterns: Iterable[str]) -> list[Path]:
-    """The files of `folder` that match one of the names or patterns, by name.
+    """The files of `folder` that match one of the names or patterns, sorted by name.
 
     Raises:
         BadInput: there is no such folder, or no such file in it.
     """
     if not folder.is_dir():
-        raise BadInput(f"{folder} is no folder: name the one with the manifests.")
+        raise BadInput(f"{folder} is no folder: choose the one with the manifests.")
     wanted = list(patterns)
     found = {path for path in folder.iterdir() for pattern in wanted if fnmatch.fnmatchcase(path.name, pattern)}
     missing = [name for name in wanted if not any(fnmatch.fnmatchcase(path.name, name) for path in found)]
     if missing or not found:
-        raise BadInput(f"{folder} holds no {', '.join(missing) or 'manifest'}: check the folder and the names.")
+        raise BadInput(f"{folder} has no {', '.join(missing) or 'manifest'}: check the folder and the names.")
     return sorted(found)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Number and bytes of every line that is not blank; one that is too long is cut to more than `LINE_BYTES`."""
+    """Number and bytes of every line that is not blank; a line that is too long is cut to more than `LINE_BYTES`."""
     if not os.path.lexists(path):
         raise BadRow("no manifest", "it does not exist: check the path")
     if path.is_dir():
         raise BadRow("no manifest", "it is a folder: name a JSONL file inside it")
     if not path.is_file():
-        raise BadRow("no manifest", "it is no regular file, or a link that leads nowhere: check the path")
+        raise BadRow("no manifest", "it is not a regular file, or a broken link: check the path")
     try:
         with path.open("rb") as file:
             number = 0
@@ -230,7 +262,7 @@ def _row(path: Path, number: int, raw: bytes, rules: Rules, seen: dict[bytes, tu
         raise BadRow("empty audio", f"{rules.audio!r} is empty: name the recording")
     text = _text(data, rules.text, required=True) if rules.text else ""
     if rules.text and not text.strip():
-        raise BadRow("empty text", f"{rules.text!r} is empty: nothing is said")
+        raise BadRow("empty text", f"{rules.text!r} is empty: there is no transcript")
     for name in (*rules.required, *rules.strings):
         _text(data, name, required=name in rules.required)
     if type(data.get("early_stop", False)) is not bool:
@@ -304,17 +336,26 @@ def _emotion(data: Mapping[str, Any], rules: Rules) -> str | None:
 
 
 def _short(value: Any) -> str:
-    """A value in at most some 60 characters."""
+    """A value in at most about 60 characters."""
     kind = {dict: "an object", list: "an array", bool: "a truth value", type(None): "null"}.get(type(value))
     text = json.dumps(value, ensure_ascii=True)
     return f"{kind} ({text[:40]})" if kind and value is not None else kind or text[:60]
 
 
 def find_audio(audio: str, manifest: Path, root: Path | None = None) -> Clip:
-    """The recording that a row names, relative to `root` if given, to its manifest or one of the three folders above
-    (labelled manifests often lie below the recordings), or to the working directory.
+    """Find the recording that a row names.
 
-    "PATH:START:FRAMES" is a part of a recording, in samples at its own rate, as in the original.
+    It is relative to `root` if given, to its manifest or one of the three folders above (labelled manifests are often
+    below the recordings), or to the working directory. "PATH:START:FRAMES" is a part of a recording, in samples at its
+    own rate, as in the original.
+
+    Args:
+        audio: as in the row.
+        manifest: the row's manifest.
+        root: a further folder.
+
+    Returns:
+        The clip.
 
     Raises:
         BadRow: it is in none of these places.
@@ -326,7 +367,7 @@ def find_audio(audio: str, manifest: Path, root: Path | None = None) -> Clip:
         names.append((segment[1], int(segment[2]), int(segment[3])))
     for name, start, frames in names:
         for place in places:
-            # os.path: a name that no file can have is simply not there.
+            # os.path: an impossible name is a missing file.
             if os.path.exists(place / name):  # noqa: PTH110
                 return Clip(Path(os.path.abspath(place / name)), start, frames)  # noqa: PTH100 (links stay)
     shown = audio if audio.isprintable() else ascii(audio)
@@ -335,17 +376,23 @@ def find_audio(audio: str, manifest: Path, root: Path | None = None) -> Clip:
 
 
 def read_clip(clip: Clip) -> Samples:
-    """The samples of a clip, mono float32 [n] at 16 kHz.
+    """Read the samples of a clip.
+
+    Args:
+        clip: a recording or a part of one.
+
+    Returns:
+        float32 [n], mono, 16 kHz.
 
     Raises:
-        BadInput: it cannot be read, or is silent (`model.audio.files.read_audio`), or ends before the segment does.
+        BadInput: it cannot be read, is silent (`model.audio.files.read_audio`), or ends before the segment does.
     """
     if clip.frames < 0:
         return read_audio(clip.path)
     try:
         with soundfile.SoundFile(clip.path) as sound:
             if clip.start + clip.frames > sound.frames or not clip.frames:
-                raise BadInput(f"{clip.path}: has {sound.frames} samples, none or too few from {clip.start} on")
+                raise BadInput(f"{clip.path}: has {sound.frames} samples, too few from {clip.start} on")
             sound.seek(clip.start)
             block = sound.read(clip.frames, dtype="float32", always_2d=True)
             rate = sound.samplerate
@@ -353,12 +400,12 @@ def read_clip(clip: Clip) -> Samples:
         raise BadInput(f"{clip.path}: damaged or not audio: record, copy or convert it again") from error
     samples: Samples = soxr.resample(block.mean(axis=1), rate, SAMPLE_RATE)
     if not np.isfinite(samples).all() or np.ptp(samples) < 2e-3:
-        raise BadInput(f"{clip.path}: silent, or no numbers, from {clip.start} on")
+        raise BadInput(f"{clip.path}: silent or NaN from {clip.start} on")
     return samples
 
 
 class Found(NamedTuple):
-    """A row's recording, read: the clip, its samples at 16 kHz, its key; or the reason and message of what is wrong."""
+    """A row's recording: the clip, its number of samples at 16 kHz, its key; or reason and message of the problem."""
 
     clip: Clip | None = None
     samples: int = 0
@@ -370,6 +417,15 @@ def inspect(row: Row, min_seconds: float, max_seconds: float, root: Path | None 
     """Find the row's recording, read all of it and measure it. A row without one has only the key that it names.
 
     The key is that of feature caches: the SHA-256 of the file, or of the samples of a part of one.
+
+    Args:
+        row: of a manifest.
+        min_seconds: shortest recording.
+        max_seconds: longest recording.
+        root: see `find_audio`.
+
+    Returns:
+        The recording, or the problem.
     """
     if not row.audio.strip():
         return Found(key=str(row.data[KEY]))

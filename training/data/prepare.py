@@ -1,9 +1,9 @@
 """`python -m training prepare`: labelled manifests to a tokenised data set in Arrow files.
 
-Every row's ids are the original's; its limits count what the original leaves out, the positions of the speech and
-the instruction before it. SAVE_DIR is a run folder with train.arrow, validation.arrow (Arrow IPC streams, to be
-memory-mapped), dropped.jsonl and prepared.json, the counts. Rows are worked off in chunks that are kept, so a
-command that was killed goes on where it was.
+Every row's ids are the original's; its limits also count the positions of the speech and the instruction before it,
+which the original does not. SAVE_DIR is a run folder with train.arrow, validation.arrow (Arrow IPC streams, for memory
+mapping), dropped.jsonl and prepared.json, the counts. Rows are processed in chunks that are kept, so a command that was
+killed can be resumed.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from training.data.manifest import (
     BadRow,
     Clip,
     Found,
+    OnDropped,
     Report,
     Row,
     Rules,
-    Tell,
     find_manifests,
     inspect,
     read_rows,
@@ -76,10 +76,10 @@ SCHEMA = pyarrow.schema(
     ]
 )
 """One row: the fields of `TrainingRow`; positions of the speech and of the whole spoken row; the recording, `frames`
-samples at its own rate from `start` on (-1: all), and its key in a feature cache; what `speakers` says; where the row
-comes from."""
+samples at its own rate from `start` on (-1: all), and its key in a feature cache; the result of `speakers`; the row's
+manifest and line."""
 
-_MOST_SHARE = 0.25  # of the rows that one speaker may take for validation
+_MOST_SHARE = 0.25  # largest share of the rows that one speaker may take for validation
 _SPEAKER_FIELDS = ("speaker", "speaker_id", "voice")
 
 
@@ -88,7 +88,7 @@ class Tokens(NamedTuple):
 
     Attributes:
         chat: tokenizer and system message.
-        kernels: convolutions of the adapter; None: a CFormer or one that spells, which make about as many tokens as the
+        kernels: convolutions of the adapter; None: a CFormer or CTC adapter, which makes about as many tokens as the
             transcript has.
     """
 
@@ -96,7 +96,7 @@ class Tokens(NamedTuple):
     kernels: int | None
 
     def positions(self, frames: int, row: TrainingRow) -> int:
-        """Positions that the speech takes before the language model."""
+        """Number of the language model's positions that the speech takes."""
         if self.kernels is None:
             return len(row.text)
         for _ in range(self.kernels):
@@ -105,7 +105,7 @@ class Tokens(NamedTuple):
 
 
 def load_tokens(folder: Path, options: PrepareOptions) -> Tokens:
-    """The tokenizer and the adapter's shape of a checkpoint, or of a language model and `options.kernels`.
+    """Read the tokenizer and the adapter's shape of a checkpoint, or of a language model with `options.kernels`.
 
     Raises:
         WeightsMissing: there is no tokenizer, or it has no chat template.
@@ -117,12 +117,19 @@ def load_tokens(folder: Path, options: PrepareOptions) -> Tokens:
     return Tokens(read_chat(folder), kernels)
 
 
-def prepare(options: PrepareOptions, notify: Tell | None = None) -> dict[str, Any]:
-    """Prepare a data set, or go on with it; the counts of prepared.json, or "stopped". `notify` hears of every drop.
+def prepare(options: PrepareOptions, notify: OnDropped | None = None) -> dict[str, Any]:
+    """Prepare a data set, or resume it.
+
+    Args:
+        options: of the command.
+        notify: called with every dropped row.
+
+    Returns:
+        The counts of prepared.json; or "stopped".
 
     Raises:
-        BadInput: no usable row, other options than before, or another process is at work.
-        WeightsMissing: the model is not there.
+        BadInput: there is no usable row, the options differ from before, or another process is at work.
+        WeightsMissing: the model is missing.
     """
     manifests = find_manifests(options.dataroot, options.manifest_files)
     contents = hashlib.sha256()
@@ -165,7 +172,7 @@ def _rules(options: PrepareOptions) -> Rules:
 
 
 def _of_a_split(rows: Iterable[Row], field: str, report: Report) -> Iterator[Row]:
-    """Leave out what is neither for training nor for validation, such as the test voices of a corpus."""
+    """Drop rows that are neither for training nor for validation, such as the test voices of a corpus."""
     for row in rows:
         split = str(row.data.get(field, ""))
         if not field or split in SPLITS:
@@ -189,7 +196,7 @@ def _write_chunk(
     options: PrepareOptions,
     pool: Executor | None,
 ) -> None:
-    """Write the chunk's sound rows; what was dropped stands in the file's metadata, so both are there or neither."""
+    """Write the chunk's valid rows; dropped rows are in the file's metadata, so both exist or neither."""
     report, table = Report(), []
     limits = (options.min_duration, options.max_duration, options.audio_root)
     looked = (pool.map if pool else map)(inspect, rows, *(repeat(limit) for limit in limits))
@@ -266,7 +273,7 @@ def _cached_frames(key: str, caches: list[FeatureCache], options: PrepareOptions
 
 
 def row_ids(row: Row, chat: Chat, options: PrepareOptions) -> TrainingRow:
-    """The row's token ids, the original's: instruction and text apart, a newline behind "assistant"."""
+    """The row's token ids as in the original: instruction and text tokenised apart, a newline after "assistant"."""
     instruction = str(row.data.get(options.instruction_field, options.instruction))
     heard = options.heard_instruction
     return tokenise(
@@ -282,9 +289,9 @@ def row_ids(row: Row, chat: Chat, options: PrepareOptions) -> TrainingRow:
 
 
 def speakers(row: Row, field: str = "") -> list[str]:
-    """Who speaks a row, from the best knowledge to the least: a field's value, the start of the file's name, the file.
+    """Candidates for the speaker of a row, best first: a field's value, the start of the file's name, the file.
 
-    The start of a name ends at its first "-" or "_"; a name without one says nothing.
+    The start of a name ends at its first "-" or "_"; a name without one gives none.
     """
     named = next((str(row.data[name]) for name in ((field,) if field else _SPEAKER_FIELDS) if row.data.get(name)), "")
     stem = Path(row.audio).name.partition(".")[0]
@@ -293,14 +300,17 @@ def speakers(row: Row, field: str = "") -> list[str]:
 
 
 def choose_validation(rows: list[list[str]], share: float, seed: int) -> tuple[list[bool], str]:
-    """Which rows are for validation, at most `share` of them or one speaker's, and by what: none is on both sides.
+    """Choose validation rows so that no speaker is in both splits.
 
     Args:
-        rows: of each row what `speakers` says.
+        rows: the result of `speakers` for each row.
+        share: maximum share of validation rows; at least one speaker is chosen.
+        seed: of the choice.
 
     Returns:
-        the choice, and "speaker field", "file name" or "recording": the first knowledge that every row has and by
-        which a quarter of the rows, or the share, is enough for a speaker; or "nothing", and all is for training.
+        The choice, and "speaker field", "file name" or "recording": the first criterion that every row has and under
+            which one speaker has at most a quarter of the rows, or `share`. Or "nothing", and all rows are for
+            training.
     """
     for level, basis in enumerate(("speaker field", "file name", "recording")):
         counts = Counter(row[level] for row in rows)
@@ -327,7 +337,7 @@ def _finish(run: Run, chunks: list[Path], report: Report, options: PrepareOption
             report.drop(*dropped)
     report.write(run.folder)
     if not any(map(len, tables)):
-        # Nothing to go on with: other options may be tried in the same folder.
+        # Nothing to resume: other options may be used in the same folder.
         shutil.rmtree(run.folder / "chunks")
         (run.folder / OPTIONS).unlink()
         raise BadInput(f"{options.dataroot} has no usable row{report.first()}.")
@@ -352,7 +362,7 @@ def _finish(run: Run, chunks: list[Path], report: Report, options: PrepareOption
 
 
 def _write_split(path: Path, parts: Iterable[pyarrow.Table]) -> dict[str, Any]:
-    """Write one split's rows; what is in them."""
+    """Write one split's rows; return its counts."""
     rows, frames, longest, emotions = 0, 0, 0, Counter[str]()
     with _arrow_writer(path, SCHEMA) as writer:
         for part in parts:
@@ -379,9 +389,13 @@ class PreparedRows:
     """
 
     def __init__(self, folder: Path, split: str) -> None:
-        """Raises: BadInput: `folder` holds no finished data set."""
+        """Open a split.
+
+        Raises:
+            BadInput: `folder` has no finished data set.
+        """
         if not (folder / DONE).is_file():
-            raise BadInput(f"{folder} holds no finished data set: run `python -m training prepare`.")
+            raise BadInput(f"{folder} has no finished data set: run `python -m training prepare`.")
         self._table = read_table(folder / f"{split}.arrow")
         self.lengths: list[int] = self._table["length"].to_pylist()
 
@@ -393,7 +407,14 @@ class PreparedRows:
         return dict(self._table.slice(number, 1).to_pylist()[0])
 
     def ids(self, number: int) -> TrainingRow:
-        """The row without its speech, which `clip` or a feature cache with `key` has."""
+        """A row without its speech, which is in `clip_of(row)` or in a feature cache under its key.
+
+        Args:
+            number: of the row.
+
+        Returns:
+            The tokenised row.
+        """
         row = self[number]
         return TrainingRow(**{name: row[name] for name in (*SCHEMA.names[:6], "emotion", "encoder_frames")})
 

@@ -1,4 +1,4 @@
-"""Where a model comes from: a folder, or a name of weights.toml, which is downloaded with a progress report."""
+"""Finding a model: a folder, or a name of weights.toml, which is downloaded with a progress report."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ from training.runs.run_folder import Bar, Run
 
 
 def model_folder(source: str, progress: Callable[[fetch.Progress], None] | None = None) -> Path:
-    """The folder that `source` means: its path, or a name of weights.toml, which is fetched.
+    """Resolve the name of a model.
+
+    Args:
+        source: a folder, or a name of weights.toml, which is downloaded if necessary.
+        progress: called with the progress of the download.
+
+    Returns:
+        The folder.
 
     Raises:
-        WeightsMissing: it is neither, or could not be fetched.
+        WeightsMissing: it is neither, or could not be downloaded.
     """
     if Path(source).is_dir():
         return Path(source)
@@ -28,7 +35,14 @@ def model_folder(source: str, progress: Callable[[fetch.Progress], None] | None 
 
 @contextmanager
 def fetching(run: Run) -> Iterator[Callable[[fetch.Progress], None]]:
-    """What shows and reports how the fetching of weights goes."""
+    """Report downloads in a run.
+
+    Args:
+        run: the run folder.
+
+    Yields:
+        A callback for the progress of downloads.
+    """
     with ExitStack() as stack:
         bars: dict[str, Bar] = {}
 

@@ -53,7 +53,7 @@ class Clips:
     labels: NDArray[np.int64]
 
     def features(self, layers: tuple[int, ...]) -> Tensor:
-        """[n, D + F]: the mean of the named layers, then prosody."""
+        """[n, D + F]: the mean of these layers, then prosody."""
         states = self.states[:, list(layers)].mean(1)
         return torch.from_numpy(np.concatenate([states, self.prosody], 1))
 
@@ -154,8 +154,10 @@ def fit_logistic(features: Tensor, labels: Tensor, l2: Tensor, *, steps: int) ->
     """Multinomial logistic regression on standardised features by L-BFGS.
 
     Args:
-        features: [n, D]; labels: int64 [n].
+        features: [n, D].
+        labels: int64 [n].
         l2: [D], the penalty on each standardised feature's weights (mean loss + sum l2 w^2).
+        steps: maximum iterations.
     """
     inputs, centre, scale = _standardised(features)
     weight = torch.zeros(len(EMOTIONS), inputs.shape[1], requires_grad=True)
@@ -175,12 +177,14 @@ def fit_logistic(features: Tensor, labels: Tensor, l2: Tensor, *, steps: int) ->
 
 
 def fit_network(features: Tensor, labels: Tensor, seed: int) -> tuple[nn.Linear, nn.Linear]:
-    """The two layers of a network with hidden units on standardised features, by AdamW.
+    """Train a network with one hidden layer on standardised features by AdamW; return its two layers.
 
-    With dropout, and every clip mixed with another in a share between 0 and 1 (Zhang et al. 2018, mixup).
+    With dropout and mixup (Zhang et al. 2018).
 
     Args:
-        features: [n, D]; labels: int64 [n]; seed: of everything that is drawn.
+        features: [n, D].
+        labels: int64 [n].
+        seed: of all random numbers.
     """
     targets = nn.functional.one_hot(labels, len(EMOTIONS)) * _balance()
     batch = min(BATCH, len(labels))
@@ -277,7 +281,15 @@ def choose(clips: Clips) -> tuple[tuple[int, ...], dict[str, float]]:
 
 
 def temperature_of(logits: Tensor, labels: Tensor) -> float:
-    """The temperature with the least negative log-likelihood (Guo et al. 2017), from a grid of 1 % steps."""
+    """Calibrate: the temperature with the lowest negative log-likelihood (Guo et al. 2017), in steps of 1 %.
+
+    Args:
+        logits: [n, 5].
+        labels: int64 [n].
+
+    Returns:
+        The temperature.
+    """
     grid = torch.exp(torch.arange(-1.5, 1.5, 0.01))
     losses = torch.stack([torch.nn.functional.cross_entropy(logits / t, labels) for t in grid])
     return float(grid[losses.argmin()])
@@ -293,14 +305,31 @@ def coverage_curve(probabilities: Tensor, labels: Tensor) -> list[tuple[float, f
 
 
 def threshold_of(probabilities: Tensor, labels: Tensor) -> float:
-    """The confidence that covers most at an error of at most 20 %; if that is under 50 %, the one that covers 50 %."""
+    """Choose the confidence threshold: the largest coverage with an error of at most 20 %, and at least 50 % coverage.
+
+    Args:
+        probabilities: [n, 5].
+        labels: int64 [n].
+
+    Returns:
+        The threshold.
+    """
     curve = coverage_curve(probabilities, labels)
     good = [point for point in curve if point[2] <= MOST_ERROR and point[1] >= LEAST_COVERAGE]
     return (good[-1] if good else next(p for p in curve if p[1] >= LEAST_COVERAGE - 1e-9))[0]
 
 
 def measure(probabilities: Tensor, labels: Tensor, threshold: float) -> dict[str, Any]:
-    """Accuracy with its 95 % interval, unweighted recall, confusion, calibration error, coverage and error."""
+    """Measure emotion recognition.
+
+    Args:
+        probabilities: [n, 5].
+        labels: int64 [n].
+        threshold: confidence below which a reading is "unsure".
+
+    Returns:
+        Accuracy with its 95 % interval, unweighted recall, confusion, calibration error, coverage, and error when sure.
+    """
     confidence, guess = probabilities.max(1)
     right = (guess == labels).float()
     confusion = torch.zeros(len(EMOTIONS), len(EMOTIONS), dtype=torch.int64)
@@ -332,10 +361,19 @@ def _neutral_speech(probabilities: Tensor, threshold: float) -> dict[str, Any]:
 
 
 def fit_head(corpus: Path, out: Path, *, whisper: Path) -> dict[str, Any]:
-    """Fit, calibrate, measure; write head.safetensors, reading.json and CARD.md to `out`; the figures.
+    """Fit, calibrate and measure the head; write head.safetensors, reading.json and CARD.md.
+
+    Args:
+        corpus: folder of `corpus`.
+        out: folder to write.
+        whisper: folder of the Whisper model whose frames are used.
+
+    Returns:
+        The figures.
 
     Raises:
-        BadInput, WeightsMissing: see `read_corpus`; BadInput also when a split is empty.
+        BadInput: see `read_corpus`; or a split is empty.
+        WeightsMissing: see `read_corpus`.
     """
     clips = read_corpus(corpus, whisper)
     for split in ("train", "calibrate", "test"):

@@ -1,8 +1,8 @@
-"""`python -m training evaluate`: what a checkpoint understands of recordings whose words and emotions are known.
+"""`python -m training evaluate`: evaluate a checkpoint on recordings with known words and emotions.
 
-Emotion: accuracy and recall with their intervals, and calibration. Understanding: the loss of known continuations
-given the speech, the text, and neither; the divergence of the next words given speech from those given text; and the
-word error of words that the model was asked to repeat. Replies to speech are set beside replies to the text.
+Emotion: accuracy and recall with intervals, and calibration. Understanding: the loss of known continuations given the
+speech, the text, and neither; the divergence of next-token distributions given speech from those given text; and the
+word error rate when the model is asked to repeat the words. Replies to speech are compared with replies to the text.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _BINS = 10
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Subject:
-    """A checkpoint under examination, and what writes its replies."""
+    """A checkpoint under evaluation, and what writes its replies."""
 
     checkpoint: Checkpoint
     engine: Engine
@@ -56,19 +56,44 @@ class Subject:
 
     @classmethod
     def load(cls, source: str) -> Subject:
-        """Load a folder or preset, not quantized unless it is stored so. Raises: WeightsMissing."""
+        """Load a folder or preset, not quantized unless it is stored so.
+
+        Args:
+            source: of the checkpoint.
+
+        Returns:
+            The subject.
+
+        Raises:
+            WeightsMissing: as `model.checkpoints.loader.load`.
+        """
         stored = inspect(source).stored if Path(source).is_dir() else None
         return cls.of(load(source, quantize=stored or "none"))
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Subject:
-        """The examination of a loaded checkpoint."""
+        """Wrap a loaded checkpoint.
+
+        Args:
+            checkpoint: not quantized to int8.
+
+        Returns:
+            The subject.
+        """
         config = checkpoint.model.config
         chat = Chat(checkpoint.tokenizer, config.system_prompt, config.empathy_prompt)
         return cls(checkpoint, Engine(checkpoint), make_writer(checkpoint.model.language_model, chat))
 
     def ask(self, instruction: str, said: Tensor | str) -> Prompt:
-        """A prompt of an instruction and what is said, as adapter frames [n, E] or as text; without one, a talk."""
+        """Build a prompt of an instruction and the content.
+
+        Args:
+            instruction: precedes the content; empty: a conversation, with the empathy prompt.
+            said: adapter frames [n, E], or text.
+
+        Returns:
+            The prompt.
+        """
         chat = self.writer.chat
         row = tokenise(chat.tokenizer, system=chat.system(use_emotion=not instruction), text=instruction, answer="")
         head = [*row.opening, *row.text]
@@ -77,7 +102,14 @@ class Subject:
         return Prompt(head, list(row.closing), said)
 
     def replies(self, prompts: Sequence[Prompt]) -> list[str]:
-        """Greedy replies, a prompt at a time."""
+        """Generate greedy replies, one prompt at a time.
+
+        Args:
+            prompts: from `ask`.
+
+        Returns:
+            Their texts.
+        """
         settings = GenerationConfig(  # type: ignore[no-untyped-call]  # transformers is partly typed
             do_sample=False,
             max_new_tokens=_NEW_TOKENS,
@@ -93,7 +125,7 @@ class Subject:
 
 @torch.inference_mode()
 def _encoded(subject: Subject, case: Case) -> Tensor:
-    """The encoder's states over the frames that hold speech, [T, D]."""
+    """The encoder's states over the frames that contain speech, [T, D]."""
     if case.encoded is not None:
         return case.encoded.to(subject.checkpoint.model.device)
     assert case.samples is not None
@@ -104,7 +136,7 @@ def _encoded(subject: Subject, case: Case) -> Tensor:
 
 @torch.inference_mode()
 def _frames(subject: Subject, encoded: Tensor) -> tuple[Tensor, str | None]:
-    """Adapter frames [n, E], and what a spelling adapter reads in them; None of any other."""
+    """Adapter frames [n, E], and the CTC adapter's decoded text; None for other adapters."""
     model = subject.checkpoint.model
     assert model.adapter is not None
     states = encoded[None].to(next(model.adapter.parameters()).dtype)
@@ -120,7 +152,7 @@ def _frames(subject: Subject, encoded: Tensor) -> tuple[Tensor, str | None]:
 
 @torch.inference_mode()
 def _probabilities(subject: Subject, case: Case, frames: Tensor | None) -> Tensor | None:
-    """The emotion head's probabilities [5], or None where there is no head or nothing that it reads."""
+    """The emotion head's probabilities [5], or None without a head or its input."""
     model = subject.checkpoint.model
     if model.emotion_head is None:
         return None
@@ -142,7 +174,7 @@ class _Continuations(RecipeLosses):
 
     @torch.inference_mode()
     def sums(self, batch: Batch) -> dict[str, float]:
-        """The sums, and the tokens that they are over."""
+        """The sums, and the number of tokens."""
         heard = self._adapt(self._encoded(batch), batch, as_transcript=False)
         nothing = torch.full_like(batch["text"], PADDING)
         readings = {
@@ -162,13 +194,23 @@ class _Continuations(RecipeLosses):
 
 
 def continuations(subject: Subject, cases: Sequence[Case], encoded: Sequence[Tensor]) -> dict[str, float]:
-    """Per token: losses given speech, text and nothing, and what of the divergence without speech remains with it."""
-    judge = _Continuations(subject.checkpoint.model, ["response_ce"]).eval()
+    """Losses of known continuations, per token.
+
+    Args:
+        subject: with an adapter.
+        cases: those without an answer are skipped.
+        encoded: encoder states [T, D] of each case.
+
+    Returns:
+        Losses given speech, text and nothing; divergences from text; "divergence_share": the divergence with speech
+            relative to that without; "continuation_tokens". Empty without answers.
+    """
+    losses = _Continuations(subject.checkpoint.model, ["response_ce"]).eval()
     total: Counter[str] = Counter()
     for case, states in zip(cases, encoded, strict=True):
         if case.ids.answer:
             row = replace(case.ids, encoder_frames=len(states), features=None, encoded=states)
-            total.update(judge.sums(move(collate([row]), states.device)))
+            total.update(losses.sums(move(collate([row]), states.device)))
     if not total["tokens"]:
         return {}
     figures = {name: value / total["tokens"] for name, value in total.items() if name != "tokens"}
@@ -180,7 +222,7 @@ def continuations(subject: Subject, cases: Sequence[Case], encoded: Sequence[Ten
 
 
 def _word_error(texts: Sequence[str], heard: Sequence[str]) -> float:
-    """Errors by words of the reference, over all texts."""
+    """Word error rate over all texts."""
     errors = [word_errors(text, other) for text, other in zip(texts, heard, strict=True)]
     return sum(wrong for wrong, _ in errors) / max(sum(words for _, words in errors), 1)
 
@@ -191,7 +233,7 @@ def _ctc_decoding(texts: Sequence[str], ctc_frames: Sequence[str | None]) -> dic
 
 
 def _agreement(texts: Sequence[str], others: Sequence[str]) -> float:
-    """The mean over pairs of the share of words that agree, 0 where there are as many errors as words or more."""
+    """The mean word accuracy of pairs, at least 0."""
     shares = []
     for text, other in zip(texts, others, strict=True):
         wrong, words = word_errors(text, other)
@@ -205,7 +247,17 @@ def _agreement(texts: Sequence[str], others: Sequence[str]) -> float:
 def examine(
     subject: Subject, cases: Sequence[Case], replies: int, progress: str = "evaluate"
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    """All figures of a checkpoint, and the words, repetition and replies of `replies` cases."""
+    """Evaluate a checkpoint.
+
+    Args:
+        subject: the checkpoint.
+        cases: recordings.
+        replies: how many cases are repeated and answered.
+        progress: label of the progress bar.
+
+    Returns:
+        The figures; and transcript, repetition and replies of the chosen cases.
+    """
     model = subject.checkpoint.model
     scores, confident = Scores(), list[tuple[float, bool]]()
     encoded, frames, ctc_frames = list[Tensor](), list[Tensor](), list[str | None]()
@@ -287,14 +339,18 @@ def calibration(read: Sequence[tuple[float, bool]]) -> dict[str, Any]:
 
 
 def compare(subject: Subject, cases: Sequence[Case], other: Subject | None = None) -> dict[str, Any]:
-    """The end-to-end path and the transcript path on the same recordings.
+    """Compare the end-to-end path with the transcript path on the same recordings.
 
     Args:
-        subject: hears by its adapter.
-        other: whose recogniser, emotion head and language model make the transcript path; by default the subject's.
+        subject: with an adapter.
+        cases: recordings.
+        other: whose recogniser, emotion head and language model form the transcript path; by default the subject's.
+
+    Returns:
+        Figures of both paths.
 
     Raises:
-        BadInput: no adapter, no recogniser, or recordings that are only in a feature cache.
+        BadInput: there is no adapter or no recogniser, or recordings are only in a feature cache.
     """
     written = other or subject
     if subject.checkpoint.model.adapter is None or written.checkpoint.transcriber is None:
@@ -347,7 +403,7 @@ def _along(path: Way, subject: Subject, cases: Sequence[Case]) -> dict[str, Any]
 
 
 def _first_token(subject: Subject, case: Case, path: Way) -> float:
-    """Milliseconds from the end of the recording to the first text of the reply, nothing of it heard before."""
+    """Milliseconds from the end of the recording to the first text of the reply, with empty caches."""
     engine, config = subject.engine, subject.checkpoint.model.config
     assert case.samples is not None
     usual, config.path = config.path, path

@@ -1,11 +1,11 @@
-"""`python -m training fitting`: whether replies differ with the emotion, and fit it.
+"""`python -m training reply-fit`: whether replies differ with the emotion, and fit it.
 
-Each sentence is heard as spoken in five ways. The untouched language model judges: given the words and, by name, each
-emotion they could have been said in, it scores the reply. The reply fits when it is likeliest under the emotion that
-was spoken; by chance one in five does. The judge's wording is not the one that a checkpoint prompts itself with.
+Each sentence is spoken in five emotions. The unmodified language model is the judge: given the words and the name of
+each possible emotion, it scores the reply. The reply fits when it is most likely under the emotion that was spoken; by
+chance that is one in five. The judge's wording differs from the prompts of checkpoints.
 
-The same is done for replies to the words alone, which cannot know the emotion: the share that fits is then one in
-five, but for the judge's ties, and the share gained over it is what the voice adds.
+The same is done for replies to the words alone, which cannot depend on the emotion: one in five fits, except for ties.
+The difference is what the voice adds.
 """
 
 from __future__ import annotations
@@ -43,7 +43,15 @@ class Scene:
 
 
 def read_scenes(corpus: Path, split: str, count: int) -> list[Scene]:
-    """`count` sentences of a corpus of `training corpus`, each of another wording, evenly over its voices.
+    """Read sentences of a corpus of `training corpus`, each with another wording, evenly over its voices.
+
+    Args:
+        corpus: its folder.
+        split: of the corpus.
+        count: number of sentences.
+
+    Returns:
+        The scenes.
 
     Raises:
         BadInput: the corpus has too few sentences in all five emotions.
@@ -54,7 +62,7 @@ def read_scenes(corpus: Path, split: str, count: int) -> list[Scene]:
             groups.setdefault(row["source"], {})[row["emotion"]] = row
     whole = {rows["neutral"]["text"]: rows for rows in groups.values() if len(rows) == len(EMOTIONS)}
     if len(whole) < count:
-        raise BadInput(f"{corpus} has {len(whole)} sentences in five emotions in {split}: ask for fewer than {count}.")
+        raise BadInput(f"{corpus} has {len(whole)} sentences in five emotions in {split}: choose fewer than {count}.")
     chosen = [list(whole.values())[i] for i in np.linspace(0, len(whole) - 1, count).astype(int)]
     return [_scene(corpus, rows) for rows in chosen]
 
@@ -64,7 +72,7 @@ def _scene(corpus: Path, rows: dict[str, dict[str, Any]]) -> Scene:
     for emotion, row in rows.items():
         samples, rate = soundfile.read(corpus / row["audio"], dtype="float32")
         if rate != SAMPLE_RATE:
-            raise BadInput(f"{row['audio']} has {rate} samples a second: build the corpus again.")
+            raise BadInput(f"{row['audio']} has {rate} samples per second: build the corpus again.")
         clips[emotion] = samples
     return Scene(rows["neutral"]["text"], rows["neutral"]["voice"], clips)
 
@@ -85,11 +93,16 @@ def likelihoods(writer: Writer, text: str, reply: str) -> list[float]:
 
 
 def reply_emotion_fit(engine: Engine, writer: Writer, scenes: Sequence[Scene], seed: int = 0) -> dict[str, Any]:
-    """Shares of replies that fit, with and without the voice, each with its 95 % interval over sentences.
+    """Measure how often replies fit the emotion, with and without the voice.
 
     Args:
-        engine: of the checkpoint under examination.
-        writer: its language model, untouched, as the judge.
+        engine: of the checkpoint under evaluation.
+        writer: its language model, unmodified, as the judge.
+        scenes: sentences in five emotions.
+        seed: of the bootstrap.
+
+    Returns:
+        Shares with 95 % intervals over sentences, counts, and all replies.
     """
     heard, words = list[list[bool]](), list[list[bool]]()
     replies, openings, distinct = list[dict[str, str]](), Counter[str](), list[int]()
@@ -125,7 +138,7 @@ def _likeliest(writer: Writer, text: str, reply: str) -> str:
 
 
 def _interval(hits: Any, seed: int) -> list[float]:
-    """95 % by bootstrap over sentences: the five replies to one are not independent."""
+    """95 % interval by bootstrap over sentences, because the five replies to one are not independent."""
     shares = np.asarray(hits, dtype=float).mean(axis=1)
     random = np.random.default_rng(seed)
     drawn = random.choice(shares, (10_000, len(shares))).mean(axis=1)

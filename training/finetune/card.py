@@ -1,4 +1,4 @@
-"""card.md of a tuning run: what it learnt from, and what has changed."""
+"""card.md of a tuning run: what it learned from, and what has changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from training.finetune.options import TuneOptions
 
 
 def tuning_card(options: TuneOptions, summary: dict[str, Any]) -> str:
-    """The card's Markdown. It names no recording and holds nothing that was said."""
+    """The card as Markdown. It names no recording and contains nothing of what was said."""
     return f"""# A tuned checkpoint
 
 Tuned from `{summary["from"]}` ({options.what}) on {summary["learnt_from"]} recordings, in {summary["seconds"]:.0f} s.
@@ -24,13 +24,13 @@ Tuned from `{summary["from"]}` ({options.what}) on {summary["learnt_from"]} reco
 def _reading(summary: dict[str, Any]) -> str:
     read = summary.get("reading")
     if not read:
-        return "No recording with an emotion was held out, so nothing is known of the readings."
+        return "No recording with an emotion was held out, so the readings were not evaluated."
     how = (
-        f"Every recording was read by a head that had learnt neither from it nor from its {summary['held_out_by']}'s "
+        f"Every recording was read by a head trained neither on it nor on its {summary['held_out_by']}'s "
         "other recordings."
         if summary["what"] == "head"
         else f"Recordings that were held out by {summary['held_out_by']}; the best step was chosen on them, so the "
-        "figures after are a little too good."
+        "figures after are slightly optimistic."
     )
     lines = [
         how,

@@ -45,7 +45,11 @@ def print_dropped(dropped: Dropped) -> None:
 
 
 def read_examples(options: TuneOptions, report: Report) -> list[Example]:
-    """The rows to learn from. Raises: BadInput, there are none."""
+    """Read the rows to learn from.
+
+    Raises:
+        BadInput: there are none, or of fewer than two emotions.
+    """
     examples = []
     for row in read_rows([options.manifest], Rules(text="", emotions="required"), report):
         found = inspect(row, SHORTEST_SECONDS, LONGEST_SECONDS)
@@ -54,5 +58,5 @@ def read_examples(options: TuneOptions, report: Report) -> list[Example]:
         else:
             examples.append(Example(row, found))
     if len({one.label for one in examples}) < 2:
-        raise BadInput(f"{options.manifest} has usable recordings of less than two emotions{report.first()}.")
+        raise BadInput(f"{options.manifest} has usable recordings of fewer than two emotions{report.first()}.")
     return examples

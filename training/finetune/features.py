@@ -1,4 +1,4 @@
-"""The input of the emotion head for one recording, and a head to train on it."""
+"""The input of the emotion head for one recording, and a copy of the head to train."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from model.nn.emotion import EmotionHead
 
 @torch.inference_mode()
 def mean_frame(loaded: Checkpoint, samples: Samples) -> Tensor:
-    """The mean [D] of the frames that the checkpoint's head reads, of samples of at most 30 s at 16 kHz."""
+    """The mean [D] of the emotion head's input frames, for samples of at most 30 s at 16 kHz."""
     model, config = loaded.model, loaded.model.config
     features = log_mel(loaded.extractor, samples, trimmed=config.window == "trimmed").to(model.device)
     prosody = None
@@ -33,10 +33,10 @@ def mean_frame(loaded: Checkpoint, samples: Samples) -> Tensor:
 
 
 def copy_head(loaded: Checkpoint) -> EmotionHead:
-    """A copy of the checkpoint's head in float32, on the CPU, where it learns.
+    """A copy of the checkpoint's emotion head in float32, on the CPU, to train.
 
     Raises:
-        BadInput: it has none.
+        BadInput: the checkpoint has none.
     """
     if loaded.model.emotion_head is None:
         raise BadInput(f"{loaded.name} has no emotion head: choose another checkpoint.")
@@ -44,5 +44,5 @@ def copy_head(loaded: Checkpoint) -> EmotionHead:
 
 
 def prosody_size(loaded: Checkpoint) -> int:
-    """Prosody features at the end of a frame."""
+    """Number of prosody features at the end of a frame."""
     return len(PROSODY_FEATURES) if loaded.model.config.emotion_source == "encoder" else 0

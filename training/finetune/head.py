@@ -1,10 +1,10 @@
-"""The emotion head learns a speaker from a few dozen recordings, without forgetting what it knew.
+"""Fine-tuning the emotion head on a few dozen recordings of a speaker, without forgetting what it knew.
 
-The head in use is the starting point and the anchor: its logits get an addition that is linear in the standardised
-mean frame, under a penalty that says how far it may go; its hidden units stay as they are. The penalty is chosen by
-cross-validation, "do not learn" among the choices; every recording is judged by a head that learnt neither from it nor
-from its speaker's (or its sentence's) other recordings, with a penalty chosen without it as well. Temperature and
-threshold are set on those held-out readings.
+The current head is the starting point and the anchor: a linear function of the standardised mean frame is added to its
+logits, with a penalty on its size; the hidden units do not change. The penalty is chosen by cross-validation, which
+includes "do not learn". Every recording is evaluated by a head trained neither on it nor on its speaker's (or its
+sentence's) other recordings, with a penalty also chosen without it. Temperature and threshold are set on these held-out
+readings.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from model.nn.emotion import EmotionHead
 from training.emotion.fit_head import temperature_of, threshold_of
 
 PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
-"""Penalty of a standardised feature's weights, the shyest first; before them stands not to learn at all."""
+"""Penalties of a standardised feature's weights, largest first; the first choice is not to learn at all."""
 
-_OFFSET_PENALTY = 0.1  # of the classes' constants, in shares of the features'
-_TEMPERATURES = (0.5, 2.0)  # times the head's own: few recordings must not make it sure of everything
-_LEAST_CALIBRATION = 20  # held-out readings from which the threshold is set
-_SPEAKERS = 3  # from so many on it is judged on speakers that it has not heard
+_OFFSET_PENALTY = 0.1  # of the classes' offsets, relative to that of the features
+_TEMPERATURES = (0.5, 2.0)  # relative to the head's own: few recordings must not make it overconfident
+_LEAST_CALIBRATION = 20  # held-out readings needed to set the threshold
+_SPEAKERS = 3  # with this many speakers it is evaluated on held-out speakers
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What is learnt from: mean frames [n, D] as the head averages them, labels int64 [n], a fold for each."""
+    """Training rows: mean frames [n, D] of the head's input, labels int64 [n], a fold for each."""
 
     frames: Tensor
     labels: Tensor
@@ -47,9 +47,12 @@ class Rows:
 
 
 def divide(emotions: Sequence[str], speakers: Sequence[str], texts: Sequence[str], folds: int) -> tuple[list[int], str]:
-    """A fold for each recording, and what no two folds share: "speaker", "sentence" or "recording".
+    """Assign folds to recordings.
 
-    Groups are dealt out, the largest first, to where their emotions are rarest.
+    Groups are dealt out, largest first, to the fold where their emotions are rarest.
+
+    Returns:
+        A fold for each recording, and what no two folds share: "speaker", "sentence" or "recording".
     """
     said = ["".join(c for c in text.lower() if c.isalnum()) for text in texts]
     if all(speakers) and len(set(speakers)) >= _SPEAKERS:
@@ -87,11 +90,18 @@ class Addition:
         return ((frames - self.centre) / self.scale) @ self.weight.T + self.offset
 
 
-class Fitting:
-    """A fit under one penalty, a step of L-BFGS at a time; `penalty` None stays at nothing."""
+class HeadFit:
+    """A fit under one penalty, one step of L-BFGS at a time; with `penalty` None it stays zero."""
 
     def __init__(self, rows: Rows, anchor: Tensor, penalty: float | None, prosody: int) -> None:
-        """`anchor`: the old head's calibrated logits of the rows [n, 5]; `prosody`: features at the end of a frame."""
+        """Start a fit.
+
+        Args:
+            rows: to learn from.
+            anchor: the old head's calibrated logits of the rows [n, 5].
+            penalty: of the weights; None: do not learn.
+            prosody: number of prosody features at the end of a frame.
+        """
         size = rows.frames.shape[1]
         centre = rows.frames.mean(0)
         spread = rows.frames.std(0) if len(rows.frames) > 1 else torch.ones(size)
@@ -100,7 +110,7 @@ class Fitting:
         self._offset = torch.zeros(len(EMOTIONS), requires_grad=True)
         self.addition = Addition(self._weight.detach(), self._offset.detach(), centre, spread.clamp_min(1e-3))
         self._inputs = (rows.frames - centre) / self.addition.scale
-        # Encoder features are many and say little each: they are held shorter than the prosody.
+        # Encoder features are many and weak: they are penalised more than prosody.
         self._strength = torch.ones(size)
         self._strength[: size - prosody] = 3.0
         counts = torch.bincount(rows.labels, minlength=len(EMOTIONS)).float()
@@ -110,12 +120,12 @@ class Fitting:
         )
 
     def loss(self) -> Tensor:
-        """The loss on what it learns from, without the penalty."""
+        """The training loss without the penalty."""
         logits = self._anchor + self._inputs @ self._weight.T + self._offset
         return cross_entropy(logits, self._rows.labels, self._balance)
 
     def step(self) -> float:
-        """Improve; the loss before."""
+        """Do one step; returns the loss before it."""
         if self._penalty is None:
             return float(self.loss().detach())
 
@@ -130,7 +140,7 @@ class Fitting:
         return float(before.detach())
 
     def run(self, steps: int) -> Addition:
-        """Improve until it no longer does, `steps` times at most."""
+        """Step until there is no improvement, at most `steps` times."""
         before = float("inf")
         for _ in range(steps):
             now = self.step()
@@ -141,21 +151,21 @@ class Fitting:
 
 
 def held_out_logits(rows: Rows, anchor: Tensor, penalty: float | None, prosody: int, steps: int) -> Tensor:
-    """Logits [n, 5] of every row by a fit to the other folds."""
+    """Logits [n, 5] of every row by a fit on the other folds."""
     logits = anchor.clone()
     for fold in np.unique(rows.folds):
         out = rows.folds == fold
         if penalty is not None and not out.all():
             kept = torch.from_numpy(~out)
-            addition = Fitting(rows.part(~out), anchor[kept], penalty, prosody).run(steps)
+            addition = HeadFit(rows.part(~out), anchor[kept], penalty, prosody).run(steps)
             logits[torch.from_numpy(out)] += addition(rows.frames[torch.from_numpy(out)])
     return logits
 
 
 def choose_penalty(rows: Rows, anchor: Tensor, prosody: int, steps: int) -> tuple[float | None, dict[str, float]]:
-    """The penalty with the least held-out loss, None for not to learn, and the losses of all.
+    """The penalty with the lowest held-out loss, None for not learning, and the losses of all.
 
-    Of two whose losses differ by less than a hundredth the shyer one is taken.
+    Of two whose losses differ by less than 0.01 the larger penalty is chosen.
     """
     balance = torch.bincount(rows.labels, minlength=len(EMOTIONS)).float().clamp_min(1).rsqrt()
     losses: dict[float | None, float] = {}
@@ -163,7 +173,7 @@ def choose_penalty(rows: Rows, anchor: Tensor, prosody: int, steps: int) -> tupl
         logits = held_out_logits(rows, anchor, penalty, prosody, steps)
         losses[penalty] = float(cross_entropy(logits, rows.labels, balance))
         if penalty is not None and losses[penalty] > min(losses.values()) + 0.2:
-            break  # bolder ones are worse still
+            break  # smaller penalties are even worse
     best = min(losses.values())
     chosen = next(penalty for penalty, loss in losses.items() if loss <= best + 0.01)
     return chosen, {"not at all" if penalty is None else f"{penalty:g}": loss for penalty, loss in losses.items()}
@@ -171,12 +181,14 @@ def choose_penalty(rows: Rows, anchor: Tensor, prosody: int, steps: int) -> tupl
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What came of it.
+    """The result of tuning.
 
     Attributes:
-        head: the new head, learnt from all rows, with its temperature; `threshold` for it.
-        held_out: of every row the probabilities [n, 5] by a head that had not heard it.
-        penalty: of the final fit, None: it learnt nothing; `losses`: held-out loss of each choice.
+        head: the new head, trained on all rows, with its temperature.
+        threshold: for the new head.
+        held_out: probabilities [n, 5] of every row by a head not trained on it.
+        penalty: of the final fit; None: it did not learn.
+        losses: held-out loss of each penalty.
     """
 
     head: dict[str, Tensor]
@@ -187,16 +199,16 @@ class Tuned:
 
 
 Watch = Callable[[int, float, float, float], None]
-"""Told of a step: its number, the loss, the held-out loss, the share of held-out rows read rightly."""
+"""Called after a step: its number, the loss, the held-out loss, the held-out accuracy."""
 
 
 def tune_head(
     head: EmotionHead, threshold: float, rows: Rows, prosody: int, steps: int, watch: Watch = lambda *_: None
 ) -> Tuned:
-    """Let the head learn from the rows; `prosody` is the number of prosody features at the end of a frame."""
+    """Train the head on the rows; `prosody` is the number of prosody features at the end of a frame."""
     anchor = head.of_means(rows.frames)
     held_out = anchor.clone()
-    for fold in np.unique(rows.folds):  # each part with a penalty that was chosen without it
+    for fold in np.unique(rows.folds):  # each fold with a penalty chosen without it
         out = rows.folds == fold
         if out.all():
             continue
@@ -204,7 +216,7 @@ def tune_head(
         inner, inner_anchor = rows.part(~out), anchor[kept]
         penalty, _ = choose_penalty(inner, inner_anchor, prosody, steps)
         if penalty is not None:
-            addition = Fitting(inner, inner_anchor, penalty, prosody).run(steps)
+            addition = HeadFit(inner, inner_anchor, penalty, prosody).run(steps)
             held_out[~kept] += addition(rows.frames[~kept])
     penalty, losses = choose_penalty(rows, anchor, prosody, steps)
     addition = _watched(rows, anchor, penalty, prosody, steps, watch)
@@ -216,11 +228,11 @@ def tune_head(
 
 
 def _watched(rows: Rows, anchor: Tensor, penalty: float | None, prosody: int, steps: int, watch: Watch) -> Addition:
-    """The final fit, and beside it, for the curves, those that leave out a fold each."""
-    fit = Fitting(rows, anchor, penalty, prosody)
+    """The final fit, and in parallel one fit per left-out fold, for the validation curves."""
+    fit = HeadFit(rows, anchor, penalty, prosody)
     outs = [rows.folds == fold for fold in np.unique(rows.folds)]
-    beside = [
-        (Fitting(rows.part(~out), anchor[torch.from_numpy(~out)], penalty, prosody), torch.from_numpy(out))
+    held_out_fits = [
+        (HeadFit(rows.part(~out), anchor[torch.from_numpy(~out)], penalty, prosody), torch.from_numpy(out))
         for out in outs
         if not out.all()
     ]
@@ -228,7 +240,7 @@ def _watched(rows: Rows, anchor: Tensor, penalty: float | None, prosody: int, st
     for step in range(1, steps + 1):
         loss = fit.step()
         logits = anchor.clone()
-        for other, out in beside:
+        for other, out in held_out_fits:
             other.step()
             logits[out] += other.addition(rows.frames[out])
         right = float((logits.argmax(1) == rows.labels).float().mean())

@@ -1,4 +1,4 @@
-"""What tuning has changed: readings, continuation loss and replies, before and after, on recordings not learnt from."""
+"""Comparison before and after tuning: readings, continuation loss and replies, on held-out recordings."""
 
 from __future__ import annotations
 
@@ -22,21 +22,25 @@ from training.emotion.fit_head import measure
 from training.metrics.predictions import wilson
 
 LEAST_JUDGED = 10
-"""Of fewer held-out recordings nothing is said."""
+"""Minimum number of held-out recordings for a verdict."""
 
 WORSE_LOSS = 1.05
-"""A continuation loss that rises by more makes a checkpoint worse."""
+"""A larger ratio of continuation losses means that a checkpoint is worse."""
 
 _RESAMPLED = 4000
 _REFERENCE_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """A recording that is judged.
+class ComparedReading:
+    """A held-out recording with its readings.
 
     Attributes:
-        before, after: probabilities [5] of the two readings.
+        audio: its file.
+        text: its transcript, if known.
+        emotion: index into `EMOTIONS`.
+        before: probabilities [5] before tuning.
+        after: probabilities [5] after tuning.
     """
 
     audio: Path
@@ -46,8 +50,8 @@ class Heard:
     after: Tensor
 
 
-def figures(rows: Sequence[Heard], thresholds: tuple[float, float]) -> dict[str, Any]:
-    """Emotion recognition before and after, with the difference of accuracy and of loss, and their 95 % intervals.
+def figures(rows: Sequence[ComparedReading], thresholds: tuple[float, float]) -> dict[str, Any]:
+    """Emotion recognition before and after, with the differences in accuracy and loss, and 95 % intervals.
 
     The intervals are those of a paired bootstrap over the recordings; the loss is the mean negative log-likelihood.
     """
@@ -74,27 +78,27 @@ def figures(rows: Sequence[Heard], thresholds: tuple[float, float]) -> dict[str,
 
 
 def interval(differences: NDArray[np.float64]) -> list[float]:
-    """The 95 % interval of a mean, by the bootstrap."""
+    """The 95 % interval of a mean, by bootstrap."""
     size = (_RESAMPLED, len(differences))
     drawn = differences[np.random.default_rng(0).integers(len(differences), size=size)].mean(1)
     return [float(edge) for edge in np.percentile(drawn, [2.5, 97.5])]
 
 
 def label_of(probabilities: Tensor, threshold: float) -> str:
-    """The reading's label."""
+    """The label of a reading."""
     best = int(probabilities.argmax())
     return EMOTIONS[best] if float(probabilities[best]) >= threshold else UNSURE
 
 
-class Listener:
-    """An engine that is told what it reads, so that its replies show what a reading makes of them."""
+class FixedReadingEngine:
+    """An engine with a fixed reading, to show how replies depend on it."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._samples: dict[Path, Samples] = {}
 
-    def notified(self, probabilities: Tensor, threshold: float) -> None:
-        """From now on every recording is read so."""
+    def set_reading(self, probabilities: Tensor, threshold: float) -> None:
+        """Give every recording this reading from now on."""
         head = self.engine.model.emotion_head
         assert head is not None
         with torch.no_grad():
@@ -112,33 +116,39 @@ class Listener:
         return Spoken(self._samples[audio])
 
     def reply(self, audio: Path) -> str:
-        """The reply to a recording alone."""
+        """The reply to a recording without history."""
         return "".join(self.engine.reply([], self.spoken(audio))).strip()
 
 
-def replies_beside(
-    listener: Listener, rows: Sequence[Heard], thresholds: tuple[float, float], notified: Callable[[], None]
+def compare_replies(
+    listener: FixedReadingEngine,
+    rows: Sequence[ComparedReading],
+    thresholds: tuple[float, float],
+    on_done: Callable[[], None],
 ) -> list[dict[str, str]]:
-    """The replies to each recording with the reading before and with that after."""
+    """The replies to each recording with the reading before and the reading after."""
     found = []
     for row in rows:
         both = []
         for probabilities, threshold in zip((row.before, row.after), thresholds, strict=True):
-            listener.notified(probabilities, threshold)
+            listener.set_reading(probabilities, threshold)
             both.append(listener.reply(row.audio))
         words = listener.engine.transcript(listener.spoken(row.audio))
         found.append({"heard": words.text if words else "", "reply_before": both[0], "reply_after": both[1]})
-        notified()
+        on_done()
     return found
 
 
 def neutral_losses(
-    listener: Listener, rows: Sequence[Heard], thresholds: tuple[float, float], notified: Callable[[], None]
+    listener: FixedReadingEngine,
+    rows: Sequence[ComparedReading],
+    thresholds: tuple[float, float],
+    on_done: Callable[[], None],
 ) -> dict[str, Any]:
-    """Loss per token of the reply to the plain words, given what the model is told before and after.
+    """Loss per token of a neutral reply, given the reading before and the reading after.
 
-    The reference is the language model's own greedy reply to the transcript, with no word about the voice: a neutral
-    recording that is read as another emotion makes it less likely.
+    The reference is the language model's own greedy reply to the transcript, without any mention of the voice: if a
+    neutral recording is read as another emotion, it becomes less likely.
     """
     sums, tokens = [0.0, 0.0], 0
     for row in rows:
@@ -147,16 +157,16 @@ def neutral_losses(
         reference = encode_text(engine.tokenizer, _start(engine, words.text if words else row.text))[:_REFERENCE_TOKENS]
         known: dict[str, float] = {}
         for side, (probabilities, threshold) in enumerate(zip((row.before, row.after), thresholds, strict=True)):
-            listener.notified(probabilities, threshold)
+            listener.set_reading(probabilities, threshold)
             frames: dict[int, Tensor] = {}
             content = engine.content(message, frames)
-            # The frames stay as they are.
+            # The frames do not change.
             tone = content if isinstance(content, str) else str([id_ for id_ in content if id_ >= 0])
             if tone not in known:
                 known[tone] = _loss(engine, content, frames, reference)
             sums[side] += known[tone]
         tokens += len(reference)
-        notified()
+        on_done()
     if not tokens:
         return {}
     before, after = (total / tokens for total in sums)
@@ -189,24 +199,24 @@ def verdict(read: dict[str, Any], continuation: dict[str, Any]) -> tuple[str, st
     """ "better", "worse" or "unclear", and why in a sentence."""
     if continuation and continuation["ratio"] > WORSE_LOSS:
         rise = f"{continuation['ratio'] - 1:.0%}"
-        return "worse", f"Replies to neutral speech have become less sure: their loss rose by {rise}."
+        return "worse", f"Replies to neutral speech have become less likely: their loss rose by {rise}."
     difference, before, after = read["difference"], read["before"]["accuracy"], read["after"]["accuracy"]
-    change = f"{before:.0%} before, {after:.0%} after, of {read['after']['n']} recordings that it had not learnt from"
+    change = f"{before:.0%} before, {after:.0%} after, of {read['after']['n']} recordings that it was not trained on"
     if read["after"]["n"] < LEAST_JUDGED:
-        return "unclear", f"Too few recordings were held out to tell: {change}."
+        return "unclear", f"Too few recordings were held out for a verdict: {change}."
     if after < before:
         chance = ", which may be chance" if difference["interval_95"][1] >= 0 else ""
-        return "worse", f"It reads fewer recordings rightly{chance}: {change}."
+        return "worse", f"It reads fewer recordings correctly{chance}: {change}."
     if difference["interval_95"][0] > 0:
-        return "better", f"It reads more recordings rightly: {change}."
-    more = "as many recordings rightly as before" if after == before else "more recordings rightly"
+        return "better", f"It reads more recordings correctly: {change}."
+    more = "as many recordings correctly as before" if after == before else "more recordings correctly"
     if difference["loss_interval_95"][1] < 0:
-        return "better", f"It reads {more}, and is surer where it is right: {change}."
+        return "better", f"It reads {more}, and is more confident where it is right: {change}."
     return "unclear", f"It reads {more}, and the difference may be chance: {change}."
 
 
-def choose_replies(rows: Sequence[Heard], thresholds: tuple[float, float], count: int) -> list[int]:
-    """Rows whose replies are compared: first those that are read otherwise than before, evenly over the emotions."""
+def choose_replies(rows: Sequence[ComparedReading], thresholds: tuple[float, float], count: int) -> list[int]:
+    """Rows whose replies are compared: first those whose reading changed, evenly over the emotions."""
     changed = [label_of(row.before, thresholds[0]) != label_of(row.after, thresholds[1]) for row in rows]
     order = sorted(range(len(rows)), key=lambda at: (not changed[at], at))
     chosen: list[int] = []
@@ -216,7 +226,7 @@ def choose_replies(rows: Sequence[Heard], thresholds: tuple[float, float], count
     return chosen
 
 
-def _one_each(order: Sequence[int], rows: Sequence[Heard]) -> list[int]:
+def _one_each(order: Sequence[int], rows: Sequence[ComparedReading]) -> list[int]:
     first: dict[int, int] = {}
     for at in order:
         first.setdefault(rows[at].emotion, at)

@@ -1,4 +1,4 @@
-"""The options of `tune`: one definition for command line, run.toml and wizard. Knows no torch."""
+"""The options of `tune` and `check`: one definition for command line, run.toml and wizard. Knows no torch."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ What = Literal["head", "stage1", "stage2", "both"]
 
 
 class TuneOptions(Options):
-    """`tune`: a checkpoint learns from one's own recordings, and is judged on what it did not learn from."""
+    """`tune`: fine-tune a checkpoint on the user's own recordings, and compare it on held-out ones."""
 
     run: Path = Field(description="the run folder", json_schema_extra=POSITIONAL)
-    manifest: Path = Field(description="JSONL with audio, text, emotion: what `check --write` wrote")
+    manifest: Path = Field(description="JSONL with audio, text, emotion, as written by `check --write`")
     model: str = Field("mini", description="preset or checkpoint folder to start from")
     what: What = Field(
         "head",
-        description="head: only how a voice is read; stage1: what is said (adapter); stage2: how it is answered "
+        description="head: only the emotion reading; stage1: words (adapter); stage2: emotion "
         "(adapter, partial LoRA, head); both: one after the other",
     )
-    folds: int = Field(5, ge=2, le=20, description="parts; each is read by a head that learnt from the others")
-    steps: int = Field(60, ge=1, le=100_000, description="of the fit; of each stage")
+    folds: int = Field(5, ge=2, le=20, description="parts; each is read by a head trained on the others")
+    steps: int = Field(60, ge=1, le=100_000, description="steps of the fit, or of each stage")
     learning_rate: float | None = Field(None, gt=0, le=1, description="of the stages")
-    batch_size: int = Field(8, ge=1, description="rows a step, in the stages")
-    rows_at_once: int = Field(2, ge=1, description="of them computed at once: fewer need less memory")
-    validation: float = Field(0.2, gt=0, lt=0.9, description="share of the rows that the stages do not learn from")
-    judged: int = Field(8, ge=0, le=1000, description="neutral rows whose continuation loss is compared")
-    replies: int = Field(4, ge=0, le=100, description="recordings answered before and after")
-    seed: int = Field(0, ge=0, description="divides the rows")
+    batch_size: int = Field(8, ge=1, description="rows per step, in the stages")
+    rows_at_once: int = Field(2, ge=1, description="rows per pass: fewer need less memory")
+    validation: float = Field(0.2, gt=0, lt=0.9, description="share of rows held out from the stages")
+    judged: int = Field(8, ge=0, le=1000, description="number of neutral rows whose continuation loss is compared")
+    replies: int = Field(4, ge=0, le=100, description="number of recordings answered before and after")
+    seed: int = Field(0, ge=0, description="of the division of the rows")
 
 
 class CheckOptions(Options):
-    """`check`: what recordings are good for. SOURCE is a manifest, a folder, or the user's corrections.jsonl."""
+    """`check`: how usable recordings are. SOURCE is a manifest, a folder, or the user's corrections.jsonl."""
 
     source: Path = Field(description="JSONL, or a folder of recordings", json_schema_extra=POSITIONAL)
-    emotion_map: Pairs = Field({}, description="what other names of emotions mean: joy=happy,fear=ignore")
-    write: Path | None = Field(None, description="a manifest of the recordings that can be used")
+    emotion_map: Pairs = Field({}, description="map other emotion labels: joy=happy,fear=ignore")
+    write: Path | None = Field(None, description="write a manifest of the usable recordings")
 
     @model_validator(mode="after")
     def _emotions_known(self) -> Self:

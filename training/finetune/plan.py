@@ -1,7 +1,7 @@
-"""`python -m training tune RUN --plan`: the memory, time and disk that a tuning run takes, from a short measured probe.
+"""`python -m training tune RUN --plan`: memory, time and disk space of a tuning run, from a short measured probe.
 
-The probe does what the run will do, on a few recordings, in a process of its own: what it held at most is what the run
-will hold, and its times are multiplied by the counts.
+The probe does what the run will do, on a few recordings, in its own process: its peak memory is the run's, and its
+times are multiplied by the counts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from training.data.manifest import Report, read_clip
 from training.finetune.examples import Example, print_dropped, read_examples
 from training.finetune.features import copy_head, mean_frame, prosody_size
 from training.finetune.head import Rows, divide, tune_head
-from training.finetune.judge import Heard, Listener, neutral_losses, replies_beside
+from training.finetune.judge import ComparedReading, FixedReadingEngine, compare_replies, neutral_losses
 from training.finetune.options import TuneOptions
 from training.finetune.resources import outcome
 
@@ -31,10 +31,17 @@ _ROW_BYTES = 8192  # a mean frame's file, and its lines in manifest and summary
 
 
 def plan_tuning(options: TuneOptions) -> dict[str, Any]:
-    """What `tune` with these options will take: peak_bytes, seconds, disk_bytes, whether it fits, and remedies.
+    """Plan the run that `tune` with these options would do.
+
+    Args:
+        options: of `tune`.
+
+    Returns:
+        peak_bytes, seconds, disk_bytes, whether it fits, and remedies.
 
     Raises:
-        BadInput, WeightsMissing: as `tune` would.
+        BadInput: as `tune`.
+        WeightsMissing: as `tune`.
     """
     if options.what != "head":
         from training.finetune.plan_stages import plan_stages
@@ -62,15 +69,15 @@ def _tuned_bytes(source: str) -> int:
 
 
 def _some(examples: list[Example]) -> list[Example]:
-    """Of all lengths alike."""
+    """Some examples, of all lengths."""
     order = sorted(examples, key=lambda one: one.found.samples)
     return [order[int(at)] for at in np.linspace(0, len(order) - 1, min(_PROBED, len(order)))]
 
 
 def _listening(loaded: loader.Checkpoint, examples: list[Example]) -> float:
-    """Seconds for all recordings, by what a few take a second of sound."""
+    """Seconds for all recordings, extrapolated from a few."""
     taken, heard = 0.0, 0
-    for number, one in enumerate([examples[0], *_some(examples)]):  # the first one warms up
+    for number, one in enumerate([examples[0], *_some(examples)]):  # the first one is a warm-up
         began = time.perf_counter()
         assert one.found.clip is not None
         mean_frame(loaded, read_clip(one.found.clip))
@@ -81,12 +88,12 @@ def _listening(loaded: loader.Checkpoint, examples: list[Example]) -> float:
 
 
 def _fitting(head: EmotionHead, prosody: int, examples: list[Example], options: TuneOptions) -> float:
-    """Seconds of the whole fit, made on frames that are chance."""
+    """Seconds of the whole fit, measured with random frames."""
     random = torch.Generator().manual_seed(0)
     labels = torch.tensor([one.label for one in examples])
     size = head.weight.shape[1]
     frames = head.centre + torch.randn(len(examples), size, generator=random) * 0.1
-    frames[:, :5] += torch.nn.functional.one_hot(labels, 5)  # so that there is something to be learnt
+    frames[:, :5] += torch.nn.functional.one_hot(labels, 5)  # so that there is something to learn
     folds, _ = divide(
         [str(label) for label in labels.tolist()], [""] * len(examples), [""] * len(examples), options.folds
     )
@@ -96,18 +103,20 @@ def _fitting(head: EmotionHead, prosody: int, examples: list[Example], options: 
 
 
 def _judging(engine: Engine, examples: list[Example], options: TuneOptions) -> float:
-    """Seconds of the comparison, by two recordings answered and one reply weighed."""
+    """Seconds of the comparison, measured with two recordings."""
     if not engine.model.config.tells_tone:
         return 0.0
     even = torch.full((5,), 0.2)
     sad = torch.tensor([0.02, 0.02, 0.02, 0.92, 0.02])
     some = _some(examples)
-    rows = [Heard(one.audio, "", one.label, even, sad) for one in (some[len(some) // 2], some[len(some) // 3])]
-    listener, thresholds = Listener(engine), (0.5, 0.5)
+    rows = [
+        ComparedReading(one.audio, "", one.label, even, sad) for one in (some[len(some) // 2], some[len(some) // 3])
+    ]
+    listener, thresholds = FixedReadingEngine(engine), (0.5, 0.5)
     neutral = min(options.judged, sum(one.label == 0 for one in examples))
     answered = min(options.replies, len(examples))
     total = 0.0
-    for count, work in ((neutral, neutral_losses), (answered, replies_beside)):
+    for count, work in ((neutral, neutral_losses), (answered, compare_replies)):
         if count:
             began = time.perf_counter()
             work(listener, rows, thresholds, lambda: None)

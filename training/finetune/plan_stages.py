@@ -54,7 +54,7 @@ def plan_stages(options: TuneOptions) -> dict[str, Any]:
             start = time.perf_counter()
             data = prepare_stage(small, probe, stage, lambda _: nullcontext())
             seconds[f"label {stage}"] = share * (time.perf_counter() - start)
-            gc.collect()  # what labelled is still held by its own cycles
+            gc.collect()  # the labelling model is still referenced by its own cycles
             start = time.perf_counter()
             measured = plan(train_options(small, probe, stage, options.model, data))
             loading = time.perf_counter() - start

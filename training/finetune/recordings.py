@@ -1,6 +1,6 @@
-"""`python -m training check`: what a manifest, a folder of recordings, or the user's corrections are good for.
+"""`python -m training check`: how usable a manifest, a folder of recordings, or the user's corrections are.
 
-Every recording is read and judged by itself; nothing is left out silently. Knows no torch.
+Every recording is checked separately; nothing is dropped silently. Knows no torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from training.metrics.predictions import emotion_of_label
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.5, 30.0
 LEAST_SNR = 10.0
-"""Decibels between the loud and the quiet moments; speech in a quiet room has 30 and more."""
+"""Minimum difference in dB between loud and quiet moments; speech in a quiet room has 30 and more."""
 
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3"})
 _TABLES = ("metadata.csv", "metadata.tsv", "transcripts.csv", "transcripts.tsv")
@@ -40,19 +40,24 @@ _COLUMNS = {
     "speaker": ("speaker", "speaker_id", "voice"),
 }
 _MOST_FILES = 20_000
-_CLIPPED_SHARE, _FLAT = 5e-4, 3  # of the samples on flat tops; samples that make one
+_CLIPPED_SHARE, _FLAT = 5e-4, 3  # share of samples on flat tops; samples of a flat top
 _FRAME = 400
 
 
 def check(source: Path, mapping: dict[str, str], notify: Callable[[Recording], None] | None = None) -> list[Recording]:
-    """Every recording that `source` names, judged; `notify` hears of each at once.
+    """Check every recording of a source.
+
+    Args:
+        source: a manifest, a folder, or corrections.jsonl.
+        mapping: other labels of emotions.
+        notify: called with each recording at once.
 
     Raises:
         BadInput: there is no such file or folder, or no recording in it.
     """
     rows = list(_of_folder(source) if source.is_dir() else _of_manifest(source))
     if not rows:
-        raise BadInput(f"{source} holds no recording: choose a folder with WAV, FLAC, OGG or MP3 files, or a manifest.")
+        raise BadInput(f"{source} has no recording: choose a folder with WAV, FLAC, OGG or MP3 files, or a manifest.")
     seen: dict[str, str] = {}
     for row in track(rows, "check", console=Console(stderr=True), transient=True):
         _judge(row, seen)
@@ -64,10 +69,17 @@ def check(source: Path, mapping: dict[str, str], notify: Callable[[Recording], N
 
 
 def check_command(options: CheckOptions, *, as_json: bool) -> dict[str, Any]:
-    """Print what is found, a line a recording; write the usable ones as a manifest where that is asked. The overview.
+    """Print the problems, one line per recording, and write the usable ones as a manifest if requested.
+
+    Args:
+        options: of the command.
+        as_json: print JSON lines.
+
+    Returns:
+        The overview.
 
     Raises:
-        BadInput: see `check`; or nothing can be learnt from what is left.
+        BadInput: see `check`; or there is nothing to learn from.
     """
 
     mapping, out = options.emotion_map, options.write
@@ -78,7 +90,7 @@ def check_command(options: CheckOptions, *, as_json: bool) -> dict[str, Any]:
             sys.stdout.flush()
             return
         for one in row.problems(mapping):
-            sys.stdout.write(f"{row.audio}: {one.message}{'' if one.fatal else ' (it can be used)'}\n")
+            sys.stdout.write(f"{row.audio}: {one.message}{'' if one.fatal else ' (usable)'}\n")
 
     rows = check(options.source, mapping, notify)
     found = overview(rows, mapping)
@@ -94,7 +106,7 @@ def check_command(options: CheckOptions, *, as_json: bool) -> dict[str, Any]:
     return summary
 
 
-# ---- where they are
+# ---- finding recordings
 
 
 def _of_manifest(path: Path) -> list[Recording]:
@@ -108,7 +120,7 @@ def _of_row(row: Row) -> Recording:
     text, speaker = row.data.get("text"), row.data.get("speaker") or row.data.get("voice") or ""
     made = Recording(row.audio, text if isinstance(text, str) else "", row.emotion or "", str(speaker))
     if row.data.get("consent", True) is not True:
-        made.heard = (Problem("no consent", "whoever speaks has not agreed to training with it"),)
+        made.heard = (Problem("no consent", "the speaker has not agreed to its use for training"),)
     try:
         made.audio = str(find_audio(row.audio, row.file).path)
     except BadRow as problem:
@@ -122,7 +134,7 @@ def _of_dropped(dropped: Dropped) -> Recording:
 
 
 def _of_folder(folder: Path) -> Iterator[Recording]:
-    """Recordings with what a manifest or table, their sub-folder, their name, or a text file beside them says.
+    """Recordings with the labels of a manifest or table, of their subfolder, their name, or a text file next to them.
 
     Raises:
         BadInput: there are too many files, or a table cannot be read.
@@ -137,14 +149,14 @@ def _of_folder(folder: Path) -> Iterator[Recording]:
     table = _table(folder)
     for path in found:
         stated = table.get(path.name, {})
-        beside = path.with_suffix(".txt")
-        text = stated.get("text") or (_text(beside) if beside.is_file() else "")
+        transcript = path.with_suffix(".txt")
+        text = stated.get("text") or (_text(transcript) if transcript.is_file() else "")
         emotion = stated.get("emotion") or _emotion_of(path, folder)
         yield Recording(str(path), text, emotion, stated.get("speaker") or _speaker_of(path, folder))
 
 
 def _table(folder: Path) -> dict[str, dict[str, str]]:
-    """What a table with a header line says of each file, by the file's name."""
+    """The rows of a table with a header line, by the file's name."""
     path = next((folder / name for name in _TABLES if (folder / name).is_file()), None)
     if path is None:
         return {}
@@ -153,7 +165,7 @@ def _table(folder: Path) -> dict[str, dict[str, str]]:
     names = {name.strip().lower(): name for name in rows.fieldnames or ()}
     columns = {want: next((names[n] for n in known if n in names), None) for want, known in _COLUMNS.items()}
     if columns["audio"] is None:
-        raise BadInput(f"{path}: its first line names no column “file”: write file, text, emotion, speaker there.")
+        raise BadInput(f"{path}: its first line has no column “file”: write file, text, emotion, speaker there.")
     said: dict[str, dict[str, str]] = {}
     for row in rows:
         values = {want: (row.get(column) or "").strip() for want, column in columns.items() if column}
@@ -165,11 +177,11 @@ def _text(path: Path) -> str:
     try:
         return path.read_text("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read as UTF-8 text ({error}): save it again, or take it away.") from error
+        raise BadInput(f"{path}: cannot be read as UTF-8 text ({error}): save it again, or remove it.") from error
 
 
 def _emotion_of(path: Path, folder: Path) -> str:
-    """The emotion that the sub-folder's or the file's name holds; else the sub-folder's name, whatever it means."""
+    """The emotion in the subfolder's or the file's name; otherwise the subfolder's name, whatever it means."""
     inside = path.parent.relative_to(folder).parts
     for name in (*reversed(inside), path.stem):
         for word in re.split(r"[^A-Za-z一-鿿]+", name):
@@ -183,7 +195,7 @@ def _emotion_of(path: Path, folder: Path) -> str:
 
 
 def _speaker_of(path: Path, folder: Path) -> str:
-    """A folder above the one of the emotion, or the start of a file's name before "-" or "_"."""
+    """A folder above that of the emotion, or the start of a file's name before "-" or "_"."""
     inside = path.parent.relative_to(folder).parts
     if len(inside) > 1:
         return inside[0]
@@ -191,11 +203,11 @@ def _speaker_of(path: Path, folder: Path) -> str:
     return "" if start.isdecimal() or emotion_of_label(start) else start
 
 
-# ---- how they sound
+# ---- audio quality
 
 
 def _judge(row: Recording, seen: dict[str, str]) -> None:
-    """Measure the recording and note what is wrong; `seen` holds the sums of those before it."""
+    """Measure the recording and note its problems; `seen` has the hashes of the previous ones."""
     if row.heard and row.heard[-1].kind in ("missing", "bad line", "duplicate"):
         return
     path = Path(row.audio)
@@ -213,7 +225,7 @@ def _judge(row: Recording, seen: dict[str, str]) -> None:
     row.heard += tuple(_heard(row, clipped_share(path)))
     key = hashlib.sha256(samples.tobytes()).hexdigest()
     if key in seen:
-        row.heard += (Problem("duplicate", f"the same sound as {Path(seen[key]).name}"),)
+        row.heard += (Problem("duplicate", f"the same audio as {Path(seen[key]).name}"),)
     seen.setdefault(key, row.audio)
 
 
@@ -225,9 +237,9 @@ def _heard(row: Recording, clipped: float) -> Iterator[Problem]:
     if row.seconds > LONGEST_SECONDS:
         yield Problem("too long", f"{row.seconds:.0f} s: cut it into utterances of at most {LONGEST_SECONDS:.0f} s")
     if clipped > _CLIPPED_SHARE:
-        yield Problem("clipped", f"{clipped:.1%} of it is cut off at full volume: record it more softly", fatal=False)
+        yield Problem("clipped", f"{clipped:.1%} of it is clipped: record it at a lower level", fatal=False)
     if row.snr < LEAST_SNR:
-        yield Problem("noisy", f"speech stands only {row.snr:.0f} dB above the noise", fatal=False)
+        yield Problem("noisy", f"speech is only {row.snr:.0f} dB above the noise", fatal=False)
 
 
 def frame_levels(samples: Samples) -> Any:
@@ -239,8 +251,8 @@ def frame_levels(samples: Samples) -> Any:
 
 
 def clipped_share(path: Path) -> float:
-    """The share of samples that lie on flat tops at the recording's own peak, as stored; 0 for MP3."""
-    if path.suffix.lower() == ".mp3":  # libsndfile remarks on ordinary ones on stderr
+    """The share of samples on flat tops at the recording's own peak, as stored; 0 for MP3."""
+    if path.suffix.lower() == ".mp3":  # libsndfile writes remarks on ordinary files to stderr
         return 0.0
     with soundfile.SoundFile(path) as sound:
         stored = np.abs(sound.read(dtype="float32", always_2d=True)).max(axis=1)

@@ -9,19 +9,19 @@ import torch
 
 from training.finetune.options import TuneOptions
 
-_CAREFUL = 0.9
+_SAFE_SHARE = 0.9
 
 
 def outcome(options: TuneOptions, seconds: dict[str, float], peak: int, free: int, disk: int) -> dict[str, Any]:
-    """The plan: what is needed, what there is, whether it fits and what to do if not."""
+    """The plan: what is needed, what is available, whether it fits, and remedies."""
     place = next(path for path in (options.run, *options.run.absolute().parents) if path.exists())
     room = shutil.disk_usage(place).free
     remedies = []
-    if peak > _CAREFUL * free:
+    if peak > _SAFE_SHARE * free:
         remedies += ["close other programs"]
         remedies += ["train the head alone"] if options.what != "head" else ["choose a smaller checkpoint"]
         remedies += ["compute fewer rows at once"] if options.what != "head" and options.rows_at_once > 1 else []
-    if disk > _CAREFUL * room:
+    if disk > _SAFE_SHARE * room:
         remedies.append(f"make room on the disk of {place}")
     return {
         "peak_bytes": peak,

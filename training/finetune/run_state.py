@@ -1,4 +1,4 @@
-"""What every step of a tuning run needs: its file names, its clock, stopping on request, the summary at its end."""
+"""Shared parts of a tuning run: file names, clock, stopping on request, card and summary."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class StopRequested(Exception):
 
 
 class Clock:
-    """Seconds of work on a run, over all its starts, and the memory that is held; for the reports."""
+    """Seconds of work on a run, over all its starts, and memory in use; for reports."""
 
     def __init__(self, run: Run) -> None:
         self.earlier = max((float(line.get("seconds") or 0) for line in read_progress(run.folder)), default=0.0)
-        self._began = psutil.Process().create_time()  # starting counts
+        self._began = psutil.Process().create_time()  # includes the start of the process
         self._process = psutil.Process()
 
     def figures(self) -> dict[str, Any]:

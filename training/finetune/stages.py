@@ -1,7 +1,7 @@
-"""Tuning of a checkpoint with an adapter: stages 1 and 2 on one's own recordings, by the commands of the recipe.
+"""Fine-tuning a checkpoint with an adapter: stages 1 and 2 on the user's recordings, by the commands of the recipe.
 
-Each step (label, clean, prepare, train) keeps its own folder inside the run folder; its reports and the wish to stop
-are passed on, so that a watcher needs to know the one folder alone.
+Each step (label, clean, prepare, train) has its own folder inside the run folder. Its reports and stop requests are
+forwarded, so a watcher needs only the run folder.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from training.data.manifest import Report
 from training.data.prepare import PreparedRows, prepare
 from training.evaluation.evaluate import Subject, continuations
 from training.finetune.examples import print_dropped, read_examples
-from training.finetune.judge import Heard, figures, verdict
+from training.finetune.judge import ComparedReading, figures, verdict
 from training.finetune.options import TuneOptions
 from training.finetune.run_state import MODEL, Clock, StopRequested, finish, stop_if_requested
 from training.runs.config import CleanOptions, LabelOptions, PrepareOptions, TrainOptions
@@ -37,28 +37,33 @@ from training.stages.train import train
 
 _RELAY_SECONDS = 0.3
 _LABEL_TOKENS = 48
-CASES = 40  # held-out recordings that are judged, at most
+CASES = 40  # maximum number of held-out recordings that are compared
 
 
 def stages_of(options: TuneOptions) -> tuple[int, ...]:
-    """The stages that are trained.
+    """The stages to train.
 
     Raises:
-        BadInput: the model comes with the program: it is no checkpoint that stages can start from.
+        BadInput: the model is shipped with the program, so it is no checkpoint that stages can start from.
     """
     if loader.preset_of(options.model) is not None:
         raise BadInput(
-            f"{options.model} is, or was tuned from, a model that comes with the program: only its emotion head can be "
-            "tuned (--what head), or start from a checkpoint of `training init` or a converted BLSP-Emo."
+            f"{options.model} is, or was tuned from, a shipped model: only its emotion head can be "
+            "tuned (--what head). Or start from a checkpoint of `training init` or a converted BLSP-Emo."
         )
     return {"stage1": (1,), "stage2": (2,), "both": (1, 2)}[options.what]
 
 
 def tune_stages(options: TuneOptions, run: Run, clock: Clock) -> dict[str, Any]:
-    """Train the stages, or go on with them; the summary.
+    """Train the stages, or resume them.
+
+    Returns:
+        The summary.
 
     Raises:
-        StopRequested: the watcher asked for it. BadInput, WeightsMissing: as the commands say.
+        StopRequested: the watcher asked for it.
+        BadInput: as the commands.
+        WeightsMissing: as the commands.
     """
     stages = stages_of(options)
     report = Report(print_dropped)
@@ -68,17 +73,17 @@ def tune_stages(options: TuneOptions, run: Run, clock: Clock) -> dict[str, Any]:
     for stage in stages:
         data = prepare_stage(options, run.folder, stage, lambda folder: _relayed(run, folder, clock))
         with _relayed(run, run.folder / f"stage-{stage}", clock):
-            trained = _whole(train(train_options(options, run.folder, stage, current, data)))
+            trained = _completed(train(train_options(options, run.folder, stage, current, data)))
         current = trained["checkpoint"]
     if not Path(current).exists():
         current = str(run.folder / MODEL)  # it was moved there before a kill
     with run.bar("judge", 2 * CASES) as bar:
 
-        def notified() -> None:
+        def on_done() -> None:
             stop_if_requested(run)
             bar.advance(**clock.figures())
 
-        judged = _judge(options, current, run.folder / f"data-{stages[-1]}", notified)
+        judged = _judge(options, current, run.folder / f"data-{stages[-1]}", on_done)
     out = run.folder / MODEL
     if Path(current) != out:
         Path(current).rename(out)
@@ -108,20 +113,20 @@ Relay = Callable[[Path], Any]
 
 
 def prepare_stage(options: TuneOptions, folder: Path, stage: int, relay: Relay) -> Path:
-    """The prepared data set of a stage, its continuations written by the language model itself."""
+    """Prepare the data set of a stage, with continuations by the language model itself."""
     labels, data, emotion = folder / f"labels-{stage}", folder / f"data-{stage}", {"use_emotion": stage == 2}
     given: dict[str, Any] = {"model": options.model, "manifest": options.manifest, "lab_dir": labels}
     with relay(labels):
-        _whole(label(LabelOptions.of(given | {"max_new_tokens": _LABEL_TOKENS} | emotion), notify=print_dropped))
+        _completed(label(LabelOptions.of(given | {"max_new_tokens": _LABEL_TOKENS} | emotion), notify=print_dropped))
     clean(CleanOptions.of({"input_dir": labels, "output_dir": labels / "clean"}), print_dropped)
     given = {"dataroot": labels / "clean", "save_dir": data, "model": options.model, "seed": options.seed}
     given |= {"audio_root": options.manifest.absolute().parent, "validation": options.validation, "min_duration": 0.3}
     with relay(data):
-        _whole(prepare(PrepareOptions.of(given | emotion), print_dropped))
+        _completed(prepare(PrepareOptions.of(given | emotion), print_dropped))
     return data
 
 
-def _whole(summary: dict[str, Any]) -> dict[str, Any]:
+def _completed(summary: dict[str, Any]) -> dict[str, Any]:
     if summary.get("stopped"):
         raise StopRequested
     return summary
@@ -129,19 +134,19 @@ def _whole(summary: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _relayed(run: Run, folder: Path, clock: Clock) -> Iterator[None]:
-    """While a step works in `folder`, its reports go to the run's, and the wish to stop goes to it."""
+    """While a step works in `folder`, forward its reports to the run, and stop requests to it."""
     stop_if_requested(run)
     tail, over = ProgressTail(folder), threading.Event()
-    tail.new()  # those of earlier starts were passed on
+    tail.new()  # those of earlier starts were forwarded
 
-    def pass_on() -> None:
+    def forward() -> None:
         if run.stop_requested and folder.is_dir() and not (folder / STOP).exists():
             request_stop(folder)
         append_lines(run.folder / "progress.jsonl", [line | clock.figures() for line in tail.new()])
 
     def follow() -> None:
         while not over.wait(_RELAY_SECONDS):
-            pass_on()
+            forward()
 
     thread = threading.Thread(target=follow, name="relay", daemon=True)
     thread.start()
@@ -150,19 +155,19 @@ def _relayed(run: Run, folder: Path, clock: Clock) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-        pass_on()
+        forward()
 
 
 # ---- judging
 
 
-def _judge(options: TuneOptions, trained: str, data: Path, notified: Callable[[], None]) -> dict[str, Any]:
-    """Before and after on the rows that were kept for validation."""
+def _judge(options: TuneOptions, trained: str, data: Path, on_done: Callable[[], None]) -> dict[str, Any]:
+    """Compare before and after on the validation rows."""
     about = json.loads((data / "prepared.json").read_text("utf-8"))
     if not about["validation"]["rows"]:
         return {
             "verdict": "unclear",
-            "why": "Too few recordings: none could be held out, so nothing is known of the result.",
+            "why": "Too few recordings: none could be held out, so the result was not evaluated.",
             "held_out_by": about["split_by"],
             "continuation": {},
             "recordings": [],
@@ -171,7 +176,7 @@ def _judge(options: TuneOptions, trained: str, data: Path, notified: Callable[[]
     for source in (options.model, trained):
         subject = Subject.load(source)
         cases, _ = read_cases(data, subject.writer.chat, limit=CASES)
-        sides.append(examine_side(subject, cases, options, notified))
+        sides.append(examine_side(subject, cases, options, on_done))
         del subject
     before, after = sides
     rows = [
@@ -183,7 +188,7 @@ def _judge(options: TuneOptions, trained: str, data: Path, notified: Callable[[]
     loss = _losses(before["loss"], after["loss"])
     read: dict[str, Any] = {}
     heard = [
-        Heard(Path(row["audio"]), row["text"], EMOTIONS.index(row["emotion"]), b["read"], a["read"])
+        ComparedReading(Path(row["audio"]), row["text"], EMOTIONS.index(row["emotion"]), b["read"], a["read"])
         for row, b, a in zip(rows, before["rows"], after["rows"], strict=True)
         if row["emotion"] and b["read"] is not None and a["read"] is not None
     ]
@@ -205,9 +210,9 @@ def _judge(options: TuneOptions, trained: str, data: Path, notified: Callable[[]
 
 
 def examine_side(
-    subject: Subject, cases: Sequence[Case], options: TuneOptions, notified: Callable[[], None]
+    subject: Subject, cases: Sequence[Case], options: TuneOptions, on_done: Callable[[], None]
 ) -> dict[str, Any]:
-    """What one checkpoint makes of the recordings: readings, replies to the first of them, continuation losses."""
+    """One checkpoint's results on the recordings: readings, some replies, continuation losses."""
     rows, kept, states = list[dict[str, Any]](), list[Case](), list[Tensor]()
     for number, case in enumerate(cases):
         assert case.samples is not None
@@ -223,7 +228,7 @@ def examine_side(
             states.append(hearing.pieces[0][0][0, : encoder_frames(len(case.samples))])
         rows.append(row)
         subject.engine.forget()
-        notified()
+        on_done()
     head = subject.checkpoint.model.emotion_head
     loss = continuations(subject, kept, states) if kept else {}
     return {"rows": rows, "loss": loss, "threshold": head.threshold if head is not None else 0.0}
@@ -239,7 +244,7 @@ def _losses(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str
 
 def _of_loss(loss: Mapping[str, Any]) -> tuple[str, str]:
     if not loss:
-        return "unclear", "No neutral recording was held out, so nothing is known of the replies."
+        return "unclear", "No neutral recording was held out, so the replies were not evaluated."
     change = f"{loss['before']:.2f} before, {loss['after']:.2f} after"
     if loss["ratio"] < 1:
         return "better", f"What is examples in neutral speech is understood better: continuation loss {change}."

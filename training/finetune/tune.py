@@ -1,8 +1,8 @@
-"""`python -m training tune RUN`: a checkpoint learns from one's own recordings, and is judged on what it did not hear.
+"""`python -m training tune RUN`: fine-tune a checkpoint on the user's recordings, and compare on held-out ones.
 
-A run folder, as `training.runs.run_folder` says, with everything in it: the manifest's recordings are heard once
-(features/), the head is fitted or the stages are trained (stage-1/, stage-2/), before and after are compared, and the
-tuned checkpoint is model/. summary.json is written last; started again, a run goes on where it was.
+The run folder (`training.runs.run_folder`) contains everything: the manifest's recordings are encoded once (features/),
+the head is fitted or the stages are trained (stage-1/, stage-2/), before and after are compared, and the tuned
+checkpoint is model/. summary.json is written last; started again, a run is resumed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,15 @@ from training.data.sources import fetching
 from training.finetune.examples import Example, print_dropped, read_examples
 from training.finetune.features import copy_head, mean_frame, prosody_size
 from training.finetune.head import Rows, Tuned, divide, tune_head
-from training.finetune.judge import Heard, Listener, choose_replies, figures, neutral_losses, replies_beside, verdict
+from training.finetune.judge import (
+    ComparedReading,
+    FixedReadingEngine,
+    choose_replies,
+    compare_replies,
+    figures,
+    neutral_losses,
+    verdict,
+)
 from training.finetune.options import TuneOptions
 from training.finetune.run_state import MODEL, SUMMARY, Clock, StopRequested, finish, stop_if_requested
 from training.runs.run_folder import Run, open_run
@@ -39,11 +47,17 @@ _CHANGEABLE = ("rows_at_once", "run", "manifest")  # a folder may have moved
 
 
 def tune(options: TuneOptions) -> dict[str, Any]:
-    """Tune, or go on with it; the summary, or "stopped".
+    """Fine-tune, or resume it.
+
+    Args:
+        options: of the command.
+
+    Returns:
+        The summary, or "stopped".
 
     Raises:
-        BadInput: nothing can be learnt from the manifest, or options and checkpoint do not go together.
-        WeightsMissing: the checkpoint is not there, or the disk is full.
+        BadInput: there is nothing to learn from, or options and checkpoint do not fit together.
+        WeightsMissing: the checkpoint is missing, or the disk is full.
     """
     with open_run(options.run, options.plain(), changeable=_CHANGEABLE) as run:
         if (run.folder / SUMMARY).exists():
@@ -59,7 +73,7 @@ def tune(options: TuneOptions) -> dict[str, Any]:
         except OSError as error:
             where = error.filename or options.run
             raise WeightsMissing(
-                f"{where} cannot be written ({error.strerror}): make room and start again, it goes on where it was."
+                f"{where} cannot be written ({error.strerror}): make room and try again; the run is resumed."
             ) from error
 
 
@@ -80,7 +94,7 @@ def _tune_head(options: TuneOptions, run: Run, clock: Clock) -> dict[str, Any]:
     thresholds = (head.threshold, result.threshold)
     before = torch.softmax(head.of_means(frames), 1)
     heard = [
-        Heard(one.audio, text, one.label, *pair)
+        ComparedReading(one.audio, text, one.label, *pair)
         for one, text, *pair in zip(examples, texts, before, result.held_out, strict=True)
     ]
     judged = judge(engine, heard, thresholds, options, run, clock)
@@ -100,11 +114,11 @@ def _tune_head(options: TuneOptions, run: Run, clock: Clock) -> dict[str, Any]:
     return finish(options, run, clock, summary)
 
 
-# ---- hearing
+# ---- encoding
 
 
 def hear_all(loaded: Checkpoint, examples: list[Example], run: Run, clock: Clock) -> Tensor:
-    """The mean frames [n, D] that the head averages, of all recordings; each is kept in features/ when it is known.
+    """Mean frames [n, D] of the emotion head's input for all recordings; each is stored in features/ at once.
 
     Raises:
         StopRequested: after the recording at which the watcher asked for it.
@@ -127,7 +141,7 @@ def hear_all(loaded: Checkpoint, examples: list[Example], run: Run, clock: Clock
 
 
 def fit(head: EmotionHead, prosody: int, rows: Rows, options: TuneOptions, run: Run, clock: Clock) -> Tuned:
-    """Let the head learn; every step is reported with its held-out loss and accuracy."""
+    """Train the head; every step is reported with its held-out loss and accuracy."""
     run.report("choose", 0, 1, **clock.figures())
     with run.bar("fit", options.steps, unit="steps") as bar:
 
@@ -139,7 +153,7 @@ def fit(head: EmotionHead, prosody: int, rows: Rows, options: TuneOptions, run: 
 
 
 def write_tuned(source: str, loaded: Checkpoint, result: Tuned, out: Path) -> None:
-    """Write the tuned checkpoint: the head alone where it stands on a preset, else the whole folder with that head."""
+    """Write the tuned checkpoint: the head alone for a preset, otherwise the whole folder with the new head."""
     preset, config = loader.preset_of(source), loaded.model.config
     if preset is not None:
         reading = {
@@ -153,7 +167,7 @@ def write_tuned(source: str, loaded: Checkpoint, result: Tuned, out: Path) -> No
         name = preset.get("preset", source)
         tuned.save(out, name, loader.presets()[name], result.head, reading)
         return
-    learnt = ("weight", "centre", "offset", "temperature")  # hidden units keep their bytes
+    learnt = ("weight", "centre", "offset", "temperature")  # hidden units are unchanged
     write_checkpoint(Path(source), {f"emotion_head.{name}": result.head[name] for name in learnt}, out)
     settings = json.loads((out / "config.json").read_text("utf-8"))
     write_atomically(
@@ -161,13 +175,18 @@ def write_tuned(source: str, loaded: Checkpoint, result: Tuned, out: Path) -> No
     )
 
 
-# ---- judging
+# ---- comparison
 
 
 def judge(
-    engine: Engine, heard: list[Heard], thresholds: tuple[float, float], options: TuneOptions, run: Run, clock: Clock
+    engine: Engine,
+    heard: list[ComparedReading],
+    thresholds: tuple[float, float],
+    options: TuneOptions,
+    run: Run,
+    clock: Clock,
 ) -> dict[str, Any]:
-    """Readings, continuation loss and replies before and after, and a verdict; every recording with its figures."""
+    """Readings, continuation loss and replies before and after, and a verdict; all recordings with their figures."""
     read = figures(heard, thresholds)
     neutral = [row for row in heard if row.emotion == 0][: options.judged]
     chosen = choose_replies(heard, thresholds, options.replies)
@@ -175,14 +194,14 @@ def judge(
     neutral, chosen = (neutral, chosen) if reads_matter else ([], [])
     stop_if_requested(run)
     with run.bar("judge", len(neutral) + len(chosen)) as bar:
-        listener = Listener(engine)
+        listener = FixedReadingEngine(engine)
 
-        def notified() -> None:
+        def on_done() -> None:
             stop_if_requested(run)
             bar.advance(**clock.figures())
 
-        losses = neutral_losses(listener, neutral, thresholds, notified)
-        replies = replies_beside(listener, [heard[at] for at in chosen], thresholds, notified)
+        losses = neutral_losses(listener, neutral, thresholds, on_done)
+        replies = compare_replies(listener, [heard[at] for at in chosen], thresholds, on_done)
     rows = [
         {"audio": str(row.audio), "text": row.text, "emotion": EMOTIONS[row.emotion]}
         | {"before": row.before.tolist(), "after": row.after.tolist()}

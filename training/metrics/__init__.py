@@ -1,4 +1,4 @@
 """Metrics that several packages share: word error rate, emotion scores with confidence intervals.
 
-It knows no model, no torch and no training.
+It knows no model and no training.
 """

@@ -1,8 +1,8 @@
-"""Emotion recognition read from the replies of the batch tool: figures, and the confusion matrix as text and picture.
+"""Emotion recognition from the batch tool's replies: figures, and the confusion matrix as text and as a picture.
 
-A reply is free text ("The emotion tone of the speech provided is neutral."). The rule that reads it: the first of
-the five names, in any of their plain forms, decides; where none stands, the first synonym; words right behind a
-negation do not count ("not happy"). A reply with neither counts as wrong, in a column of its own ("none").
+A reply is free text ("The emotion tone of the speech provided is neutral."). It is read by a rule: the first of the
+five names, in any of their forms, decides; without one, the first synonym; words right after a negation do not count
+("not happy"). A reply with neither counts as wrong, in a separate column ("none").
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SYNONYMS = {
     "surprise": "astonished astonishment amazed amazement shocked shock startled 震惊",
 }
 _ABBREVIATIONS = {"neu": "neutral", "hap": "happy", "ang": "angry", "sur": "surprise"}
-"""Labels of data sets (IEMOCAP's) that are no words."""
+"""Abbreviated labels of data sets (IEMOCAP's)."""
 
 _NEGATION = re.compile(
     r"(?:\b(?:not|never|neither|nor|without|no longer)|n[’']t)\s+(?:\w+ly |very |so |at all )?$|[不没无]$"
@@ -56,7 +56,7 @@ _FINDERS = (_finder(_NAMES), _finder(_SYNONYMS))
 
 
 def emotion_in(text: str) -> str | None:
-    """The emotion that a text names, one of `EMOTIONS`, by the rule in the module's docstring; None: no one."""
+    """The emotion that a text names, one of `EMOTIONS`, by the rule in the module's docstring; None: none."""
     text = text.lower()
     for pattern, emotion_of in _FINDERS:
         for found in pattern.finditer(text):
@@ -66,7 +66,14 @@ def emotion_in(text: str) -> str | None:
 
 
 def emotion_of_label(label: object) -> str | None:
-    """The emotion that a data set's label means ("joy", "Anger", "neu"); None where it is none of the five."""
+    """Map a data set's label to an emotion.
+
+    Args:
+        label: for example "joy", "Anger" or "neu".
+
+    Returns:
+        One of `EMOTIONS`, or None if the label is none of them.
+    """
     word = str(label).strip().lower()
     if word in _ABBREVIATIONS:
         return _ABBREVIATIONS[word]
@@ -74,7 +81,15 @@ def emotion_of_label(label: object) -> str | None:
 
 
 def wilson(hits: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a share, by Wilson's score (1927); total >= 1."""
+    """The 95 % interval of a proportion, by Wilson's score (1927).
+
+    Args:
+        hits: successes.
+        total: trials, at least 1.
+
+    Returns:
+        Lower and upper limit.
+    """
     share, square = hits / total, _Z**2
     middle = (share + square / (2 * total)) / (1 + square / total)
     half = _Z / (1 + square / total) * sqrt(share * (1 - share) / total + square / (4 * total**2))
@@ -84,13 +99,13 @@ def wilson(hits: int, total: int) -> tuple[float, float]:
 
 @dataclass(slots=True)
 class Scores:
-    """What a file of replies shows.
+    """Results of a file of replies.
 
     Attributes:
-        confusion: counts [5][6]: rows the references in the order of `EMOTIONS`, columns what the replies
-            name, and last those that name none.
-        failed: numbers of the lines that hold an error; they count nowhere else.
-        unknown: references that are none of the five emotions, with their lines' numbers; nor do these.
+        confusion: counts [5][6]: one row per reference in the order of `EMOTIONS`, one column per named emotion, the
+            last for replies that name none.
+        failed: numbers of the lines with an error; they count nowhere else.
+        unknown: references that are none of the five emotions, with their line numbers; they do not count either.
     """
 
     confusion: list[list[int]] = field(default_factory=lambda: [[0] * (len(EMOTIONS) + 1) for _ in EMOTIONS])
@@ -99,20 +114,23 @@ class Scores:
 
     @property
     def counts(self) -> list[int]:
-        """References of each emotion [5]."""
+        """Number of references of each emotion [5]."""
         return [sum(row) for row in self.confusion]
 
     @property
     def hits(self) -> list[int]:
-        """Replies of each emotion that name it [5]."""
+        """Number of correct replies of each emotion [5]."""
         return [row[at] for at, row in enumerate(self.confusion)]
 
     def figures(self) -> dict[str, Any]:
-        """The figures as JSON values.
+        """Accuracy and unweighted recall with 95 % intervals, and the confusion matrix.
 
-        The interval of the accuracy is Wilson's. That of the unweighted recall combines the Wilson intervals of
-        the emotions' recalls (Zou, Huang and Zhang 2009: the limits' distances add up as variances do); it also
-        holds where a recall is 0 or 1, where a bootstrap has no width. Emotions without a reference stay out.
+        The interval of the accuracy is Wilson's. That of the unweighted recall combines the Wilson intervals of the
+        emotions' recalls (Zou, Huang and Zhang 2009: the limits' distances add up as variances do); it is also valid
+        where a recall is 0 or 1, where a bootstrap has no width. Emotions without a reference are left out.
+
+        Returns:
+            JSON values by name.
         """
         n, hits = sum(self.counts), sum(self.hits)
         present = [(hit, count) for hit, count in zip(self.hits, self.counts, strict=True) if count]
@@ -143,8 +161,14 @@ class Scores:
 def score(path: Path) -> Scores:
     """Score the output of `generate`.
 
+    Args:
+        path: of the output.
+
+    Returns:
+        The scores.
+
     Raises:
-        BadInput: the file is missing, holds something else, or no line has a reference to compare with.
+        BadInput: the file is missing or something else, or no line has a reference to compare with.
     """
     try:
         lines = path.read_bytes().split(b"\n")
@@ -178,13 +202,20 @@ def _result(path: Path, number: int, raw: bytes) -> tuple[str, object, bool]:
             raise TypeError
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BadInput(
-            f"{path}, line {number}: not a line that generate writes; repair it or generate anew."
+            f"{path}, line {number}: not a line that generate writes; repair it or run generate again."
         ) from error
     return response, reference, "error" in record
 
 
 def as_text(scores: Scores) -> str:
-    """The figures and the matrix as plain, aligned text."""
+    """The figures and the confusion matrix as aligned text.
+
+    Args:
+        scores: to print.
+
+    Returns:
+        Lines, each with a line end.
+    """
     figures = scores.figures()
     columns = (*EMOTIONS, NONE)
     lines = [
@@ -208,7 +239,14 @@ def _share(share: float, interval: Sequence[float]) -> str:
 
 
 def problems(scores: Scores) -> list[str]:
-    """One line for each kind of line that was left out, with the lines' numbers."""
+    """Describe the lines that were left out, one line per reason.
+
+    Args:
+        scores: with `failed` and `unknown`.
+
+    Returns:
+        Lines without line ends.
+    """
     reports = [
         f"{_numbers(lines)}: the reference {reference!r} is none of the five emotions; left out"
         for reference, lines in scores.unknown.items()
@@ -226,12 +264,21 @@ def _numbers(lines: Sequence[int]) -> str:
 
 # ---- the picture
 
-_LIGHT, _DARK = (247, 251, 255), (8, 48, 107)  # one hue, light to dark: readable without seeing colours
+_LIGHT, _DARK = (247, 251, 255), (8, 48, 107)  # one hue, light to dark: readable without colour vision
 _CELL_WIDTH, _CELL_HEIGHT, _LEFT, _TOP, _GAP = 92, 58, 150, 132, 14
 
 
 def as_svg(scores: Scores, title: str = "Emotions: what the replies name", columns: str = "named in the reply") -> str:
-    """The matrix as an SVG picture: counts, and shares of each reference as shades of one hue."""
+    """The confusion matrix as an SVG picture: counts, and shares of each reference as shades of one hue.
+
+    Args:
+        scores: to draw.
+        title: of the picture.
+        columns: the heading of the columns.
+
+    Returns:
+        The SVG document.
+    """
     figures = scores.figures()
     right = _left_of(len(EMOTIONS)) + _CELL_WIDTH
     bottom = _TOP + len(EMOTIONS) * _CELL_HEIGHT

@@ -1,4 +1,4 @@
-"""Word errors between what was said and what was understood."""
+"""Word errors between a reference text and a recognised text."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from num2words import num2words
 
 
 def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
-    """The fewest words to substitute, delete or insert to turn one text into the other (Levenshtein 1966).
+    """Word-level edit distance (Levenshtein 1966).
 
-    Case, punctuation and hyphens do not count, and numbers count as their English words: "10%" is "ten percent".
+    Case, punctuation and hyphens are ignored, and numbers count as their English words: "10%" is "ten percent".
+
+    Args:
+        reference: what was said.
+        hypothesis: what was recognised.
 
     Returns:
-        The errors and the number of words in `reference`; their quotient is the word error rate.
+        The number of substitutions, deletions and insertions, and the number of words in `reference`; their quotient is
+            the word error rate.
     """
     said, heard = _words(reference), _words(hypothesis)
     costs = list(range(len(heard) + 1))

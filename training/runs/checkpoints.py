@@ -1,6 +1,6 @@
-"""The trainer's own checkpoints: `checkpoint-N` folders that prove to be whole before a run goes on from them.
+"""The trainer's own checkpoints: `checkpoint-N` folders that are verified before a run resumes from them.
 
-Beside the trainer's files each holds `sums.json`, size and CRC-32 of every one of them, written last.
+In addition to the trainer's files each has `sums.json`, the size and CRC-32 of all of them, written last.
 """
 
 from __future__ import annotations
@@ -20,14 +20,25 @@ _BLOCK = 1 << 20
 
 
 def write_checksums(checkpoint: Path) -> None:
-    """Write the sums of a checkpoint that is otherwise complete."""
+    """Write the checksums of an otherwise complete checkpoint.
+
+    Args:
+        checkpoint: its folder.
+    """
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != SUMS)
     sums = {path.relative_to(checkpoint).as_posix(): [path.stat().st_size, _sum(path)] for path in files}
     write_atomically(checkpoint / SUMS, json.dumps(sums, indent=2) + "\n")
 
 
 def damage_in(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, in one phrase; None: it is as it was written."""
+    """Verify a checkpoint.
+
+    Args:
+        checkpoint: its folder.
+
+    Returns:
+        What is wrong with it, in one phrase; None if it is intact.
+    """
     try:
         sums = json.loads((checkpoint / SUMS).read_text("utf-8"))
         for name, (size, crc) in sums.items():
@@ -36,32 +47,52 @@ def damage_in(checkpoint: Path) -> str | None:
         return None if WEIGHTS in sums and STATE in sums else "it is not complete"
     except FileNotFoundError as error:
         missing = Path(error.filename).name
-        return "it was not written to its end" if missing == SUMS else f"{missing} is missing"
+        return "it is incomplete" if missing == SUMS else f"{missing} is missing"
     except (OSError, ValueError, TypeError, AttributeError) as error:
         return f"it cannot be read ({error})"
 
 
 def newest(run: Path) -> tuple[Path | None, list[str]]:
-    """The newest sound checkpoint of a run, if any, and one line for each newer one that is not sound."""
+    """Find the newest intact checkpoint of a run.
+
+    Args:
+        run: the run folder.
+
+    Returns:
+        The checkpoint, or None, and one line for each newer one that is not intact.
+    """
     unfinished = {path for path in run.glob("checkpoint-*") if path.is_dir()} - set(checkpoints(run))
-    problems = [f"{path}: it was not written to its end; left out." for path in sorted(unfinished)]
+    problems = [f"{path}: it is incomplete and is skipped." for path in sorted(unfinished)]
     for path in reversed(checkpoints(run)):
         problem = damage_in(path)
         if problem is None:
             return path, problems
-        problems.append(f"{path}: {problem}; the one before it is used.")
+        problems.append(f"{path}: {problem}; the previous one is used.")
     return None, problems
 
 
 def prune(run: Path, keep: int, protected: Container[Path]) -> None:
-    """Remove all but the newest `keep` checkpoints and those that are protected."""
+    """Remove all but the newest `keep` checkpoints and the protected ones.
+
+    Args:
+        run: the run folder.
+        keep: how many to keep.
+        protected: checkpoints to keep in any case.
+    """
     for path in checkpoints(run)[:-keep]:
         if path not in protected:
             shutil.rmtree(path)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The trainer's state: global_step, best_global_step, best_metric, ..."""
+    """Read the trainer's state of a checkpoint.
+
+    Args:
+        checkpoint: its folder.
+
+    Returns:
+        global_step, best_global_step, best_metric, ...
+    """
     state: dict[str, Any] = json.loads((checkpoint / STATE).read_text("utf-8"))
     return state
 

@@ -1,14 +1,15 @@
-"""A run is a folder, and the folder is the whole contract between a command and whoever watches it.
+"""A run is a folder, and the folder is the only interface between a command and its watcher.
 
-    run.toml        the options; a run goes on only with the same
-    progress.jsonl  a line a report: stage, step, of, loss, validation, learning_rate, samples_per_second,
-                    eta_seconds, and whatever else a command has to say; appended and flushed
-    stop            made by the watcher: the command ends at the next safe place, and goes on when started again
-    checkpoint-N    what a trainer resumes from; card.md  written at its end
+    run.toml        the options; a run can only be resumed with the same
+    progress.jsonl  one line per report: stage, step, of, loss, validation, learning_rate, samples_per_second,
+                    eta_seconds, and further figures of the command; appended and flushed
+    stop            created by the watcher: the command stops at the next safe point, and resumes when started again
+    checkpoint-N    what a trainer resumes from
+    card.md         written at the end
     .lock           held by the process that works here
 
-Files are replaced as a whole or appended line by line; a reader never sees half of one and skips a torn last line.
-Knows no torch: windows read it.
+Files are replaced as a whole or appended line by line; a reader never sees half a file and skips a torn last line.
+Knows no torch: user interfaces read it.
 """
 
 from __future__ import annotations
@@ -40,11 +41,15 @@ from model.files import write_atomically
 OPTIONS, PROGRESS, STOP, CARD, LOCK = "run.toml", "progress.jsonl", "stop", "card.md", ".lock"
 _COMPLETE = "trainer_state.json"  # the trainer writes it last
 _REPORT_SECONDS = 0.5
-_LOCK_SECONDS = 1.0  # a watcher that asks whether a run is at work holds the lock for a moment
+_LOCK_SECONDS = 1.0  # a watcher that checks whether a run is active holds the lock for a moment
 
 
 def repair(path: Path) -> None:
-    """Cut off a last line that a kill has torn, so that the next one starts a line."""
+    """Remove an incomplete last line, left by a kill, so that the next line starts properly.
+
+    Args:
+        path: of a file of lines; it may be missing.
+    """
     if not path.exists():
         return
     with path.open("r+b") as file:
@@ -53,15 +58,27 @@ def repair(path: Path) -> None:
 
 
 def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append JSON lines in one write and flush them."""
+    """Append JSON lines in one write and flush them.
+
+    Args:
+        path: of the file, created if necessary.
+        rows: one object per line.
+    """
     with path.open("ab") as file:
         file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
 
 def read_lines(path: Path, start: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """The objects on the complete lines behind byte `start`, and the byte behind the last of them.
+    """Read the objects on the complete lines of a file.
 
-    A line that is torn, or no JSON object, is left out; without a file there are none.
+    A line that is torn or not a JSON object is skipped.
+
+    Args:
+        path: of the file; it may be missing.
+        start: the byte to start at.
+
+    Returns:
+        The objects, and the byte after the last complete line.
     """
     try:
         with path.open("rb") as file:
@@ -82,14 +99,14 @@ def read_lines(path: Path, start: int = 0) -> tuple[list[dict[str, Any]], int]:
 
 
 class Run:
-    """The hold of a working process on its run folder; see `open_run`."""
+    """A locked run folder; see `open_run`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @property
     def stop_requested(self) -> bool:
-        """Whether the watcher has asked for an end."""
+        """Whether the watcher asked the run to stop."""
         return (self.folder / STOP).exists()
 
     def report(
@@ -105,16 +122,35 @@ class Run:
         eta_seconds: float | None = None,
         **extra: Any,
     ) -> None:
-        """Append a line to progress.jsonl; what is not known is null. Numbers must be finite or None."""
+        """Append a line to progress.jsonl. Numbers must be finite; unknown ones are None.
+
+        Args:
+            stage: name of the step in progress.
+            step: steps done.
+            of: steps in total.
+            loss: training loss.
+            validation: validation loss.
+            learning_rate: now.
+            samples_per_second: rate.
+            eta_seconds: estimated time left.
+            **extra: further figures.
+        """
         figures = {"stage": stage, "step": step, "of": of, "loss": loss, "validation": validation}
         figures |= {"learning_rate": learning_rate, "samples_per_second": samples_per_second}
         append_lines(self.folder / PROGRESS, [figures | {"eta_seconds": eta_seconds} | extra])
 
     @contextmanager
     def bar(self, stage: str, of: int, done: int = 0, *, unit: str = "samples") -> Iterator[Bar]:
-        """A progress bar on stderr whose steps are reported as well; `done` of the `of` steps were done before.
+        """A progress bar on stderr that also reports to progress.jsonl, with the rate as `<unit>_per_second`.
 
-        The rate is reported as `<unit>_per_second`.
+        Args:
+            stage: name of the step in progress.
+            of: steps in total.
+            done: steps done in earlier starts.
+            unit: of a step; "bytes" are shown as sizes.
+
+        Yields:
+            The bar.
         """
         count = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
         columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
@@ -125,7 +161,11 @@ class Run:
                 bar.flush()
 
     def write_card(self, text: str) -> None:
-        """Write card.md, which says what came of the run."""
+        """Write card.md, which describes the result.
+
+        Args:
+            text: Markdown.
+        """
         write_atomically(self.folder / CARD, text)
 
 
@@ -139,14 +179,24 @@ class Bar:
         self._began = self._reported = time.monotonic()
         self._figures: dict[str, Any] = {}
         self.news = True
-        """Whether something has happened since the last report."""
+        """Whether there is something new since the last report."""
 
     def advance(self, steps: int = 1, **figures: Any) -> None:
-        """`steps` more are done; `figures` as in `Run.report`."""
+        """Count steps.
+
+        Args:
+            steps: done since the last call.
+            **figures: as in `Run.report`.
+        """
         self.set(self._step + steps, **figures)
 
     def set(self, step: int, **figures: Any) -> None:
-        """`step` are done in all."""
+        """Set the progress.
+
+        Args:
+            step: steps done in total.
+            **figures: as in `Run.report`.
+        """
         self._step = step
         self._figures = figures
         self.news = True
@@ -169,47 +219,49 @@ class Bar:
 def open_run(
     folder: Path, options: Mapping[str, Any], *, changeable: Iterable[str] = (), kept: Path | None = None
 ) -> Iterator[Run]:
-    """Take hold of a run folder, a new one or one to go on with; a `stop` from before is removed.
+    """Lock a run folder, new or to resume, and write its options; an old `stop` is removed.
 
     Args:
-        folder: made if it is not there.
-        options: written to run.toml; nothing in them is None.
+        folder: created if necessary.
+        options: written to run.toml; without None.
         changeable: options that may differ from those of the earlier start.
-        kept: what there is to go on with; while it is not there, any options are as good as the earlier ones.
+        kept: what there is to resume; while it is missing, any options are accepted.
+
+    Yields:
+        The run.
 
     Raises:
-        BadInput: another process works there, the run was started with other options, or the folder cannot be
-            written.
+        BadInput: another process works there, the run was started with other options, or the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / LOCK, timeout=_LOCK_SECONDS):
             if kept is not None and not kept.exists():
                 (folder / OPTIONS).unlink(missing_ok=True)
-            _settle(folder, dict(options), frozenset(changeable))
+            _write_options(folder, dict(options), frozenset(changeable))
             (folder / STOP).unlink(missing_ok=True)
             repair(folder / PROGRESS)
             yield Run(folder)
     except Timeout as error:
-        raise BadInput(f"{folder} is in use by another process: wait for it, or ask it to stop.") from error
+        raise BadInput(f"{folder} is in use by another process: wait for it, or stop it.") from error
     except (PermissionError, FileExistsError, NotADirectoryError) as error:
         raise BadInput(f"{error.filename or folder} cannot be written: choose another folder.") from error
 
 
-def _settle(folder: Path, options: dict[str, Any], changeable: frozenset[str]) -> None:
+def _write_options(folder: Path, options: dict[str, Any], changeable: frozenset[str]) -> None:
     if (folder / OPTIONS).exists():
         before = read_options(folder)
         for name in sorted({*before, *options} - changeable):
             if before.get(name) != options.get(name):
                 raise BadInput(
                     f"{folder} was started with {name} = {before.get(name)!r}, not {options.get(name)!r}: "
-                    "use the same options to go on, or another folder."
+                    "use the same options to resume, or another folder."
                 )
     write_atomically(folder / OPTIONS, tomli_w.dumps(options))
 
 
 def read_options(folder: Path) -> dict[str, Any]:
-    """The options of a run.
+    """Read the options of a run.
 
     Raises:
         BadInput: there is no readable run.toml.
@@ -221,14 +273,18 @@ def read_options(folder: Path) -> dict[str, Any]:
 
 
 class ProgressTail:
-    """Follows a progress.jsonl that is being written."""
+    """Follows a progress.jsonl while it is written."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / PROGRESS
         self._position = 0
 
     def new(self) -> list[dict[str, Any]]:
-        """The reports since the last call; after a resumed run's step has gone back, the later line counts."""
+        """Read the reports since the last call. After a resumed run has gone back some steps, the later line counts.
+
+        Returns:
+            The reports.
+        """
         if self._path.exists() and self._path.stat().st_size < self._position:
             self._position = 0
         rows, self._position = read_lines(self._path, self._position)
@@ -236,12 +292,19 @@ class ProgressTail:
 
 
 def read_progress(folder: Path) -> list[dict[str, Any]]:
-    """All reports of a run."""
+    """Read all reports of a run.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        The reports.
+    """
     return ProgressTail(folder).new()
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints of a run, the oldest first."""
+    """The complete checkpoints of a run, oldest first."""
     found = {
         int(number): path
         for path in folder.glob("checkpoint-*")
@@ -251,7 +314,11 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def request_stop(folder: Path) -> None:
-    """Ask the process that works in the folder to end at the next safe place."""
+    """Ask the process that works in the folder to stop at the next safe point.
+
+    Args:
+        folder: of the run.
+    """
     (folder / STOP).touch()
 
 

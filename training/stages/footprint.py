@@ -1,6 +1,6 @@
-"""What a training step keeps in memory, counted in passes over a row or two.
+"""Memory of a training step, measured in passes over one or two rows.
 
-Activations are counted, not guessed: the bytes that autograd keeps for the backward pass, with and without gradient
+Activations are measured, not estimated: the bytes that autograd saves for the backward pass, with and without gradient
 checkpointing.
 """
 
@@ -20,12 +20,12 @@ from training.stages.student import LANGUAGE_LOSSES, Recipe, Student
 from training.stages.trainer import move
 
 _ADAM_BYTES = 3 * 4  # a trained weight's gradient and its two moments
-_CAREFUL = 0.9
+_SAFE_SHARE = 0.9
 _LOGITS = 5  # of student and teacher, their logarithms and gradients
 
 
 def step_bytes(recipe: RecipeLosses, batch: Batch) -> int:
-    """Bytes that autograd keeps for the backward pass of a batch; the random state is left as it was."""
+    """Bytes that autograd saves for the backward pass of a batch; the random state is restored."""
     own = {parameter.untyped_storage().data_ptr() for parameter in recipe.parameters()}
     kept: dict[int, int] = {}
 
@@ -33,7 +33,7 @@ def step_bytes(recipe: RecipeLosses, batch: Batch) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # an output that is kept as it is would hold its own graph, which then never goes
+        return tensor.detach()  # a saved output would keep its own graph alive
 
     device = next(recipe.parameters()).device
     with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -43,23 +43,23 @@ def step_bytes(recipe: RecipeLosses, batch: Batch) -> int:
 
 
 def footprint(options: TrainOptions, student: Student, longest: list[TrainingRow], device: str) -> dict[str, Any]:
-    """What a pass over these rows needs beside what is loaded, in bytes, and whether it fits.
+    """The memory that a pass over these rows needs in addition to what is loaded, in bytes, and whether it fits.
 
-    Switches gradient checkpointing on where the options say so, or where memory asks for it and they leave it open.
+    Switches gradient checkpointing on if the options say so, or if memory requires it and they leave it open.
     """
     recipe, free = student.recipe, memory_of(device).free
     trained = sum(value.numel() for value in recipe.trained().values())
-    some = [_worst(longest), longest[0]][: len(longest)]  # padding takes another way through attention
+    some = [_worst(longest), longest[0]][: len(longest)]  # padding changes the attention kernel
     few = collate(some)
     plain = len(longest) * _kept(recipe, few, student.half, device) // len(some)
     recipe.model.activation_checkpointing_enable()
     sparing = len(longest) * _kept(recipe, few, student.half, device) // len(some)
-    # A layer at a time is computed again in the backward pass.
+    # One layer at a time is recomputed in the backward pass.
     sparing += max(0, plain - sparing) // int(recipe.model.config.text_config.num_hidden_layers)
     logits = _logits_bytes(recipe, collate(longest))
     fixed = logits + _ADAM_BYTES * trained
     wanted = options.gradient_checkpointing
-    checkpointing = wanted == "on" or (wanted == "auto" and device == "cuda" and plain + fixed > _CAREFUL * free)
+    checkpointing = wanted == "on" or (wanted == "auto" and device == "cuda" and plain + fixed > _SAFE_SHARE * free)
     if not checkpointing:
         recipe.model.activation_checkpointing_disable()  # type: ignore[no-untyped-call]
     needed = fixed + (sparing if checkpointing else plain)
@@ -73,20 +73,22 @@ def footprint(options: TrainOptions, student: Student, longest: list[TrainingRow
         "activations_checkpointed_bytes": sparing,
         "needed_bytes": needed,
         "free_bytes": free,
-        "verdict": "fits" if needed <= _CAREFUL * free else "does not fit: fewer --rows-at-once, or --quantize nf4",
+        "verdict": "fits"
+        if needed <= _SAFE_SHARE * free
+        else "does not fit: use fewer --rows-at-once, or --quantize nf4",
         "checkpoint_bytes": _ADAM_BYTES * trained,
     }
 
 
 def _worst(rows: list[TrainingRow]) -> TrainingRow:
-    """A row with the longest of every segment: what each row is padded to, at most."""
+    """A row with the longest of every segment: the maximum that each row is padded to."""
     segments = ("opening", "speech_instruction", "text_instruction", "text", "closing", "answer")
     longest = {name: max((getattr(row, name) for row in rows), key=len) for name in segments}
     return replace(max(rows, key=lambda row: row.encoder_frames), **longest)
 
 
 def _logits_bytes(recipe: Recipe, batch: Batch) -> int:
-    """What a chunk's logits take while its loss is computed."""
+    """Memory of a chunk's logits while its loss is computed."""
     if LANGUAGE_LOSSES.isdisjoint(recipe.names):
         return 0
     rows = int((batch["answer"] != PADDING).sum() + (batch["text"] != PADDING).sum())

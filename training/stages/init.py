@@ -1,7 +1,7 @@
-"""`python -m training init`: a fresh checkpoint from a Whisper encoder and a language model.
+"""`python -m training init`: an initial checkpoint from a Whisper encoder and a language model.
 
-The weights of both go over tensor by tensor, in their own type, so memory holds little more than the new parts:
-the adapter, LoRA (A as in arXiv 2106.09685, B zero, so that the language model is as it was) and the emotion head.
+The weights of both are copied tensor by tensor, in their own type, so memory holds little more than the new parts: the
+adapter, LoRA (A as in arXiv 2106.09685, B zero, so that the language model is unchanged) and the emotion head.
 """
 
 from __future__ import annotations
@@ -33,15 +33,21 @@ from training.runs.config import AdapterOptions, InitOptions
 from training.runs.run_folder import Bar, Run, open_run
 
 _HEAD_STD = 0.02
-_LORA_ACTS = ("lora_alpha", "lora_scope")  # what LoRA's tensors do not tell
+_LORA_ACTS = ("lora_alpha", "lora_scope")  # LoRA's settings that its tensors do not show
 
 
 def init(options: InitOptions) -> dict[str, Any]:
-    """Write the checkpoint `options.out`, or go on with what an interrupted run left; what it is made of.
+    """Write the checkpoint `options.out`, or resume an interrupted run.
+
+    Args:
+        options: of the command.
+
+    Returns:
+        A summary: sources, bytes and new parameters.
 
     Raises:
         BadInput: the folder is not empty, or the adapter's weights do not fit.
-        WeightsMissing: a part is missing, damaged, or no such model.
+        WeightsMissing: a part is missing, damaged or unknown.
     """
     staging = staging_of(options.out)
     folder = options.out.with_name(f"{options.out.name}.run")
@@ -50,8 +56,8 @@ def init(options: InitOptions) -> dict[str, Any]:
             return _make(options, staging, run)
     except OSError as error:
         raise WeightsMissing(
-            f"{error.filename or staging} cannot be read or written ({error.strerror}): make room and start again, "
-            "it goes on where it was."
+            f"{error.filename or staging} cannot be read or written ({error.strerror}): make room and try again; "
+            "it is resumed."
         ) from error
 
 
@@ -99,15 +105,17 @@ def _summary(options: InitOptions, new: dict[str, Tensor], layout: Layout) -> di
 def _config(options: InitOptions, speech: Path, text: Path) -> SpeechLanguageConfig:
     speech_config, text_config = read_config(speech), read_config(text)
     if speech_config.get("model_type") != "whisper":
-        raise WeightsMissing(f"{speech} holds a {speech_config.get('model_type')} model, no Whisper: name another.")
+        raise WeightsMissing(f"{speech} is a {speech_config.get('model_type')} model, not a Whisper: choose another.")
     if text_config.get("model_type") not in components.LANGUAGE_MODELS:
         raise WeightsMissing(
-            f"{text} holds a {text_config.get('model_type')} model, none of {', '.join(components.LANGUAGE_MODELS)}: "
-            "name another, and convert a Qwen-1 first (python -m model.convert)."
+            f"{text} is a {text_config.get('model_type')} model, none of {', '.join(components.LANGUAGE_MODELS)}: "
+            "choose another, and convert a Qwen-1 first (python -m model.convert)."
         )
     for folder, found in ((speech, speech_config), (text, text_config)):
         if "quantization_config" in found:
-            raise WeightsMissing(f"{folder} is quantized, and training starts from whole weights: name another.")
+            raise WeightsMissing(
+                f"{folder} is quantized, but training starts from unquantized weights: choose another."
+            )
     chosen = options.plain()
     settings = {name: chosen[name] for name in chosen.keys() & {field.name for field in fields(SpeechLanguageConfig)}}
     settings |= {
@@ -126,13 +134,19 @@ def _config(options: InitOptions, speech: Path, text: Path) -> SpeechLanguageCon
 
 
 def write_adapter(options: AdapterOptions) -> dict[str, Any]:
-    """Write the adapter of a checkpoint and its partial LoRA as one safetensors file in float16; its size.
+    """Write a checkpoint's adapter and its partial LoRA to one safetensors file in float16.
 
-    LoRA that has learnt nothing yet is left out. What else tells how strongly and where LoRA acts is in the metadata.
+    LoRA with B still zero is left out. The metadata records LoRA's alpha and scope.
+
+    Args:
+        options: of the command.
+
+    Returns:
+        File, number of parameters and bytes.
 
     Raises:
         BadInput: there is no adapter, or the file cannot be written.
-        WeightsMissing: no checkpoint, or damaged.
+        WeightsMissing: the checkpoint is missing or damaged.
     """
     files = {info.file for name, info in list_tensors(options.checkpoint).items() if is_adapter(name)}
     found = {name: value for file in files for name, value in read_shard(file).items() if is_adapter(name)}
@@ -145,11 +159,11 @@ def write_adapter(options: AdapterOptions) -> dict[str, Any]:
     narrow = {name: value.half() if value.is_floating_point() else value for name, value in found.items()}
     lost = [name for name, value in narrow.items() if not value.float().isfinite().all()]
     if lost:
-        raise BadInput(f"{options.checkpoint} has weights in {lost[0]} that 16 bits cannot hold.")
+        raise BadInput(f"{options.checkpoint} has weights in {lost[0]} that 16 bits cannot represent.")
     try:
         write_atomically(options.out, save(narrow, how))
     except OSError as error:
-        raise BadInput(f"{options.out} cannot be written ({error.strerror}): name another place.") from error
+        raise BadInput(f"{options.out} cannot be written ({error.strerror}): choose another path.") from error
     numbers = sum(value.numel() for value in narrow.values())
     return {"adapter": str(options.out), "parameters": numbers, "bytes": options.out.stat().st_size}
 
@@ -157,8 +171,8 @@ def write_adapter(options: AdapterOptions) -> dict[str, Any]:
 def fresh_parts(model: SpeechLanguageModel, seed: int) -> dict[str, Tensor]:
     """New weights, float32, of the adapter, LoRA and the emotion head of `model`, which may be on "meta".
 
-    The adapter's layers start as torch's do, LoRA's A by Kaiming's uniform rule, B at zero, the head at random with
-    a deviation of 0.02. The same seed gives the same weights.
+    The adapter's layers are initialised as in torch, LoRA's A by Kaiming's uniform rule, B with zeros, the head
+    randomly with a standard deviation of 0.02. The same seed gives the same weights.
     """
     new: dict[str, Tensor] = {}
     with torch.random.fork_rng([]):
@@ -182,22 +196,24 @@ def fresh_parts(model: SpeechLanguageModel, seed: int) -> dict[str, Tensor]:
 
 
 def _given_parts(file: Path, new: dict[str, Tensor], how: dict[str, str]) -> dict[str, Tensor]:
-    """The tensors of a safetensors file that stand for new ones; names without "adapter." are the adapter's.
+    """The tensors of a safetensors file that replace new ones; names without "adapter." belong to the adapter.
 
     Args:
-        how: in which way LoRA acts in the new checkpoint.
+        file: the safetensors file.
+        new: the new weights.
+        how: LoRA's settings in the new checkpoint.
     """
     try:
         given = load_file(file)
         with safe_open(file, "pt") as opened:
             stated = opened.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise BadInput(f"{file} is no safetensors file ({error}): name the adapter's weights.") from error
+        raise BadInput(f"{file} is not a safetensors file ({error}): choose the adapter's weights.") from error
     named = {name if name in new else f"adapter.{name}": value for name, value in given.items()}
     for name, value in named.items():
         if name not in new:
             raise BadInput(
-                f"{file} has {name.removeprefix('adapter.')}, which the new checkpoint has not: "
+                f"{file} has {name.removeprefix('adapter.')}, which the new checkpoint does not have: "
                 "give its --adapter, --kernels, --layers and --lora-rank."
             )
         if value.shape != new[name].shape:
@@ -209,7 +225,7 @@ def _given_parts(file: Path, new: dict[str, Tensor], how: dict[str, str]) -> dic
     missing = [name for name in new if is_adapter(name) and (lora or ".lora_" not in name) and name not in named]
     if missing:
         raise BadInput(
-            f"{file} lacks {len(missing)} of the adapter's weights ({missing[0]}, ...): name another file, "
+            f"{file} lacks {len(missing)} of the adapter's weights ({missing[0]}, ...): choose another file, "
             "or give its --kernels and --layers."
         )
     for option, wanted in how.items():
@@ -220,7 +236,7 @@ def _given_parts(file: Path, new: dict[str, Tensor], how: dict[str, str]) -> dic
 
 
 def _sources(model: SpeechLanguageModel, new: dict[str, Tensor], speech: Path, text: Path) -> dict[str, TensorInfo]:
-    """Where each of the model's other tensors lies in the two folders."""
+    """The source of each of the model's other tensors in the two folders."""
     heard, written = list_tensors(speech), list_tensors(text)
     tied = getattr(model, "all_tied_weights_keys", {})
     found: dict[str, TensorInfo] = {}
@@ -242,16 +258,16 @@ def _sources(model: SpeechLanguageModel, new: dict[str, Tensor], speech: Path, t
 def _write_weights(writer: TensorWriter, sources: dict[str, TensorInfo], new: dict[str, Tensor], bar: Bar) -> None:
     for name, value in new.items():
         if not writer.write(name, value):
-            raise BadInput(f"--adapter-weights has weights that are no numbers (in {name}): name another file.")
+            raise BadInput(f"--adapter-weights has NaN or infinite weights (in {name}): choose another file.")
         bar.advance(value.nbytes)
     for file in sorted({info.file for info in sources.values()}):
         here = {name: info for name, info in sources.items() if info.file == file}
         tensors = {} if writer.done.issuperset(here) else read_shard(file)
         for name, info in here.items():
             if name not in writer.done and not writer.write(name, tensors[info.name]):
-                raise WeightsMissing(f"{file} has weights that are no numbers (in {info.name}): get it again.")
+                raise WeightsMissing(f"{file} has NaN or infinite weights (in {info.name}): get it again.")
             bar.advance(Form(info.shape, info.dtype).size)
-        tensors.clear()  # the memory map goes with its last tensor
+        tensors.clear()  # the memory map is released with its last tensor
         writer.commit()
 
 

@@ -1,11 +1,11 @@
 """The losses of the BLSP-Emo recipe (arXiv 2406.03872, section 3) over a speech language model.
 
-response_ce: cross-entropy of the answer given the speech. response_kl: how far the answer's next-token
-distributions given the speech (student) are from those given the text (teacher). input_er: cross-entropy of the
-emotion head. For the CFormer (BLSP-KD, arXiv 2405.19041): input_kl, as response_kl but where the words stand, and
-cif, how far the frames' weights are from summing to the transcript's count of tokens.
+response_ce: cross-entropy of the answer given the speech. response_kl: divergence of the answer's next-token
+distributions given the speech (student) from those given the text (teacher). input_er: cross-entropy of the emotion
+head. For the CFormer (BLSP-KD, arXiv 2405.19041): input_kl, as response_kl but on the positions of the words, and cif,
+the relative error of the frames' weights against the transcript's number of tokens.
 
-Logits exist only where a loss reads them, and only for a chunk of positions at a time.
+Logits are computed only where a loss needs them, and only for a chunk of positions at a time.
 """
 
 from __future__ import annotations
@@ -32,26 +32,43 @@ LOGITS_AT_ONCE = 1 << 24  # 64 MiB in fp32
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum over rows of -log softmax(logits)[label]; logits [n, V], labels int64 [n], `IGNORED` adds nothing."""
+    """Summed cross-entropy: -log softmax(logits)[label].
+
+    Args:
+        logits: [n, V].
+        labels: int64 [n]; `IGNORED` adds nothing.
+
+    Returns:
+        Scalar.
+    """
     return nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
 
 
 def kl_divergence(teacher: Tensor, student: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """Sum over rows of KL(teacher, student), both logits [n, V] divided by the temperature; no factor T^2."""
+    """Summed KL(teacher, student), without the factor T^2.
+
+    Args:
+        teacher: logits [n, V].
+        student: logits [n, V].
+        temperature: divides both.
+
+    Returns:
+        Scalar.
+    """
     teacher, student = ((logits.float() / temperature).log_softmax(-1) for logits in (teacher, student))
     return nn.functional.kl_div(student, teacher, reduction="sum", log_target=True)
 
 
 def count_error(mass: Tensor, tokens: Tensor) -> Tensor:
-    """Sum over rows of |mass / tokens - 1|: a CFormer's `mass` [B] against the transcript's tokens [B]."""
+    """Summed |mass / tokens - 1|: a CFormer's `mass` [B] against the transcript's tokens [B]."""
     return (mass / tokens - 1).abs().sum()
 
 
 def loss_counts(batch: Batch) -> dict[str, Tensor]:
-    """What each loss is the mean over: answer tokens, rows with an emotion, tokens of the transcripts, rows.
+    """The denominator of each loss: answer tokens, rows with an emotion, tokens of the transcripts, rows.
 
-    Added up over accumulated batches and processes, and given to `RecipeLosses.forward`, they make the losses of
-    the parts sum to those of one large batch.
+    Summed over accumulated batches and processes, and given to `RecipeLosses.forward`, they make the losses of the
+    parts add up to those of one large batch.
     """
     answers = (batch["answer"] != PADDING).sum()
     return {
@@ -63,39 +80,39 @@ def loss_counts(batch: Batch) -> dict[str, Tensor]:
     }
 
 
-class Spoken(NamedTuple):
-    """What the adapter made of a batch: frames [B, N, E], their mask, and a CFormer's mass [B] (`Integrated`)."""
+class SpeechFrames(NamedTuple):
+    """The adapter's output for a batch: frames [B, N, E], their mask, and a CFormer's mass [B] (`Integrated`)."""
 
     frames: Tensor
     mask: Tensor
     mass: Tensor | None = None
 
 
-class Reading(NamedTuple):
-    """Whole rows and the language model's states [B, L, E] over them, which its output layer takes."""
+class LanguageStates(NamedTuple):
+    """Whole rows and the language model's last hidden states [B, L, E], the output layer's input."""
 
     layout: Layout
     hidden: Tensor
 
 
 class RecipeLosses(nn.Module):
-    """Runs a model over batches and returns the chosen losses. Holds no weights besides the model's.
+    """Runs a model over batches and returns the chosen losses. Has no weights besides the model's.
 
-    In training a CFormer makes as many tokens as the transcript has, in evaluation as many as it hears; input_kl
-    compares token by token and needs the former always. Without a response loss the words are read without
-    instruction and answer, as in the original. The teacher is the model itself given the text, without gradient;
-    LoRA acts there as its scope says: nowhere for "audio", everywhere for "global" and "text".
+    In training a CFormer makes as many tokens as the transcript has, in evaluation as many as it predicts; input_kl
+    compares token by token and always needs the former. Without a response loss the words are read without instruction
+    and answer, as in the original. The teacher is the model itself given the text, without gradient; LoRA is active
+    there as its scope says: nowhere for "audio", everywhere for "global" and "text".
 
     Args:
         model: with an adapter.
         names: of `LOSSES`.
         temperature: of both KL losses.
-        kl_at: where response_kl compares: at the answer's "tokens", as the original does, which leaves out the
-            distribution that the answer's first token comes from; or at the "predictions", one position earlier.
+        kl_at: where response_kl compares: at the answer's "tokens", as in the original, which omits the distribution of
+            the answer's first token; or at the "predictions", one position earlier.
         legacy_batching: the original's padding; see `lay_out` and `ConvAdapter.forward`.
 
     Raises:
-        BadInput: a loss that does not exist or that this model cannot have.
+        BadInput: a loss is unknown or not possible with this model.
     """
 
     def __init__(
@@ -116,14 +133,17 @@ class RecipeLosses(nn.Module):
         self.legacy_batching = legacy_batching
 
     def forward(self, batch: Batch, counts: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Each loss by name, and "loss", their unweighted sum; scalars.
+        """Compute the losses of a batch.
 
         Args:
             batch: on the model's device.
-            counts: what to divide each sum by; by default the batch's own `loss_counts`.
+            counts: the denominator of each loss; by default the batch's own `loss_counts`.
+
+        Returns:
+            Each loss by name, and "loss", their unweighted sum; scalars.
 
         Raises:
-            BadInput: a row without a transcript, from which a CFormer cannot learn.
+            BadInput: a row has no transcript, which a CFormer needs.
         """
         encoded = self._encoded(batch)
         heard = self._adapt(encoded, batch, as_transcript=self.training)
@@ -133,12 +153,12 @@ class RecipeLosses(nn.Module):
         if "input_er" in self.names:
             assert self.model.emotion_head is not None
             sums["input_er"] = cross_entropy(self.model.emotion_head(heard.frames, heard.mask), batch["emotion"])
-        # Lists, for the order of sums must not change from run to run.
+        # Lists, because the order of sums must not change between runs.
         passes = [(heard, [name for name in self.names if name in _LANGUAGE])]
         if "input_kl" in self.names and not self.training:
             aligned = self._adapt(encoded, batch, as_transcript=True)
             passes = [(aligned, ["input_kl"]), (heard, [name for name in self.names if name in _RESPONSE])]
-        # The student is read last: gradient checkpointing runs the layers again under the LoRA mask set last.
+        # The student comes last: gradient checkpointing reruns the layers with the LoRA mask that was set last.
         teacher = self.teacher(batch)
         for spoken, names in passes:
             if names:
@@ -149,7 +169,7 @@ class RecipeLosses(nn.Module):
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
     def _encoded(self, batch: Batch) -> Tensor:
-        """Encoder frames [B, longest, D], computed (windows of one width together) or from the cache."""
+        """Encoder frames [B, longest, D], computed (windows of equal width together) or from the cache."""
         longest = int(batch["encoder_frames"].max())
         rows = dict(enumerate(batch["encoded"]))
         widths = [features.shape[-1] for features in batch["features"]]
@@ -159,30 +179,30 @@ class RecipeLosses(nn.Module):
             rows |= zip(same, encode(self.model.encoder, features)[-1], strict=True)
         return pad_sequence([rows[row][:longest] for row in range(len(rows))], batch_first=True)
 
-    def _adapt(self, encoded: Tensor, batch: Batch, *, as_transcript: bool) -> Spoken:
+    def _adapt(self, encoded: Tensor, batch: Batch, *, as_transcript: bool) -> SpeechFrames:
         adapter, frames, legacy = self.model.adapter, batch["encoder_frames"], self.legacy_batching
         assert adapter is not None
         encoded = encoded.to(next(adapter.parameters()).dtype)
         if not isinstance(adapter, CFormerAdapter):
-            return Spoken(*self.model.adapt(encoded, frames, legacy_batching=legacy))
+            return SpeechFrames(*self.model.adapt(encoded, frames, legacy_batching=legacy))
         tokens = _lengths(batch["text"])
         if not bool(tokens.all()):
             raise BadInput("A CFormer learns from transcripts: leave out the rows that have none.")
         made = adapter.integrate(encoded, frames, tokens if as_transcript else None, legacy_batching=legacy)
-        return Spoken(made.frames, made.mask, made.mass)
+        return SpeechFrames(made.frames, made.mask, made.mass)
 
-    def teacher(self, batch: Batch) -> Reading | None:
-        """What the language model reads in the text; None if no loss compares with it."""
+    def teacher(self, batch: Batch) -> LanguageStates | None:
+        """The language model's states given the text; None if no loss compares with them."""
         if {"response_kl", "input_kl"}.isdisjoint(self.names):
             return None
         with torch.no_grad():
             return self._read(batch, batch["text_instruction"], batch["text"], None)
 
-    def _student(self, batch: Batch, spoken: Spoken) -> Reading:
+    def _student(self, batch: Batch, spoken: SpeechFrames) -> LanguageStates:
         words = torch.where(spoken.mask, SPEECH_ID, PADDING)
         return self._read(batch, batch["speech_instruction"], words, spoken.frames[spoken.mask])
 
-    def _read(self, batch: Batch, instruction: Tensor, words: Tensor, speech: Tensor | None) -> Reading:
+    def _read(self, batch: Batch, instruction: Tensor, words: Tensor, speech: Tensor | None) -> LanguageStates:
         """Run whole rows through the language model, up to its output layer."""
         before, after = [batch["opening"]], list[Tensor]()
         if not _RESPONSE.isdisjoint(self.names):
@@ -198,9 +218,9 @@ class RecipeLosses(nn.Module):
                 position_ids=layout.position_ids,
                 use_cache=False,
             )
-        return Reading(layout, output.last_hidden_state)
+        return LanguageStates(layout, output.last_hidden_state)
 
-    def _score(self, name: str, teacher: Reading | None, student: Reading) -> Tensor:
+    def _score(self, name: str, teacher: LanguageStates | None, student: LanguageStates) -> Tensor:
         """The sum of one of the language model's losses over its positions."""
         head = self.model.get_output_embeddings()
         if name == "response_ce":
@@ -216,7 +236,7 @@ class RecipeLosses(nn.Module):
         assert teacher is not None
         return _in_chunks(divergence, head, self._compared(name, student), self._compared(name, teacher))
 
-    def _compared(self, name: str, reading: Reading) -> Tensor:
+    def _compared(self, name: str, reading: LanguageStates) -> Tensor:
         layout = reading.layout
         if name == "input_kl":
             return reading.hidden[layout.words]
@@ -228,7 +248,7 @@ def _check(model: SpeechLanguageModel, names: Sequence[str]) -> None:
     if wrong or not names:
         raise BadInput(f"Unknown losses {wrong}: choose from {', '.join(LOSSES)}.")
     if model.adapter is None:
-        raise BadInput("This checkpoint has no adapter to train: make one with `python -m training init`.")
+        raise BadInput("This checkpoint has no adapter to train: create one with `python -m training init`.")
     if not {"input_kl", "cif"}.isdisjoint(names) and not isinstance(model.adapter, CFormerAdapter):
         raise BadInput("The losses input_kl and cif belong to the CFormer adapter: leave them out.")
     if "input_er" in names and model.config.emotion_source != "adapter":
@@ -240,15 +260,15 @@ def _lengths(segment: Tensor) -> Tensor:
 
 
 def _before(positions: Tensor) -> Tensor:
-    """The positions one earlier, [B, L]; an opening stands before every answer, so nothing wraps round."""
+    """The positions one earlier, [B, L]; an opening precedes every answer, so nothing wraps around."""
     return positions.roll(-1, dims=1)
 
 
 def _in_chunks(loss: Callable[[Tensor, Tensor], Tensor], head: nn.Linear, hidden: Tensor, other: Tensor) -> Tensor:
-    """The sum of `loss` over chunks of `hidden` [n, E] and `other` [n, ...], whose rows go together.
+    """The sum of `loss` over chunks of `hidden` [n, E] and `other` [n, ...], whose rows correspond.
 
-    A chunk's gradient is taken at once, so that its logits need be neither kept nor computed again. It reaches
-    `hidden` alone: where the output layer itself is trained, there is one chunk.
+    A chunk's gradient is computed at once, so that its logits are neither kept nor recomputed. It reaches `hidden`
+    only: if the output layer itself is trained, there is one chunk.
     """
     size = max(1, LOGITS_AT_ONCE // head.out_features)
     if len(hidden) <= size or any(parameter.requires_grad for parameter in head.parameters()):
@@ -262,5 +282,5 @@ def _in_chunks(loss: Callable[[Tensor, Tensor], Tensor], head: nn.Linear, hidden
         value = loss(leaf, companion)
         gradients += torch.autograd.grad(value, leaf)
         values.append(value.detach())
-    linear = (hidden * torch.cat(gradients)).sum()  # its value is taken off again; its gradient is that of the sum
+    linear = (hidden * torch.cat(gradients)).sum()  # its value is subtracted again; its gradient is that of the sum
     return torch.stack(values).sum() + linear - linear.detach()

@@ -1,7 +1,7 @@
 """`python -m training plan`: memory and time of a training run, from a few measured passes.
 
-Memory is counted (`training.stages.footprint`) and, where there is room, measured; time is that of whole passes over
-short, medium and long rows.
+Memory is computed (`training.stages.footprint`) and, if it fits, measured; time is that of whole passes over short,
+medium and long rows.
 """
 
 from __future__ import annotations
@@ -23,17 +23,22 @@ from training.stages.student import Recipe, load_student
 from training.stages.train import plan_steps, speech_rows
 from training.stages.trainer import move
 
-_QUANTILES = (0.1, 0.5, 1.0)  # the longest rows decide the peak
+_QUANTILES = (0.1, 0.5, 1.0)  # the longest rows determine the peak
 
 
 def plan(options: TrainOptions) -> dict[str, Any]:
-    """What `train` with the same options would take in each process.
+    """Plan the run that `train` with the same options would do.
 
-    "needed_bytes" is counted, beside the weights and what is loaded already; "peak_bytes" is the most that this
-    process held in the measured passes, the optimiser added.
+    Args:
+        options: of `train`.
+
+    Returns:
+        Figures per process. "needed_bytes" is computed, in addition to the weights and what is already loaded;
+            "peak_bytes" is the most that this process held in the measured passes, plus the optimiser.
 
     Raises:
-        BadInput, WeightsMissing: as `train` would.
+        BadInput: as `train`.
+        WeightsMissing: as `train`.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     prepared = PreparedRows(options.data, "train")
@@ -54,7 +59,7 @@ def plan(options: TrainOptions) -> dict[str, Any]:
         "accumulated": steps.times,
         **footprint(options, student, [rows[number] for number in order[-steps.rows :]], device),
     }
-    if figures["needed_bytes"] > figures["free_bytes"]:  # measuring would end this process
+    if figures["needed_bytes"] > figures["free_bytes"]:  # measuring would crash this process
         return figures
     seconds, reading = _pace(student.recipe, rows, order, steps.rows, student.half, device)
     checks = -(-steps.count // options.validate_every)
@@ -68,7 +73,7 @@ def plan(options: TrainOptions) -> dict[str, Any]:
 
 
 def _peak(device: str) -> int:
-    """Most bytes that this process has held so far, or holds now where that is not told; on a GPU those there."""
+    """Peak bytes of this process (its present bytes where the system reports no peak), or of the GPU."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() + CUDA_CONTEXT_BYTES
     return peak_bytes()
@@ -79,23 +84,23 @@ def _pace(
 ) -> tuple[float, float]:
     """Seconds of a batch's training pass with its reading from disk, and of its validation pass."""
     spent, checked = [], []
-    for quantile in (_QUANTILES[0], *_QUANTILES):  # the first one warms up
+    for quantile in (_QUANTILES[0], *_QUANTILES):  # the first one is a warm-up
         start = min(int(quantile * len(order)), max(0, len(order) - size))
         began = time.perf_counter()
         batch = move(collate([rows[number] for number in order[start : start + size]]), torch.device(device))
         with torch.autocast(device, torch.bfloat16, enabled=half):
             recipe.train()(batch)["loss"].backward()
-        _settle(device)
+        _synchronize(device)
         spent.append(time.perf_counter() - began)
         recipe.zero_grad()
         began = time.perf_counter()
         with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=half):
             recipe.eval()(batch)
-        _settle(device)
+        _synchronize(device)
         checked.append(time.perf_counter() - began)
     return sum(spent[1:]) / len(_QUANTILES), sum(checked[1:]) / len(_QUANTILES)
 
 
-def _settle(device: str) -> None:
+def _synchronize(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()

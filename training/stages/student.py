@@ -1,4 +1,4 @@
-"""The model that is trained: which of its weights learn, how they are loaded, and the checkpoint they end up in."""
+"""The student: which weights are trained, how they are loaded, and the checkpoint written at the end."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ LANGUAGE_LOSSES = {"response_ce", "response_kl", "input_kl"}
 
 
 class Recipe(RecipeLosses):
-    """The losses, with what is frozen kept out of training's randomness."""
+    """The losses, with frozen parts kept in evaluation mode."""
 
     def train(self, mode: bool = True) -> Self:
-        """As `nn.Module.train`; a frozen encoder and frozen LoRA stay in evaluation, without dropout."""
+        """As `nn.Module.train`; a frozen encoder and frozen LoRA stay in evaluation mode, without dropout."""
         super().train(mode)
         for module in self.model.modules():
             quiet = module is self.model.encoder or isinstance(module, PartialLoraLinear)
@@ -42,18 +42,19 @@ class Recipe(RecipeLosses):
         return self
 
     def trained(self) -> dict[str, Tensor]:
-        """What learns, by its name in the checkpoint."""
+        """The trained weights, by their names in the checkpoint."""
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Student:
-    """A loaded model to train.
+    """A model loaded for training.
 
     Attributes:
         folder: its checkpoint.
-        recipe: model and losses; `half`: computed in bfloat16.
+        recipe: model and losses.
         extractor: of its features.
+        half: whether it computes in bfloat16.
     """
 
     folder: Path
@@ -68,9 +69,9 @@ class Student:
 
 
 def losses_of(options: TrainOptions, config: SpeechLanguageConfig) -> tuple[str, ...]:
-    """The losses that the options mean.
+    """The losses that the options choose.
 
-    A CFormer is trained on its count of tokens too, and in stage 1 on its tokens (BLSP-KD, arXiv 2405.19041).
+    A CFormer also learns its number of tokens, and in stage 1 its tokens (BLSP-KD, arXiv 2405.19041).
     """
     if options.losses is not None:
         return options.losses
@@ -83,16 +84,16 @@ def losses_of(options: TrainOptions, config: SpeechLanguageConfig) -> tuple[str,
 
 
 def learns(name: str, options: TrainOptions, losses: tuple[str, ...], adapter: str) -> bool:
-    """Whether the weight of this name is trained: the stage wants it, and a loss reaches it."""
+    """Whether the weight of this name is trained: the stage trains it, and a loss reaches it."""
     if name.startswith("emotion_head."):
         return "input_er" in losses and (options.stage == 2 or options.only == "head")
-    if options.only == "head" or name.startswith("adapter.token_head."):  # no loss reads the latter
+    if options.only == "head" or name.startswith("adapter.token_head."):  # no loss uses the latter
         return False
     if name.startswith("encoder."):
         return options.stage == 2 and options.train_encoder and not name.startswith("encoder.embed_positions.")
     if ".lora_" in name:
         return options.stage == 2 and not LANGUAGE_LOSSES.isdisjoint(losses)
-    # A spelling adapter's norm says where the language model's embeddings lie, which do not move.
+    # A CTC adapter's norm is fixed by the language model's embeddings, which are frozen.
     return name.startswith("adapter.") and not (name.startswith("adapter.norm.") and adapter == "spelling")
 
 
@@ -104,15 +105,19 @@ def computes_in_half(options: TrainOptions, device: str) -> bool:
 
 
 def load_student(options: TrainOptions, folder: Path, device: str) -> Student:
-    """Load a checkpoint for training: what learns in float32, the rest in the precision of the options.
+    """Load a checkpoint for training: trained weights in float32, the rest in the precision of the options.
 
     Args:
+        options: of `train`.
         folder: of the checkpoint.
         device: "cpu" or "cuda".
 
+    Returns:
+        The student.
+
     Raises:
-        BadInput: losses, stage or quantization do not fit the checkpoint, or nothing would learn.
-        WeightsMissing: it is not there, or damaged.
+        BadInput: losses, stage or quantization do not fit the checkpoint, or nothing would be trained.
+        WeightsMissing: it is missing or damaged.
     """
     half = computes_in_half(options, device)
     stored = inspect(str(folder)).stored
@@ -120,19 +125,19 @@ def load_student(options: TrainOptions, folder: Path, device: str) -> Student:
     model = read_model(folder, device, mode, torch.bfloat16 if half else torch.float32)
     losses = losses_of(options, model.config)
     if options.train_encoder and (options.features or mode == "nf4-all"):
-        raise BadInput("--train-encoder: an encoder in 4 bits, or behind --features, cannot learn.")
+        raise BadInput("--train-encoder: an encoder in 4 bits, or with --features, cannot be trained.")
     recipe = Recipe(model, losses)
     for name, parameter in model.named_parameters():
         parameter.requires_grad = learns(name, options, losses, model.config.adapter_type)
     if not recipe.trained():
-        raise BadInput(f"With --stage {options.stage} and the losses {', '.join(losses)} nothing would learn.")
+        raise BadInput(f"With --stage {options.stage} and the losses {', '.join(losses)} nothing would be trained.")
     if half:
         _widen(recipe, folder)
     return Student(folder, recipe, components.extractor(folder, model.config.speech_config.num_mel_bins), half)
 
 
 def _widen(recipe: Recipe, folder: Path) -> None:
-    """Give what learns its 32 bits back, as they are stored."""
+    """Restore the stored 32 bits of trained weights."""
     names = recipe.trained()
     for file in {info.file for name, info in list_tensors(folder).items() if name in names}:
         for name, value in read_shard(file).items():
@@ -149,9 +154,14 @@ def apply_trained(model: SpeechLanguageModel, trained: Mapping[str, Tensor]) -> 
 
 
 def write_checkpoint(source: Path, trained: Mapping[str, Tensor], out: Path) -> None:
-    """Write the folder `out`, new or replaced: the checkpoint `source` with other trained weights, in float32.
+    """Write a copy of a checkpoint with other trained weights, in float32.
 
-    What was not trained keeps its bytes, quantized or not. A kill leaves `out` as it was.
+    What was not trained keeps its bytes, quantized or not. A kill leaves `out` unchanged.
+
+    Args:
+        source: the checkpoint folder.
+        trained: weights by name.
+        out: the folder to write, new or replaced.
     """
     with replacing_folder(out) as staging:
         _copy_with(source, trained, staging)

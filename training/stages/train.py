@@ -1,8 +1,8 @@
 """`python -m training train`: one stage of the recipe, by transformers' Trainer over `RecipeLosses`.
 
-A step's rows depend on the seed alone, every loss is divided by the step's own counts over all its batches and
-processes, and a checkpoint keeps weights, optimiser, schedule and random states: so a run that was killed, one that
-was paused, and one over several processes (`accelerate launch`) go through the same losses.
+A step's rows depend on the seed only; every loss is divided by the step's own counts over all its batches and
+processes; and a checkpoint stores weights, optimiser, schedule and random states. So a run that was killed, one that
+was paused, and one over several processes (`accelerate launch`) have the same losses.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from training.stages.trainer import RecipeTrainer, Reporter, Steps, is_over, roo
 from training.stages.training_card import training_card
 
 MODEL, SUMMARY = "model", "summary.json"
-_PATIENCE_SECONDS = 30 * 24 * 3600  # that processes wait for each other
+_PATIENCE_SECONDS = 30 * 24 * 3600  # how long processes wait for each other
 _CHANGEABLE = ("rows_at_once", "gradient_checkpointing", "keep")
 
 
 def plan_steps(options: TrainOptions, rows: int, processes: int) -> Steps:
     """The steps over `rows` training rows.
 
-    The recipe's warm-up is meant for a million rows; where none is given it takes a tenth of the steps at most.
+    The recipe's warm-up is meant for a million rows; by default it takes at most a tenth of the steps.
     """
     recipe = options.recipe()
     size = int(recipe["batch_size"])
@@ -54,16 +54,22 @@ def plan_steps(options: TrainOptions, rows: int, processes: int) -> Steps:
 
 
 def train(options: TrainOptions) -> dict[str, Any]:
-    """Train, or go on with it; what came of it, or "stopped". In a process of `accelerate launch` its share.
+    """Train one stage, or resume it. In a process of `accelerate launch`, its share.
+
+    Args:
+        options: of the command.
+
+    Returns:
+        The summary, or "stopped"; empty in all but the first process.
 
     Raises:
-        BadInput: options, data and checkpoint do not fit each other, or the loss is not finite any more.
-        WeightsMissing: the checkpoint is not there, or the disk is full.
+        BadInput: options, data and checkpoint do not fit together, or the loss is not finite.
+        WeightsMissing: the checkpoint is missing, or the disk is full.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     prepared = PreparedRows(options.data, "train")
     if not len(prepared):
-        raise BadInput(f"{options.data} has no row to train on: prepare it with a smaller --validation.")
+        raise BadInput(f"{options.data} has no training rows: prepare it with a smaller --validation.")
     steps = plan_steps(options, len(prepared), processes)
     arguments = training_arguments(options, steps)
     with _first(arguments, options) as run:
@@ -79,13 +85,13 @@ def train(options: TrainOptions) -> dict[str, Any]:
 
 
 def _device(arguments: TrainingArguments) -> str:
-    """Where the model is loaded: sharded models are put on their devices later."""
+    """Where the model is loaded: sharded models are moved to their devices later."""
     sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true" or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     return "cpu" if sharded else arguments.device.type
 
 
 def training_arguments(options: TrainOptions, steps: Steps) -> TrainingArguments:
-    """What the Trainer is told. Making them starts the process group."""
+    """The Trainer's arguments. Creating them starts the process group."""
     recipe = options.recipe()
     cuda = torch.cuda.is_available()
     half = options.precision == "bf16" or (options.precision == "auto" and cuda and torch.cuda.is_bf16_supported())
@@ -122,14 +128,14 @@ def training_arguments(options: TrainOptions, steps: Steps) -> TrainingArguments
         log_level="error",
         log_level_replica="error",
     )
-    arguments.device  # noqa: B018  (settles the devices)
-    arguments._n_gpu = min(arguments._n_gpu, 1)  # several cards in one process would be DataParallel
+    arguments.device  # noqa: B018  (initialises the devices)
+    arguments._n_gpu = min(arguments._n_gpu, 1)  # several GPUs in one process would be DataParallel
     return arguments
 
 
 @contextmanager
 def _first(arguments: TrainingArguments, options: TrainOptions) -> Iterator[Run | None]:
-    """The first process holds the run folder; the others get None."""
+    """The first process locks the run folder; the others get None."""
     if arguments.process_index:
         yield None
         return
@@ -144,7 +150,18 @@ def speech_rows(
     arguments: TrainingArguments | None = None,
     run: Run | None = None,
 ) -> tuple[SpeechRows, SpeechRows]:
-    """The rows to train on and to validate with; the first of the caches is made or completed before."""
+    """Open the rows for training and validation; the first feature cache is created or completed before.
+
+    Args:
+        options: of the command.
+        student: for its encoder and window.
+        prepared: the training split.
+        arguments: the Trainer's; None outside a training run.
+        run: where progress is reported, or None.
+
+    Returns:
+        Training rows and validation rows.
+    """
     splits = (prepared, PreparedRows(options.data, "validation"))
     caches = []
     if options.features:
@@ -161,7 +178,7 @@ def speech_rows(
 
 
 def _use_checkpointing(options: TrainOptions, student: Student, rows: SpeechRows, at_once: int) -> None:
-    """Switch gradient checkpointing on if the options say so, or if a GPU could not hold the longest rows without."""
+    """Switch gradient checkpointing on if requested, or if a GPU could not hold the longest rows without it."""
     device = student.recipe.model.device.type
     if options.gradient_checkpointing == "auto" and device == "cuda":
         longest = sorted(range(len(rows)), key=lambda number: rows.lengths[number])[-at_once:]
@@ -207,7 +224,7 @@ def _finish(
     """Write the checkpoint with the best weights, the card and the summary."""
     best = run.folder / f"checkpoint-{state.get('best_global_step') or state['global_step']}"
     if best != last and checkpoints.damage_in(best) is not None:
-        sys.stderr.write(f"{best}, the best by validation, cannot be read any more; the last one is taken.\n")
+        sys.stderr.write(f"{best}, the best by validation, cannot be read; the last one is used.\n")
         best = last
     weights = load_file(best / checkpoints.WEIGHTS)
     with room_for(run.folder / MODEL, last):

@@ -1,4 +1,4 @@
-"""transformers' Trainer with the recipe's losses, order of rows, validation and checkpoints; how it reports."""
+"""transformers' Trainer with the recipe's losses, order of rows, validation and checkpoints; its reports."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from training.runs.run_folder import STOP, Bar, read_progress
 from training.stages.losses import LOSSES, loss_counts
 from training.stages.student import Recipe, apply_trained
 
-_FLAG = len(LOSSES)  # behind the counts: whether to stop
+_FLAG = len(LOSSES)  # index after the counts: whether to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,11 @@ class Steps:
     """How a run divides its rows.
 
     Attributes:
-        size: rows a step; `rows`: of them computed at once, `times` times, by each process.
-        count: steps; `warm_up`: of rising learning rate.
+        size: rows per step.
+        rows: rows per process and pass.
+        times: passes per step of each process.
+        count: number of steps.
+        warm_up: steps with rising learning rate.
     """
 
     size: int
@@ -51,7 +54,7 @@ class Steps:
 
 
 def is_over(state: Mapping[str, Any], options: TrainOptions, steps: Steps) -> bool:
-    """Whether a run in this state has come to its end, or has waited in vain for a better validation loss."""
+    """Whether a run in this state is finished, or has run out of patience with the validation loss."""
     step, best = int(state.get("global_step", 0)), state.get("best_global_step")
     waited = options.patience and best and step - int(best) >= options.patience * options.validate_every
     return step >= steps.count or bool(waited)
@@ -59,21 +62,23 @@ def is_over(state: Mapping[str, Any], options: TrainOptions, steps: Steps) -> bo
 
 @contextmanager
 def room_for(target: Path, last: Path | None) -> Iterator[None]:
-    """Explain a disk that is full, and leave no half of `target` behind."""
+    """Explain a full disk, and remove a partial `target`."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(target, ignore_errors=True)
         reason = str(error).strip().splitlines()[0]
-        on = f"it goes on from {last.name}" if last else "it begins anew"
-        raise WeightsMissing(f"{target} cannot be written ({reason}): make room and start again, {on}.") from error
+        on = f"it resumes from {last.name}" if last else "it starts over"
+        raise WeightsMissing(f"{target} cannot be written ({reason}): make room and try again; {on}.") from error
 
 
 class Reporter(TrainerCallback):
-    """Reports every step and validation, and asks for an end when it is time.
+    """Reports every step and validation, and stops the training when it is time.
 
     Args:
         bar: of the first process.
+        options: of the command.
+        steps: of the run.
         done: steps of earlier starts.
     """
 
@@ -86,18 +91,18 @@ class Reporter(TrainerCallback):
         self._known: dict[str, Any] = {}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """A step was made.
+        """Report a step.
 
         Raises:
-            BadInput: its loss, or its gradient, is not finite.
+            BadInput: its loss or its gradient is not finite.
         """
-        state.log_history.clear()  # progress.jsonl has it all
+        state.log_history.clear()  # progress.jsonl has everything
         if "loss" not in logs:
             return
         if not math.isfinite(logs["loss"]) or not math.isfinite(logs["grad_norm"]):
             raise BadInput(
-                f"The loss is not finite any more at step {state.global_step}: "
-                "go on in another run folder with a smaller --learning-rate, or in fp32."
+                f"The loss is not finite at step {state.global_step}: "
+                "use another run folder with a smaller --learning-rate, or fp32."
             )
         taken = time.monotonic() - self.began
         rate = (state.global_step - self.first) * self.steps.size / taken
@@ -111,19 +116,19 @@ class Reporter(TrainerCallback):
         self._notify(state.global_step)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
-        """The validation rows were gone through."""
+        """Report a validation."""
         figures = {name.removeprefix("eval_"): value for name, value in metrics.items()}
         self._notify(
             state.global_step, validation=figures.pop("loss"), **{f"validation_{n}": v for n, v in figures.items()}
         )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """End here if the watcher has asked for it."""
+        """Stop if the watcher has asked for it."""
         if self.stop:
             control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """End here if there has been no better validation loss for long enough."""
+        """Stop if the validation loss has not improved for long enough."""
         about = {"global_step": state.global_step, "best_global_step": state.best_global_step}
         if is_over(about, self.options, self.steps):
             control.should_training_stop = True
@@ -155,7 +160,7 @@ class RecipeTrainer(Trainer):
         super().__init__(
             model=recipe,
             args=arguments,
-            data_collator=collate,  # type: ignore[arg-type]  # its type is for rows that are dictionaries
+            data_collator=collate,  # type: ignore[arg-type]  # the type is for rows that are dictionaries
             train_dataset=self.rows,
             eval_dataset=self.validation if len(self.validation) else None,
             callbacks=[report],
@@ -174,13 +179,13 @@ class RecipeTrainer(Trainer):
             collate_fn=collate,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
-            generator=torch.Generator(),  # leaves the random state of dropout alone
+            generator=torch.Generator(),  # does not change the random state of dropout
         )
         prepared: DataLoader[TrainingRow] = self.accelerator.prepare(loader)
         return prepared
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Batch], Any]:
-        """The batches of a step, and what its losses are divided by, over all of them and all processes."""
+        """The batches of a step, and the denominators of its losses over all of them and all processes."""
         batches = list(islice(epoch_iterator, num_batches))
         totals = torch.zeros(_FLAG + 1, dtype=torch.float64)
         for batch in batches:
@@ -194,7 +199,7 @@ class RecipeTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The batch's part of the step's loss; processes average their gradients, so it is multiplied by them."""
+        """The batch's part of the step's loss, times the number of processes, because they average their gradients."""
         losses = model(inputs, num_items_in_batch)
         loss = losses["loss"] * self.args.world_size
         return (loss, losses) if return_outputs else loss
@@ -220,7 +225,7 @@ class RecipeTrainer(Trainer):
     # ---- checkpoints
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a checkpoint, prove it whole by its sums, and only then remove old ones."""
+        """Write a checkpoint with checksums, and only then remove old ones."""
         target = self.options.run / f"checkpoint-{self.state.global_step}"
         last, _ = checkpoints.newest(self.options.run) if self.args.should_save else (None, [])
         if self.args.should_save:
@@ -236,7 +241,7 @@ class RecipeTrainer(Trainer):
             checkpoints.prune(self.options.run, self.options.keep, {best})
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Only what is trained."""
+        """Save only the trained weights."""
         if not self.args.should_save or output_dir is None:
             return
         names = self.recipe.trained()
@@ -245,8 +250,8 @@ class RecipeTrainer(Trainer):
         else:  # gathered from its shards
             weights = {name: state_dict[f"model.{name}"] for name in names}
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        whole = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-        save_file(whole, Path(output_dir) / checkpoints.WEIGHTS, {"format": "pt"})
+        full = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+        save_file(full, Path(output_dir) / checkpoints.WEIGHTS, {"format": "pt"})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.is_fsdp_enabled:
@@ -259,10 +264,14 @@ class RecipeTrainer(Trainer):
 def validate(
     model: nn.Module, recipe: Recipe, rows: SpeechRows, arguments: TrainingArguments, accelerator: Any
 ) -> tuple[dict[str, float], Scores]:
-    """Each loss over all rows, shared among the processes, and how the emotion head read them.
+    """Each loss over all rows, divided among the processes, and the emotion head's scores.
 
     Args:
-        model: `recipe`, or what it was wrapped in, in evaluation mode.
+        model: `recipe`, or its wrapper, in evaluation mode.
+        recipe: model and losses.
+        rows: to validate on.
+        arguments: the Trainer's.
+        accelerator: the Trainer's.
     """
     size, names = arguments.per_device_eval_batch_size, recipe.names
     order = sorted(range(len(rows)), key=lambda number: -rows.lengths[number])
@@ -272,7 +281,7 @@ def validate(
     seen: list[Tensor] = []
     head = recipe.model.emotion_head
     hook = head.register_forward_hook(lambda _, __, logits: seen.append(logits)) if head is not None else None
-    # Sharded models need every process in every pass: who has no batch left repeats one, and it does not count.
+    # Sharded models need every process in every pass: a process without a batch repeats one, which is not counted.
     for turn in range(-(-len(parts) // arguments.world_size)):
         place = turn * arguments.world_size + arguments.process_index
         batch = move(collate([rows[number] for number in parts[place % len(parts)]]), arguments.device)
@@ -298,6 +307,14 @@ def validate(
 
 
 def move(batch: Batch, device: torch.device) -> Batch:
-    """The batch on a device."""
+    """Move a batch to a device.
+
+    Args:
+        batch: of `collate`.
+        device: target.
+
+    Returns:
+        The batch there.
+    """
     moved: Batch = send_to_device(batch, device)
     return moved

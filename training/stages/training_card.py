@@ -1,4 +1,4 @@
-"""card.md of a training run: what was trained, on what, and what came of it, all of it from the run itself."""
+"""card.md of a training run: what was trained, on which data, and the result, all from the run itself."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ from training.stages.student import Student
 def training_card(
     options: TrainOptions, student: Student, summary: dict[str, Any], validations: list[dict[str, Any]]
 ) -> str:
-    """The card's Markdown.
+    """The card as Markdown.
 
     Args:
-        summary: what `train` returns; `validations`: the lines of progress.jsonl that hold one.
+        options: of the run.
+        student: what was trained.
+        summary: what `train` returns.
+        validations: the lines of progress.jsonl with a validation.
     """
     data = json.loads((options.data / DONE).read_text("utf-8"))
     recipe = options.recipe() | {"losses": ", ".join(student.recipe.names)}
@@ -49,7 +52,7 @@ Dropped while preparing: {sum(n for reasons in data["dropped"].values() for n in
 
 {_losses(validations)}
 
-The last training loss is {_number(summary["loss"])}. How well the checkpoint understands is a matter for
+The last training loss is {_number(summary["loss"])}. To measure what the checkpoint understands, run
 `python -m training evaluate`.
 """
 

@@ -1,8 +1,8 @@
-"""`python -m training corpus`: a corpus of synthetic emotional prosody, from engines and rules alone.
+"""`python -m training corpus`: a corpus of synthetic emotional prosody, from synthesis engines and rules.
 
-OUT/manifest.jsonl has one line per clip (audio, text, emotion, voice, engine, split, rendition), OUT/dropped.jsonl
-one per source that was left out and why, OUT/card.md the ranges and the counts. The same seed gives the same
-clips; a command that was interrupted goes on with the sources that are missing.
+OUT/manifest.jsonl has one line per clip (audio, text, emotion, voice, engine, split, rendition), OUT/dropped.jsonl one
+line per dropped source with the reason, OUT/card.md the ranges and the counts. The same seed gives the same clips; an
+interrupted command is resumed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from training.synthesis.voices import Source, human_sources, speak, synthetic_so
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One source to be made into clips below `folder`."""
+    """One source to turn into clips below `folder`."""
 
     source: Source
     folder: Path
@@ -39,7 +39,7 @@ class Job:
 
 
 def make_clips(job: Job) -> list[dict[str, Any]]:
-    """Speak, express and write one source; its manifest rows.
+    """Synthesise, express and write one source; returns its manifest rows.
 
     Raises:
         BadInput: the source cannot be used; the message says why.
@@ -73,10 +73,23 @@ def build_corpus(
     engines: frozenset[str],
     workers: int,
 ) -> dict[str, Any]:
-    """Build or complete the corpus in `out`; counts of clips by split and of drops by reason.
+    """Build or complete the corpus in `out`.
+
+    Args:
+        out: folder of the corpus.
+        clips: number of synthetic sentences.
+        training_clips: for training voices, as many sentences as in a corpus of this size, if that is more.
+        prompts: number of human prompts, if installed.
+        seed: of all random numbers.
+        kokoro: folder of the Kokoro model.
+        engines: of "kokoro", "espeak", "flite" and "human".
+        workers: number of processes.
+
+    Returns:
+        Counts of clips by split and of dropped sources by reason.
 
     Raises:
-        BadInput: not one source of the wanted engines could be used; the message is the first reason.
+        BadInput: no source of these engines could be used; the message is the first reason.
     """
     (out / "audio").mkdir(parents=True, exist_ok=True)
     manifest, dropped = out / "manifest.jsonl", out / "dropped.jsonl"

@@ -39,7 +39,7 @@ CUES: dict[str, tuple[tuple[float, float], dict[str, tuple[float, float]]]] = {
 
 
 def draw_cues(emotion: str, random: np.random.Generator) -> dict[str, float]:
-    """One clip's cues. Its emotion may be weak or strong: all deviations from neutral share a factor 0.7 to 1.25."""
+    """Draw one clip's cues. All deviations from neutral share a factor from 0.7 to 1.25, the emotion's strength."""
     strength = random.uniform(0.7, 1.25)
     cues = {}
     for name, ((low, high), table) in CUES.items():
@@ -49,7 +49,7 @@ def draw_cues(emotion: str, random: np.random.Generator) -> dict[str, float]:
 
 
 def draw_speaker(random: np.random.Generator) -> dict[str, float]:
-    """A made-up speaker: the same change for all emotions of a training sentence, so voices outnumber engines."""
+    """Draw a made-up speaker: one change for all emotions of a training sentence, so that voices outnumber engines."""
     return {
         "f0_shift_semitones": float(random.uniform(-4, 4)),
         "f0_range_factor": float(random.uniform(0.5, 1.4)),
@@ -118,7 +118,7 @@ def _intone(f0: NDArray[np.float64], cues: dict[str, float], random: np.random.G
 
 
 def express(voice: Voiceprint, cues: dict[str, float], random: np.random.Generator) -> Samples:
-    """Speak the analysed clip with `cues` (see `CUES`; a missing cue is left alone): float32 at 16 kHz, peak free."""
+    """Resynthesise the clip with `cues` (see `CUES`; a missing cue changes nothing): float32 at 16 kHz, any peak."""
     voice = _warp_time(voice, cues.get("rate_factor", 1), cues.get("pause_factor", 1))
     bins = voice.envelope.shape[1]
     hertz = np.linspace(0, SAMPLE_RATE / 2, bins)
@@ -141,10 +141,10 @@ def express(voice: Voiceprint, cues: dict[str, float], random: np.random.Generat
 
 
 def record(samples: Samples, random: np.random.Generator) -> Samples:
-    """The clip as a detector and a microphone might give it, float32, never clipped.
+    """Simulate a recording of the clip, float32, never clipped.
 
-    Up to 0.6 s of silence around it, a room in half the cases, a colour of about 1 dB an octave, noise (white to
-    nearly pink) at 15 to 45 dB, any gain.
+    Up to 0.6 s of silence around it, a room in half the cases, a spectral tilt of about 1 dB per octave, noise (white
+    to nearly pink) at 15 to 45 dB, any gain.
     """
     lead, tail = (int(random.uniform(0.05, 0.6) * SAMPLE_RATE) for _ in range(2))
     samples = np.pad(samples / np.abs(samples).max(), (lead, tail))
@@ -167,8 +167,8 @@ def record(samples: Samples, random: np.random.Generator) -> Samples:
 def renditions(samples: Samples, source_split: str, random: np.random.Generator) -> dict[str, Samples]:
     """A sentence's clips: "untouched" (the recording itself, neutral) and one per emotion.
 
-    "neutral" went through the vocoder too, so its sound is no cue. In the split "train" a made-up speaker replaces
-    the voice, the same for all clips but the untouched one; untouched human speech stays exactly as it was.
+    "neutral" also goes through the vocoder, so that its sound is no cue. In the split "train" a made-up speaker
+    replaces the voice, the same for all clips but the untouched one; untouched human speech is not changed.
     """
     voice = analyse(samples)
     if source_split == "train":

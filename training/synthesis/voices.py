@@ -1,7 +1,7 @@
-"""The speech the corpus starts from: sentences, synthesis engines, human recordings.
+"""The speech that corpora start from: sentences, synthesis engines, human recordings.
 
-Every engine returns mono float32 at 16 kHz and raises `BadInput` with the remedy when it is not there.
-espeak-ng (GPL-3) is loaded only in the corpus command's child processes, never into the caller's.
+Every engine returns mono float32 at 16 kHz and raises `BadInput` with a remedy when it is missing. espeak-ng (GPL-3) is
+loaded only in the corpus command's child processes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ESPEAK = _names(
 )
 FLITE = ("slt", "rms", "awb", "kal16")
 
-# Voices that are never trained on: one group sets temperature and threshold, the other is only tested.
+# Voices that are never trained on: one group sets temperature and threshold, the other is for tests only.
 CALIBRATION_VOICES = frozenset(
     _names("af_kore af_aoede am_liam am_onyx bf_lily bm_fable en-us+m5 en+f2 en-us+Alicia en+caleb")
 )
@@ -102,7 +102,7 @@ _SLOTS = {
 
 
 def sentence(random: np.random.Generator) -> str:
-    """One everyday sentence; its words say nothing about the emotion it will be spoken in."""
+    """One everyday sentence; its words do not depend on the emotion it will be spoken in."""
     frame = _FRAMES[random.integers(len(_FRAMES))]
     for slot, words in _SLOTS.items():
         while "{" + slot + "}" in frame:
@@ -118,9 +118,9 @@ def _split_of(engine: str, voice: str) -> str:
 
 
 def synthetic_sources(clips: int, seed: int, training_clips: int = 0) -> list[Source]:
-    """`clips` sentences dealt over the engines: 52 % Kokoro, 28 % espeak-ng, 20 % flite (tested only).
+    """`clips` sentences divided among the engines: 52 % Kokoro, 28 % espeak-ng, 20 % flite (test only).
 
-    The voices that are trained on get as many as of `training_clips` sentences, if that is more.
+    Training voices get as many as with `training_clips` sentences, if that is more.
     """
     shares = (("kokoro", KOKORO, 0.52), ("espeak", ESPEAK, 0.28), ("flite", FLITE, 0.20))
     return [
@@ -162,7 +162,7 @@ def human_sources(prompts: int) -> list[Source]:
 
 @functools.cache
 def _espeak() -> Any:
-    """libespeak-ng in synchronous retrieval, and the list of blocks that its callback fills."""
+    """libespeak-ng in synchronous mode, and the list of blocks that its callback fills."""
     loader = importlib.import_module("espeakng_loader")
     library = ctypes.CDLL(loader.get_library_path())
     if library.espeak_Initialize(2, 0, loader.get_data_path().encode(), 0) != 22_050:
@@ -177,11 +177,11 @@ def _espeak() -> Any:
     callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)(collect)
     library.espeak_SetSynthCallback(callback)
     library.espeak_TextToPhonemes.restype = ctypes.c_char_p
-    return library, blocks, callback  # unreferenced, the callback would be collected
+    return library, blocks, callback  # without a reference the callback would be garbage-collected
 
 
 def _espeak_as(voice: str) -> tuple[Any, list[Samples]]:
-    """espeak-ng with that voice, and its blocks; an unknown name would leave the voice before it speaking."""
+    """espeak-ng with that voice, and its blocks; an unknown name would leave the previous voice active."""
     library, blocks, _ = _espeak()
     if library.espeak_SetVoiceByName(voice.encode()) != 0:
         raise BadInput(f"espeak-ng has no voice {voice!r}")

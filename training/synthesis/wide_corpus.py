@@ -1,8 +1,8 @@
-"""`python -m training wide-corpus`: synthetic speech of a wide vocabulary, straight into a feature cache.
+"""`python -m training wide-corpus`: synthetic speech of a wide vocabulary, directly into a feature cache.
 
-OUT/manifest.jsonl has one line per clip (key, text, voice, engine, split, ...), OUT/features the encoder's states
-by that key, OUT/dropped.jsonl one line per clip that was left out and why, OUT/card.md the counts. The clips
-themselves are not kept: the same seed makes the same clips. An interrupted command goes on where it was.
+OUT/manifest.jsonl has one line per clip (key, text, voice, engine, split, ...), OUT/features the encoder's states by
+that key, OUT/dropped.jsonl one line per dropped clip with the reason, OUT/card.md the counts. The clips themselves are
+not stored: the same seed gives the same clips. An interrupted command is resumed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _VARIANTS = _names(
     "adam anika antonio aunty benjamin boris david ed edward2 f1 f3 f5 grandma grandpa ian iven john klatt klatt2 "
     "klatt3 klatt4 linda m1 m2 m4 m6 m7 m8 marcelo max michel miguel mike2 norbert paul pedro quincy rob robert "
     "sandro shelby steph steph2 steph3 travis victor zac"
-)  # without the variants of the voices that are held out, and without robots and whispers
+)  # without variants of held-out voices, robots and whispers
 _CHECKED_EVERY = 25  # one clip of so many is a held-out sentence by a held-out voice
 _HELD_OUT = {
     engine: {
@@ -60,7 +60,7 @@ _HELD_OUT = {
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One clip to be made: a source and which of its renditions (0: the voice as it is)."""
+    """One clip to synthesise: a source and which of its renditions (0: the unchanged voice)."""
 
     source: Source
     rendition: int
@@ -68,17 +68,18 @@ class Clip:
 
     @property
     def id(self) -> str:
+        """Unique id of the clip."""
         return f"{self.source.id}-{self.rendition}"
 
 
 def mix_voices(folder: Path, out: Path, count: int, seed: int) -> list[str]:
     """Make `out` a Kokoro folder with all of `folder`'s voices and `count` mixtures of its training voices.
 
-    A mixture's style vectors are a weighted mean of two or three voices of one accent; it sounds like a speaker of
-    its own. No voice that is held out takes part.
+    A mixture's style vectors are a weighted mean of two or three voices of one accent; it sounds like a new speaker.
+    Held-out voices are not used.
 
     Returns:
-        the training voices, mixtures included.
+        The training voices, mixtures included.
     """
     (out / "voices").mkdir(parents=True, exist_ok=True)
     models = sorted(folder.glob("*.onnx"))
@@ -112,8 +113,8 @@ def clips(
 ) -> Iterator[Clip]:
     """The endless list of an engine's clips; the same arguments give the same list.
 
-    Training clips come in `renditions` of each sentence and voice. Every 25th sentence is a held-out one by a
-    held-out voice, once; with `checks`, and of "flite", which is never trained on, all are.
+    Training clips come in `renditions` of each sentence and voice. Every 25th sentence is a held-out one by a held-out
+    voice, once; with `checks`, and for "flite", which is never trained on, all are.
     """
     trained = (pair for pair in texts(wordnet, more, seed) if not held_out(pair[0]))
     checked = (pair for pair in texts(wordnet, None, seed) if held_out(pair[0]))
@@ -133,10 +134,10 @@ def clips(
 
 
 def perform(clip: Clip, samples: Samples, seed: int) -> Samples:
-    """The clip's sound. Flite and people as they are; others in a room with noise at any level.
+    """The clip's audio. Flite and human recordings are unchanged; others get a room and noise at any level.
 
-    In training two clips of three are by changed speakers: one is resampled (pitch, formants and rate together, by
-    up to 15 %), one goes through the WORLD vocoder (`expression.draw_speaker`).
+    In training two of three clips are by changed speakers: one is resampled (pitch, formants and rate together, by up
+    to 15 %), one goes through the WORLD vocoder (`expression.draw_speaker`).
     """
     if clip.source.split in ("engine", "human"):
         return samples
@@ -165,15 +166,28 @@ def build_wide_corpus(
     half: bool = False,
     checks: bool = False,
 ) -> dict[str, Any]:
-    """Build or go on with an engine's part of the corpus in `out`, up to `count` clips; its counts.
+    """Build or complete an engine's part of the corpus in `out`, up to `count` clips.
 
     Args:
+        out: folder of the corpus.
+        encoder: to compute states.
+        extractor: of the same model.
+        wordnet: folder of WordNet's data files.
         engine: "espeak", "kokoro", "flite" or "human" (the recordings of `voices.human_sources`).
-        more: further sentences, one a line.
+        count: number of clips in total.
+        kokoro: folder of the Kokoro model.
+        mixtures: number of mixed Kokoro voices.
+        more: further sentences, one per line.
+        renditions: clips per training sentence.
+        seed: of all random numbers.
+        half: 16-bit states, computed in bfloat16.
         checks: only held-out sentences by held-out voices.
 
+    Returns:
+        Counts.
+
     Raises:
-        BadInput: the engine or WordNet is missing, or nothing could be made.
+        BadInput: the engine or WordNet is missing, or no clip could be made.
     """
     out.mkdir(parents=True, exist_ok=True)
     cache = FeatureCache.create(out / "features", encoder, "trimmed", half=half)

@@ -1,7 +1,7 @@
 """Sentences of a wide vocabulary: WordNet's examples, everyday requests, the language model's own lines.
 
-All are written like ordinary text (first letter capital, a final mark), because a language model's embeddings are
-of such text, and hold no digits: a spoken number is aligned with its words.
+All are written like ordinary text (capital letter first, final punctuation), because a language model's embeddings are
+of such text. They contain no digits, so that numbers are aligned with their words.
 """
 
 from __future__ import annotations
@@ -122,10 +122,10 @@ _SPOKEN = re.compile(r"[A-Z][A-Za-z',;:?!. -]*[.?!]")
 
 
 def wordnet_examples(folder: Path) -> list[str]:
-    """The example sentences of a WordNet database folder (data.noun, ...), tidied, each once.
+    """The example sentences of a WordNet database folder (data.noun, ...), cleaned, without duplicates.
 
     Raises:
-        BadInput: the folder holds no WordNet data files.
+        BadInput: the folder has no WordNet data files.
     """
     files = [folder / f"data.{part}" for part in ("noun", "verb", "adj", "adv")]
     if missing := [file.name for file in files if not file.is_file()]:
@@ -142,7 +142,7 @@ def wordnet_examples(folder: Path) -> list[str]:
 
 
 def tidy(text: str) -> str:
-    """`text` as an ordinary sentence; "" if it is not 2 to 24 words of plain letters and marks."""
+    """`text` as an ordinary sentence; "" if it is not 2 to 24 words of plain letters and punctuation."""
     text = " ".join(text.replace("`", "'").replace("--", ",").replace(" ,", ",").split()).strip(" ,;:-'")
     if not text:
         return ""
@@ -179,7 +179,7 @@ def _plural(word: str) -> str:
 
 
 def everyday(words: dict[str, list[str]], random: np.random.Generator) -> str:
-    """One request, question or remark; half of all slots take any word of WordNet's vocabulary."""
+    """One request, question or remark; half of all slots can be any word of WordNet's vocabulary."""
     if random.random() < 0.2:
         return sentence(random)
 
@@ -201,16 +201,18 @@ def everyday(words: dict[str, list[str]], random: np.random.Generator) -> str:
 
 
 def held_out(text: str) -> bool:
-    """Whether a sentence is kept from training: 1 of 20, by the hash of its words, so in any corpus the same."""
+    """Whether a sentence is kept from training: 1 of 20, by the hash of its words, so the same in any corpus."""
     words = " ".join(re.findall(r"[a-z']+", text.lower()))
     return hashlib.sha256(words.encode()).digest()[0] % 20 == 0
 
 
 def texts(wordnet: Path, more: Path | None, seed: int) -> Iterator[tuple[str, str]]:
-    """Endless (sentence, where it is from): 55 % WordNet examples, each once a round, the rest everyday lines.
+    """Endless (sentence, source): 55 % WordNet examples, each once per round, the rest everyday lines.
 
     Args:
-        more: a text file of further sentences, one a line; they take 15 of the 100 parts.
+        wordnet: folder of WordNet's data files.
+        more: a text file of further sentences, one per line; they make up 15 %.
+        seed: of all random numbers.
     """
     examples, words = wordnet_examples(wordnet), everyday_words(wordnet)
     further = list(filter(None, map(tidy, more.read_text("utf-8").splitlines()))) if more else []

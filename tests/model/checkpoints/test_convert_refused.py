@@ -111,5 +111,5 @@ def test_a_vocabulary_of_another_model_is_refused(tmp_path: Path) -> None:
             state[name] = state[name][:1400]
 
     source = variant(CHECKPOINTS / "a", tmp_path / "source", change=shrink)
-    with pytest.raises(WeightsMissing, match="1,280 tokens beside 208 special ones, more than the 1,400"):
+    with pytest.raises(WeightsMissing, match="1,280 tokens and 208 special ones, more than the 1,400"):
         examine(source)

@@ -66,15 +66,18 @@ def test_a_preset_of_this_project_has_nothing_to_compare() -> None:
 @pytest.mark.parametrize(
     ("file", "values", "words"),
     [
-        ("config.json", {"preset": "unheard-of"}, "no preset"),
-        ("config.json", {"preset": ["x"]}, "no preset"),
-        ("reading.json", {"layers": []}, "cannot be"),
-        ("reading.json", {"layers": ["2"]}, "cannot be"),
-        ("reading.json", {"threshold": 2.0}, "cannot be"),
-        ("reading.json", {"threshold": "high"}, "cannot be"),
-        ("reading.json", {"frame_group": None}, "cannot be"),
-        ("reading.json", {"frame_group": 0}, "cannot be"),
-        *(("reading.json", {"hidden": hidden}, "cannot be") for hidden in (-1, True, 8.0, None, "8", [], 1 << 20)),
+        ("config.json", {"preset": "unheard-of"}, "not a preset"),
+        ("config.json", {"preset": ["x"]}, "not a preset"),
+        ("reading.json", {"layers": []}, "invalid settings"),
+        ("reading.json", {"layers": ["2"]}, "invalid settings"),
+        ("reading.json", {"threshold": 2.0}, "invalid settings"),
+        ("reading.json", {"threshold": "high"}, "invalid settings"),
+        ("reading.json", {"frame_group": None}, "invalid settings"),
+        ("reading.json", {"frame_group": 0}, "invalid settings"),
+        *(
+            ("reading.json", {"hidden": hidden}, "invalid settings")
+            for hidden in (-1, True, 8.0, None, "8", [], 1 << 20)
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(folder: Path, file: str, values: dict[str, Any], words: str) -> None:

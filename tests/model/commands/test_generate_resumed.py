@@ -173,9 +173,9 @@ def test_a_finished_or_foreign_file_is_not_overwritten(tmp_path: Path) -> None:
     assert chosen.output_file.read_bytes() == whole
     with pytest.raises(BadInput, match="input file"):
         Job(options(tmp_path, None, output_file=tmp_path / "in.jsonl"))
-    with pytest.raises(BadInput, match="choose a folder"):
+    with pytest.raises(BadInput, match="choose an existing folder"):
         Job(options(tmp_path, None, output_file=tmp_path / "nowhere" / "out.jsonl"))
-    with pytest.raises(BadInput, match="choose a folder"):
+    with pytest.raises(BadInput, match="choose an existing folder"):
         Job(options(tmp_path, None, output_file=tmp_path))
 
 

@@ -414,7 +414,7 @@ DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
         (text_config(LlamaConfig), None),
         (text_config(Qwen2Config, num_key_value_heads=2), None),
         (text_config(MistralConfig, sliding_window=None, num_key_value_heads=2), None),
-        (text_config(GPTNeoXConfig), "another layout"),
+        (text_config(GPTNeoXConfig), "a different layout"),
         (text_config(LlamaConfig, hidden_act="gelu"), "gelu"),
         (text_config(MistralConfig, sliding_window=16, num_key_value_heads=2), "slides"),
         (

@@ -158,11 +158,11 @@ REFUSED: dict[str, tuple[Damage, str]] = {
     "kind as a list": (in_json("config.json", model_type=["blsp_emo"]), "tiny"),
     "quantised by others": (
         in_json("config.json", quantization_config={"quant_method": "gptq", "bits": 4}),
-        "quantised",
+        "quantized",
     ),
     "said to be quantised": (
         in_json("config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
-        "quantised",
+        "quantized",
     ),
     "header of 2**60 bytes": (in_header(length=2**60), "model.safetensors"),
     "header beyond the file": (in_header(length=10**7), "model.safetensors"),

@@ -137,7 +137,7 @@ def test_two_writers_and_foreign_states_are_refused(tmp_path, encoder):
     first.close()
     torch.manual_seed(1)
     for other, window in ((WhisperEncoder(CONFIG), "trimmed"), (encoder, "full")):
-        with pytest.raises(BadInput, match="name another folder"):
+        with pytest.raises(BadInput, match="choose another folder"):
             FeatureCache.create(tmp_path, other, window)
     with pytest.raises(BadInput, match="training cache"):
         FeatureCache.open(tmp_path / "nowhere")

@@ -228,7 +228,7 @@ def test_other_options_and_other_manifests_need_another_folder(manifest, tiny):
         label(options(manifest), tiny)
     (manifest.parent / "other").mkdir()
     (manifest.parent / "other" / "train_0_1.jsonl").write_text("mine")
-    with pytest.raises(BadInput, match="is there already"):
+    with pytest.raises(BadInput, match="already exists"):
         label(options(manifest, "other"), tiny)
 
 
@@ -251,7 +251,7 @@ def test_shards_are_the_originals(tmp_path, tiny, case):
 def test_a_shard_without_rows_is_an_error(manifest, tiny):
     with pytest.raises(BadInput, match="part 0 of 99 has no row"):
         label(options(manifest, nshard=99), tiny)
-    with pytest.raises(BadInput, match="--rank: 2 of 2 parts does not exist"):
+    with pytest.raises(BadInput, match="--rank: part 2 of 2 does not exist"):
         options(manifest, nshard=2, rank=2)
 
 
@@ -259,7 +259,7 @@ def test_what_is_no_language_model_is_refused(tmp_path):
     with pytest.raises(WeightsMissing, match="neither a folder nor one of"):
         load_writer("gpt-17")
     (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
-    with pytest.raises(WeightsMissing, match="holds a whisper model"):
+    with pytest.raises(WeightsMissing, match="is a whisper model"):
         load_writer(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
@@ -393,17 +393,17 @@ def test_clean_never_reads_what_it_wrote(tmp_path):
     ]
     with pytest.raises(BadInput, match="would be read again"):
         clean(CleanOptions(input_dir=tmp_path, output_dir=tmp_path / "clean" / ".."))
-    with pytest.raises(BadInput, match="is clean already"):
+    with pytest.raises(BadInput, match="is already clean"):
         clean(CleanOptions(input_dir=tmp_path / "clean"))
     write_rows(tmp_path / "out" / "y.jsonl", []) if (tmp_path / "out").mkdir() else (
         tmp_path / "out" / "y.jsonl"
     ).touch()
-    with pytest.raises(BadInput, match=r"holds y\.jsonl, which is no output"):
+    with pytest.raises(BadInput, match=r"has y\.jsonl, which is not an output"):
         clean(CleanOptions(input_dir=tmp_path, output_dir=tmp_path / "out"))
 
 
 def test_clean_names_broken_lines_and_empty_folders(tmp_path):
-    with pytest.raises(BadInput, match=r"holds no \*\.jsonl"):
+    with pytest.raises(BadInput, match=r"has no \*\.jsonl"):
         clean(CleanOptions(input_dir=tmp_path))
     with pytest.raises(BadInput, match="is no folder"):
         clean(CleanOptions(input_dir=tmp_path / "gone"))

@@ -225,7 +225,7 @@ def test_a_kill_loses_no_row_and_the_next_start_goes_on(labels, tiny, monkeypatc
     monkeypatch.setattr(module, "_prepared", killed)
     with pytest.raises(Killed):
         prepare(options(labels, tiny, validation=0.3))
-    with pytest.raises(BadInput, match="holds no finished data set"):
+    with pytest.raises(BadInput, match="has no finished data set"):
         PreparedRows(labels.parent / "data", "train")
     left[0] = 13 - rows // 4 * 4  # whole chunks are not done again
     summary = prepare(options(labels, tiny, validation=0.3))
@@ -366,7 +366,7 @@ def test_the_command_tells_of_dropped_rows_and_sums_up(labels, tiny, capsys):
     out, err = capsys.readouterr()
     assert json.loads(out)["train"]["rows"] == 12
     assert f"{labels / 'c.jsonl'}:1: gone0.wav is neither" in err
-    assert f"{labels / 'c.jsonl'}: 5 more rows (missing audio); dropped.jsonl has all" in err
+    assert f"{labels / 'c.jsonl'}: 5 more rows (missing audio); see dropped.jsonl" in err
     assert main(["prepare", *map(str, given), "--max-length", "many"]) == 2
     assert "--max-length: " in capsys.readouterr().err
     assert main(["prepare", *map(str, given), "--min-duration", "30"]) == 2

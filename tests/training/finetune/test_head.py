@@ -14,8 +14,16 @@ from assistant.events import EMOTIONS
 from model.inference.engine import Engine
 from model.nn.emotion import EmotionHead
 from tests.support.tiny import tiny_checkpoint
-from training.finetune.head import Fitting, Rows, Tuned, choose_penalty, divide, tune_head
-from training.finetune.judge import Heard, Listener, choose_replies, figures, label_of, neutral_losses, verdict
+from training.finetune.head import HeadFit, Rows, Tuned, choose_penalty, divide, tune_head
+from training.finetune.judge import (
+    ComparedReading,
+    FixedReadingEngine,
+    choose_replies,
+    figures,
+    label_of,
+    neutral_losses,
+    verdict,
+)
 
 SIZE, PROSODY = 12, 4
 
@@ -95,7 +103,7 @@ def test_the_joined_head_is_the_old_one_plus_what_was_learnt(head: EmotionHead) 
     rows = speaker(40, 6, shift=0.5)
     tuned = tune_head(head, 0.5, rows, PROSODY, 40)
     anchor = head.of_means(rows.frames)
-    addition = Fitting(rows, anchor, tuned.penalty, PROSODY).run(40)
+    addition = HeadFit(rows, anchor, tuned.penalty, PROSODY).run(40)
     new = joined(head, tuned)
     ratio = tuned.head["temperature"] / head.temperature
     torch.testing.assert_close(new.of_means(rows.frames) * ratio, anchor + addition(rows.frames), atol=2e-3, rtol=1e-2)
@@ -148,13 +156,13 @@ def test_folds_share_no_speaker_no_sentence_and_balance_the_emotions() -> None:
     assert set(divide(["sad", "happy"], ["", ""], ["", ""], 5)[0]) == {0, 1}
 
 
-def heard(emotion: int, before: int, after: int, sure: float = 0.8) -> Heard:
+def heard(emotion: int, before: int, after: int, sure: float = 0.8) -> ComparedReading:
     from pathlib import Path
 
     def read(at: int) -> torch.Tensor:
         return torch.full((5,), (1 - sure) / 4).index_fill(0, torch.tensor([at]), sure)
 
-    return Heard(Path("a.wav"), "", emotion, read(before), read(after))
+    return ComparedReading(Path("a.wav"), "", emotion, read(before), read(after))
 
 
 def test_the_verdict_follows_the_figures() -> None:
@@ -191,10 +199,10 @@ def test_a_listener_reads_what_it_is_told(tmp_path: Path, hidden: int) -> None:
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.normal_()
-    listener = Listener(engine)
+    listener = FixedReadingEngine(engine)
     told = torch.tensor([0.02, 0.02, 0.02, 0.92, 0.02])
     for probabilities in (told, told.flip(0)):
-        listener.notified(probabilities, 0.5)
+        listener.set_reading(probabilities, 0.5)
         reading = engine.hear(listener.spoken(tmp_path / "a.wav")).reading
         np.testing.assert_allclose(reading.probabilities, probabilities, atol=1e-6)
 
@@ -202,9 +210,11 @@ def test_a_listener_reads_what_it_is_told(tmp_path: Path, hidden: int) -> None:
 def test_what_replies_lose_by_a_reading_is_measured_where_an_adapter_spells(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(20_000), 16_000)
     calm, sad = torch.tensor([0.96, 0.01, 0.01, 0.01, 0.01]), torch.tensor([0.01, 0.01, 0.01, 0.96, 0.01])
-    listener = Listener(Engine(tiny_checkpoint(adapter_type="spelling")))
+    listener = FixedReadingEngine(Engine(tiny_checkpoint(adapter_type="spelling")))
     same, other = (
-        neutral_losses(listener, [Heard(tmp_path / "a.wav", "the sea", 0, calm, after)], (0.5, 0.5), lambda: None)
+        neutral_losses(
+            listener, [ComparedReading(tmp_path / "a.wav", "the sea", 0, calm, after)], (0.5, 0.5), lambda: None
+        )
         for after in (calm, sad)
     )
     assert same["before"] == same["after"] == other["before"]

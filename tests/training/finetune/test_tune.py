@@ -160,7 +160,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(
 
     with monkeypatch.context() as patch:
         patch.setattr(tuning.np, "save", full)
-        with pytest.raises(WeightsMissing, match=r"No space left.*goes on"):
+        with pytest.raises(WeightsMissing, match=r"No space left.*resumed"):
             tune(options(tmp_path / "run", manifest, start))
     assert tune(options(tmp_path / "run", manifest, start))["learnt_from"] == 20
 

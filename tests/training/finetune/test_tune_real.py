@@ -18,7 +18,7 @@ from model.checkpoints import loader
 from model.inference.engine import Engine
 from tests.training.support.unseen_voices import JUDGED, LEARNT, VOICES
 from training.finetune.features import copy_head, mean_frame
-from training.finetune.judge import WORSE_LOSS, Heard, Listener, interval, neutral_losses
+from training.finetune.judge import WORSE_LOSS, ComparedReading, FixedReadingEngine, interval, neutral_losses
 from training.finetune.options import TuneOptions
 from training.finetune.tune import tune
 
@@ -38,7 +38,7 @@ def test_a_speaker_that_mini_has_not_heard(tmp_path: Path, figure: Callable[[str
         frames = torch.stack([mean_frame(after, read_audio(folder / row["audio"])) for row in rows])
         pairs = zip(*(torch.softmax(copy_head(one).of_means(frames), 1) for one in (before, after)), strict=True)
         heard = [
-            Heard(folder / row["audio"], row["text"], EMOTIONS.index(row["emotion"]), *pair)
+            ComparedReading(folder / row["audio"], row["text"], EMOTIONS.index(row["emotion"]), *pair)
             for row, pair in zip(rows, pairs, strict=True)
         ]
         hits = np.array(
@@ -48,7 +48,7 @@ def test_a_speaker_that_mini_has_not_heard(tmp_path: Path, figure: Callable[[str
         gained += list((hits[:, 1] - hits[:, 0]).reshape(JUDGED, 5).mean(1))  # a sentence is drawn as a whole
         thresholds = (copy_head(before).threshold, copy_head(after).threshold)
         neutral = [one for one in heard if one.emotion == 0][:NEUTRAL]
-        loss = neutral_losses(Listener(Engine(after)), neutral, thresholds, lambda: None)
+        loss = neutral_losses(FixedReadingEngine(Engine(after)), neutral, thresholds, lambda: None)
         losses += loss["tokens"] * np.array([loss["before"], loss["after"]])
     low, high = interval(np.array(gained))
     figure(

@@ -211,7 +211,7 @@ def test_lora_goes_with_its_adapter_into_a_file_and_out_of_it(parts, tmp_path):
     again = stored(tmp_path / "out")
     assert all(torch.equal(again[name], value.float()) for name, value in kept.items())
     assert all(torch.equal(again[name], value.half().float()) for name, value in learnt.items())
-    with pytest.raises(BadInput, match=r"lora_., which the new checkpoint has not: .*--lora-rank"):
+    with pytest.raises(BadInput, match=r"lora_., which the new checkpoint does not have: .*--lora-rank"):
         init(options(parts, tmp_path / "none", adapter_weights=tmp_path / "small", lora_rank=0))
     with pytest.raises(BadInput, match=r"lora_a of shape \[4, \d+\], not \[2, .*--lora-rank"):
         init(options(parts, tmp_path / "two", adapter_weights=tmp_path / "small", lora_rank=2))
@@ -239,7 +239,7 @@ def spelling_weights(file: Path, layers: int = 0) -> dict[str, torch.Tensor]:
 def test_an_adapter_that_spells_comes_from_a_warm_start_and_goes_into_a_file(parts, tmp_path):
     given = spelling_weights(tmp_path / "warm.safetensors", layers=2)
     spelling = {"adapter": "spelling", "emotion_source": "none", "adapter_weights": tmp_path / "warm.safetensors"}
-    with pytest.raises(BadInput, match=r"layers.*, which the new checkpoint has not: .*--layers"):
+    with pytest.raises(BadInput, match=r"layers.*, which the new checkpoint does not have: .*--layers"):
         init(options(parts, tmp_path / "out", **spelling))
     with pytest.raises(BadInput, match=r"lacks .*layers.2.*--layers"):
         init(options(parts, tmp_path / "out", **spelling, layers=3))
@@ -253,7 +253,7 @@ def test_an_adapter_that_spells_comes_from_a_warm_start_and_goes_into_a_file(par
     assert said["parameters"] == sum(value.numel() for value in given.values())
     narrow = {torch.float32: torch.float16}
     assert all(torch.equal(kept[name], value.to(narrow.get(value.dtype, value.dtype))) for name, value in given.items())
-    with pytest.raises(BadInput, match="blank, which the new checkpoint has not: give its --adapter"):
+    with pytest.raises(BadInput, match="blank, which the new checkpoint does not have: give its --adapter"):
         init(options(parts, tmp_path / "conv", adapter_weights=tmp_path / "warm.safetensors"))
 
 
@@ -266,7 +266,7 @@ def test_weights_that_16_bits_cannot_hold_are_refused(parts, tmp_path):
     save_file(
         spelling_weights(tmp_path / "w") | {"adapter.fc1.weight": torch.full((24, 48), torch.nan)}, tmp_path / "w"
     )
-    with pytest.raises(BadInput, match=r"no numbers \(in adapter.fc1.weight\)"):
+    with pytest.raises(BadInput, match=r"NaN or infinite weights \(in adapter.fc1.weight\)"):
         init(options(parts, tmp_path / "broken", **spelling))
     assert not (tmp_path / "broken").exists()
 
@@ -277,7 +277,7 @@ def test_weights_that_16_bits_cannot_hold_are_refused(parts, tmp_path):
         ({"fc1.weight": torch.zeros(24, 48)}, "lacks"),
         ({"adapter.fc1.weight": torch.zeros(24, 47)}, r"of shape \[24, 47\], not \[24, 48\]"),
         ({"something": torch.zeros(2)}, "has something"),
-        (None, "no safetensors file"),
+        (None, "not a safetensors file"),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused(parts, tmp_path, tensors, message):
@@ -295,8 +295,8 @@ def test_an_adapter_that_does_not_fit_is_refused(parts, tmp_path, tensors, messa
     ("changes", "error", "message"),
     [
         ({"speech": "whisper-huge"}, WeightsMissing, "neither a folder nor one of"),
-        ({"speech": "text"}, WeightsMissing, "no Whisper"),
-        ({"text": "speech"}, WeightsMissing, "holds a whisper model"),
+        ({"speech": "text"}, WeightsMissing, "not a Whisper"),
+        ({"text": "speech"}, WeightsMissing, "is a whisper model"),
         ({"cformer_heads": 5, "adapter": "cformer"}, BadInput, "--cformer-heads"),
     ],
 )
@@ -319,7 +319,7 @@ def test_what_is_no_part_is_refused(parts, tmp_path, changes, error, message):
         ({"lora_rank": -1}, "--lora-rank: .*greater"),
         ({"adapter": "linear"}, "--adapter: .*'spelling' or 'cformer'"),
         ({"adapter": "spelling", "emotion_source": "none"}, "--adapter-weights"),
-        ({"layers": 2}, "--layers: only an adapter that spells"),
+        ({"layers": 2}, "--layers: only a CTC adapter"),
         ({"adapter": "spelling", "adapter_weights": "x"}, "--emotion-source encoder"),
     ],
 )
@@ -340,7 +340,7 @@ def test_damaged_weights_are_named(parts, tmp_path):
     weights = stored(folder)
     weights["model.norm.weight"][3] = float("nan")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(WeightsMissing, match=r"no numbers \(in model.norm.weight\)"):
+    with pytest.raises(WeightsMissing, match=r"NaN or infinite weights \(in model.norm.weight\)"):
         init(options(parts, tmp_path / "out", text=str(folder)))
     del weights["model.norm.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

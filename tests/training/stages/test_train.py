@@ -217,7 +217,7 @@ def test_the_encoder_too_but_never_behind_a_cache(folder, tmp_path):
     learnt = weights(tmp_path / "run" / "checkpoint-2")
     assert any(name.startswith("encoder.layers.") for name in learnt)
     assert "encoder.embed_positions.weight" not in learnt
-    with pytest.raises(BadInput, match="behind --features, cannot learn"):
+    with pytest.raises(BadInput, match="with --features, cannot be trained"):
         train(tuned.model_copy(update={"run": tmp_path / "other", "features": (str(tmp_path / "cache"),)}))
 
 

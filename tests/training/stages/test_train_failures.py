@@ -23,10 +23,10 @@ from training.stages.trainer import Reporter
     [
         (lambda last: (last / "optimizer.pt").write_bytes((last / "optimizer.pt").read_bytes()[:999]), "damaged"),
         (lambda last: (last / "rng_state.pth").unlink(), "rng_state.pth is missing"),
-        (lambda last: (last / "sums.json").unlink(), "not written to its end"),
+        (lambda last: (last / "sums.json").unlink(), "incomplete"),
         (lambda last: (last / "sums.json").write_text("[]"), "cannot be read"),
         (lambda last: (last / "sums.json").write_text("{}"), "not complete"),
-        (lambda last: (last / "trainer_state.json").unlink(), "not written to its end"),
+        (lambda last: (last / "trainer_state.json").unlink(), "incomplete"),
     ],
     ids=["torn", "missing", "unsealed", "no sums", "empty sums", "no state"],
 )
@@ -52,7 +52,7 @@ def test_a_run_goes_on_before_a_damaged_checkpoint(folder, stage1, tmp_path, cap
     content[-9] ^= 1
     file.write_bytes(content)
     summary = train(options(folder, "", run=run))
-    assert "checkpoint-8: model.safetensors is damaged; the one before it is used" in capsys.readouterr().err
+    assert "checkpoint-8: model.safetensors is damaged; the previous one is used" in capsys.readouterr().err
     assert summary["steps"] == 8
     assert losses(run) == losses(stage1)
     assert len(read_progress(run)) == 15
@@ -70,7 +70,7 @@ def test_a_full_disk_says_so_and_the_run_goes_on_later(folder, stage1, tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Reporter, "on_step_begin", limit_from_step_five)
         try:
-            with pytest.raises(WeightsMissing, match=r"checkpoint-8 cannot be written .*goes on from checkpoint-4"):
+            with pytest.raises(WeightsMissing, match=r"checkpoint-8 cannot be written .*resumes from checkpoint-4"):
                 train(options(folder, "", run=run))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, usual)
@@ -96,7 +96,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(folder, tmp_path, capsys):
     [
         ({"losses": "input_kl"}, "CFormer"),
         ({"losses": "nonsense"}, "Unknown losses"),
-        ({"losses": "response_kl", "only": "head"}, "nothing would learn"),
+        ({"losses": "response_kl", "only": "head"}, "nothing would be trained"),
         ({"data": "nowhere"}, "prepare"),
     ],
 )
