@@ -86,7 +86,11 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or on POSIX a folder's entries, to the disk."""
+    """Flush a file to the disk, or on POSIX a folder's entries.
+
+    Args:
+        path: a file or a folder.
+    """
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)

@@ -55,7 +55,7 @@ _WINDOW = 800
 _FFT = 2048
 _LOWEST_HERTZ, _HIGHEST_HERTZ = 60.0, 500.0
 _CANDIDATES = 5
-_TYPICAL_SEMITONES = 8.0  # 159 Hz, between the sexes: stands for the pitch of speech without any voiced frame
+_TYPICAL_SEMITONES = 8.0  # 159 Hz, between male and female voices: the pitch if no frame is voiced
 
 Column = NDArray[np.float32]
 

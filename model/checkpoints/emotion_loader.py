@@ -1,4 +1,4 @@
-"""Loading what reads emotion, and no language model: the encoder, the head, and an adapter where the head needs one."""
+"""Loading an emotion reader without the language model: encoder, head, and an adapter if the head needs it."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ from model.nn.nf4 import quantize_nf4, stored_mode
 from model.nn.speech_llm import SpeechLanguageModel
 from model.weights import fetch
 
-Tell = Callable[[fetch.Progress], None]
+Report = Callable[[fetch.Progress], None]
 
 
 @dataclass(slots=True, eq=False)
 class EmotionCheckpoint:
-    """What reads emotion, on its device.
+    """A loaded emotion model, on its device.
 
     Attributes:
         name: the preset's name or the folder's path.
-        quantize: as loaded; readings differ a little between modes.
+        model: in eval mode.
+        extractor: of log-mel features.
+        quantize: as loaded; readings differ slightly between modes.
     """
 
     name: str
@@ -42,18 +44,25 @@ class EmotionCheckpoint:
 
 
 def load_emotion(
-    source: str, *, device: str = "auto", quantize: str = "auto", progress: Tell | None = None
+    source: str, *, device: str = "auto", quantize: str = "auto", progress: Report | None = None
 ) -> EmotionCheckpoint:
-    """Load the part of a preset or checkpoint folder that reads emotion, with the numbers that `loader.load` gives.
+    """Load the part of a preset or checkpoint folder that reads emotion, with the same weights as `loader.load`.
 
-    The whole checkpoint is loaded in the two rare cases that need it: a head over an adapter that spells, and an
-    encoder that is stored in 4 bits.
+    The whole checkpoint is loaded in the two rare cases that need it: a head over a CTC adapter, and an encoder stored
+    in 4 bits.
 
     Args:
-        source, device, quantize, progress: as `loader.load`.
+        source: as `loader.load`.
+        device: as `loader.load`.
+        quantize: as `loader.load`.
+        progress: called with the progress of downloads.
+
+    Returns:
+        The emotion model.
 
     Raises:
-        WeightsMissing, BadInput: as `loader.load`.
+        WeightsMissing: as `loader.load`.
+        BadInput: as `loader.load`.
     """
     device = usable_device(device)
     preset = loader.preset_of(source)
@@ -77,7 +86,7 @@ def load_emotion(
 
 
 def _of_preset(
-    name: str, preset: Mapping[str, Any], device: str, quantize: str, progress: Tell | None
+    name: str, preset: Mapping[str, Any], device: str, quantize: str, progress: Report | None
 ) -> EmotionCheckpoint | None:
     if preset["config"]["emotion_source"] != "encoder":
         return None
@@ -102,8 +111,8 @@ def _of_folder(folder: Path, device: str, quantize: str) -> EmotionCheckpoint | 
     tensors = list_tensors(folder)
     components.check_fit(config, tensors, folder)
     mode = usable_mode(quantize, device, stored_mode(stated))
-    spells = config.emotion_source == "adapter" and config.adapter_type == "spelling"
-    if spells or _is_packed(tensors):
+    is_ctc = config.emotion_source == "adapter" and config.adapter_type == "spelling"
+    if is_ctc or _is_packed(tensors):
         return None
     parts = ("encoder.", "emotion_head.", *(["adapter."] if config.emotion_source == "adapter" else []))
     weights = dict(_tensors(folder, lambda key: key.startswith(parts)))
@@ -117,7 +126,7 @@ def _is_packed(tensors: Mapping[str, TensorInfo]) -> bool:
 
 
 def _tensors(folder: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tensor]]:
-    """The wanted tensors of a folder, from those of its files that hold any."""
+    """The wanted tensors of a folder; only files with such tensors are read."""
     found = {name: info for name, info in list_tensors(folder).items() if wanted(name)}
     for file in sorted({info.file for info in found.values()}):
         yield from ((name, tensor) for name, tensor in read_shard(file).items() if name in found)
@@ -127,7 +136,7 @@ def _filled(config: SpeechLanguageConfig, weights: Mapping[str, Tensor]) -> Emot
     """The model with these weights.
 
     Raises:
-        WeightsMissing: they are of another version.
+        WeightsMissing: they belong to another version.
     """
     with torch.device("meta"):
         model = EmotionModel(config)

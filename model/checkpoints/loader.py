@@ -239,7 +239,7 @@ def _compose(
 
 
 def reading_settings(head: Path) -> dict[str, Any]:
-    """What the reading.json beside an emotion head sets in a checkpoint's config."""
+    """The settings of a checkpoint's config in an emotion head's reading.json."""
     reading = json.loads((head / "reading.json").read_text("utf-8"))
     return {
         "emotion_layers": reading["layers"],

@@ -88,7 +88,7 @@ class Estimate:
 
     @property
     def verdict(self) -> str:
-        """ "fits", "tight" (it may run, or swap) or "does not fit"."""
+        """The verdict: "fits", "tight" (it may run, or swap) or "does not fit"."""
         if _MARGIN * self.needed <= self.memory.free:
             return "fits"
         return "tight" if _DOUBT * self.needed <= self.memory.free + self.memory.swap else "does not fit"

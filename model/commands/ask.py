@@ -1,4 +1,4 @@
-"""Recordings and typed messages answered in order, as one conversation: what `ask` prints and its JSON lines."""
+"""The command `ask`: recordings and typed messages answered in order, as one conversation."""
 
 from __future__ import annotations
 
@@ -23,12 +23,17 @@ Show = Callable[..., None]
 def answers(
     engine: Engine, inputs: Sequence[str | Path], show: Show, *, empathy: bool, load_ms: float
 ) -> Iterator[tuple[Result, EmotionReading | None]]:
-    """Answer each input as one turn of a conversation, with the reading behind it; a bad one does not stop the others.
+    """Answer each input as one turn of a conversation; a bad input does not stop the others.
 
     Args:
+        engine: with the loaded checkpoint.
         inputs: typed messages as str, recordings as Path.
-        show: is given each thing as it becomes known.
-        load_ms: what loading took, for the JSON lines.
+        show: called with each text as soon as it is known.
+        empathy: add the empathetic part to the system prompt.
+        load_ms: duration of loading, for the JSON lines.
+
+    Yields:
+        The JSON line of each input, and its reading.
     """
     history: list[Exchange] = []
     for given in inputs:

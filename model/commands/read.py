@@ -1,7 +1,7 @@
-"""Readings of recordings without replies or transcripts: what `read` prints, and its JSON lines.
+"""The command `read`: emotion readings of recordings without replies or transcripts.
 
-Only the encoder and the emotion head are loaded. Several recordings are read at a time, each on a thread of its own:
-torch and the decoders of sound files leave Python free.
+Only the encoder and the emotion head are loaded. Several recordings are read in parallel, each on its own thread: torch
+and the audio decoders release Python's lock.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from model.errors import BadInput, NothingHeard
 from model.inference.emotion_reader import EmotionReader
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
-"""Files of a folder that are recordings."""
+"""Suffixes of recordings in a folder."""
 
 Result = dict[str, Any]
 """One JSON line of `read`: file, duration_seconds, reading, why. Without a duration, the file could not be read."""
@@ -39,11 +39,12 @@ _MOST_WORKERS = 8
 
 
 def describe(reading: EmotionReading | None, why: str | None, *, contributions: bool = True) -> Result:
-    """The fields `reading` and `why` of a JSON line, in `read` and `ask` alike.
+    """The fields `reading` and `why` of a JSON line of `read` and `ask`.
 
     Args:
+        reading: None if there is none.
         why: why there is no reading.
-        contributions: with the two fields that explain it over time, `contributions` and `offset`.
+        contributions: include the fields `contributions` and `offset`, which explain the reading over time.
     """
     if reading is None:
         return {"reading": None, "why": why}
@@ -58,6 +59,8 @@ def in_words(reading: EmotionReading | None, why: str | None, *, estimate: bool)
     """The reading in words.
 
     Args:
+        reading: None if there is none.
+        why: why there is no reading.
         estimate: whether it comes from a head on encoder frames and prosody, which the user is told each time.
     """
     if reading is None:
@@ -70,7 +73,7 @@ def in_words(reading: EmotionReading | None, why: str | None, *, estimate: bool)
 
 @dataclass(slots=True)
 class _Totals:
-    """What was read so far, for the exit code and the figures at the end."""
+    """Counts for the exit code and the summary."""
 
     files: int = 0
     failed: int = 0
@@ -88,7 +91,7 @@ class _Totals:
     def __str__(self) -> str:
         seconds = max(time.perf_counter() - self.began, 1e-6)
         figures = (
-            f"{self.files} recordings, {self.audio_seconds:.1f} s of sound, read in {seconds:.1f} s "
+            f"{self.files} recordings, {self.audio_seconds:.1f} s of audio, read in {seconds:.1f} s "
             f"({self.audio_seconds / seconds:.1f} times real time) after {self.loading_seconds:.1f} s of loading"
         )
         return f"{figures}; {self.without} without a reading, {self.failed} could not be read"
@@ -105,26 +108,30 @@ def run(
     table: Path | None = None,
     contributions: bool = True,
 ) -> int:
-    """Read recordings and folders of them, in order, and print or write each result as soon as it is known.
+    """Read recordings and folders of them in order; print or write each result at once.
 
     Args:
-        given: recordings, and folders that are searched for them.
-        model, device, quantize: as `load_emotion`.
+        given: recordings, and folders to search for them.
+        model: as `load_emotion`.
+        device: as `load_emotion`.
+        quantize: as `load_emotion`.
         baseline: recordings of the speaker's normal voice.
-        table: a CSV file that the results are added to, in place of printing them; recordings that it holds are not
-            read again unless they have changed.
+        as_json: print JSON lines.
+        table: a CSV file to add the results to, instead of printing them; recordings in it are not read again unless
+            they have changed.
+        contributions: include the contributions over time in JSON lines.
 
     Returns:
-        0, or 2 if any recording could not be read; each such is named on stderr.
+        0, or 2 if a recording could not be read; each of these is reported on stderr.
 
     Raises:
         BadInput: there is nothing to read, or the baseline or the table cannot be used.
         WeightsMissing: as `load_emotion`.
     """
     if not given:
-        raise BadInput("Nothing to read: name recordings or folders (before --baseline, which takes what follows it).")
+        raise BadInput("Nothing to read: give recordings or folders (before --baseline, which takes what follows).")
     if table is not None and (table.is_dir() or not os.access(table.resolve().parent, os.W_OK)):
-        raise BadInput(f"{table} cannot be written: choose a folder that exists and is yours.")
+        raise BadInput(f"{table} cannot be written: choose an existing folder with write permission.")
     files = list(recordings(given))
     quiet_libraries()
     totals = _Totals()
@@ -147,14 +154,14 @@ def run(
             for result, _ in _read_all(reader, left, totals, contributions=False):
                 rows.add(result)
             totals.failed += failed_before
-            sys.stderr.write(f"{len(files)} recordings in {table}, {len(files) - len(left)} of them from before\n")
+            sys.stderr.write(f"{len(files)} recordings in {table}, {len(files) - len(left)} of them read before\n")
     if totals.files > 1:
         sys.stderr.write(f"{totals}\n")
     return 2 if totals.failed else 0
 
 
 def recordings(given: Iterable[Path]) -> Iterator[Path]:
-    """The files given, and those below the folders given, by name; a folder without any is named itself."""
+    """Recordings among the files, and below the folders, sorted by name; a folder without any is yielded itself."""
     for path in given:
         if not path.is_dir():
             yield path
@@ -171,11 +178,11 @@ def recordings(given: Iterable[Path]) -> Iterator[Path]:
 
 
 def read_one(reader: EmotionReader, path: Path, *, contributions: bool = True) -> tuple[Result, EmotionReading | None]:
-    """The result of one recording; one that cannot be read says why, and has no duration."""
+    """Read one recording; one that cannot be read has `why` and no duration."""
     result: Result = {"file": str(path), "duration_seconds": None}
     try:
         if path.is_dir():
-            raise BadInput(f"{path}: holds no recording ({', '.join(SUFFIXES)})")
+            raise BadInput(f"{path}: no recording in it ({', '.join(SUFFIXES)})")
         samples = read_audio(path)
     except NothingHeard as error:
         return result | {"duration_seconds": round(error.seconds, 3)} | describe(None, _reason(error, path)), None
@@ -193,11 +200,11 @@ def _reason(error: BadInput, path: Path) -> str:
 def _read_all(
     reader: EmotionReader, files: Sequence[Path], totals: _Totals, contributions: bool
 ) -> Iterator[tuple[Result, EmotionReading | None]]:
-    """All results in order, with a bar on stderr where they are not themselves what moves on the terminal."""
+    """All results in order, with a progress bar on stderr unless the results themselves go to the terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("read"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shown = console.is_terminal and not sys.stdout.isatty() and len(files) > 1
-    # Standard output is the results' own: the bar must not take it over.
+    # Standard output is for results only: the bar must not capture it.
     with Progress(*columns, console=console, disable=not shown, transient=True, redirect_stdout=False) as bars:
         task = bars.add_task("read", total=len(files))
         for result, reading in _in_order(lambda path: read_one(reader, path, contributions=contributions), files):
@@ -211,7 +218,7 @@ def _read_all(
 def _in_order(
     work: Callable[[Path], tuple[Result, EmotionReading | None]], files: Sequence[Path]
 ) -> Iterator[tuple[Result, EmotionReading | None]]:
-    """What `work` makes of each file, in order, several at a time and only a few ahead."""
+    """The results of `work` for each file, in order, several at a time and only a few ahead."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = max(1, min(cores, len(files), _MOST_WORKERS))
     waiting: deque[Future[tuple[Result, EmotionReading | None]]] = deque()
@@ -233,7 +240,7 @@ def _json_line(result: Result, _: EmotionReading | None) -> str:
 
 def _line(result: Result, reading: EmotionReading | None, *, estimate: bool) -> str:
     if result["duration_seconds"] is None:
-        return ""  # stderr names it
+        return ""  # it is reported on stderr
     words = in_words(reading, result["why"], estimate=estimate)
     return f"{_shown(result['file'])}  ({result['duration_seconds']:.1f} s)  {words}\n"
 

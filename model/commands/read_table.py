@@ -1,4 +1,4 @@
-"""The CSV file of `read`: one row a recording, added to as readings are made, and gone on with after a stop."""
+"""The CSV file of `read`: one row per recording, written as readings are made, and resumed after a stop."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from model.inference.emotion_reader import EmotionReader
 COLUMNS = (
     "file", "duration_seconds", "label", "confidence", *EMOTIONS, "candidates", "why", "size", "mtime_ns", "read_with",
 )  # fmt: skip
-"""`candidates`: labels with a space between them, or "unsure". `size`, `mtime_ns`: the file's, when it was read."""
+"""`candidates`: labels separated by spaces, or "unsure". `size`, `mtime_ns`: the file's, when it was read."""
 
 Row = list[str]
 
 
 def digest(reader: EmotionReader, quantize: str) -> str:
-    """Eight digits that differ where readings can: by the head, the baseline, or how weights are quantised."""
+    """Eight hexadecimal digits that identify the head, the baseline and the quantization, on which readings depend."""
     total = hashlib.blake2b(quantize.encode(), digest_size=4)
     head = reader.model.emotion_head
     tensors = dict(head.state_dict()) if head is not None else {}
@@ -38,17 +38,17 @@ def digest(reader: EmotionReader, quantize: str) -> str:
 
 
 class ReadTable:
-    """A CSV file of readings, open for more.
+    """A CSV file of readings, open for appending.
 
-    A last line that a kill tore is removed. A row whose recording has changed since, or that was read with another
-    head or baseline, is removed when the recording is among those to be read.
+    An incomplete last line, left by a kill, is removed. A row is removed when its recording is to be read and has
+    changed since, or was read with another head or baseline.
 
     Args:
-        path: the file; it may be there.
-        read_with: names the model, as `digest` tells it from others.
+        path: the file, new or existing.
+        read_with: identifies the model, from `digest`.
 
     Raises:
-        BadInput: it holds something else, another process writes it, or it cannot be written.
+        BadInput: it is something else, another process writes it, or it cannot be written.
     """
 
     def __init__(self, path: Path, read_with: str) -> None:
@@ -63,12 +63,12 @@ class ReadTable:
             try:
                 lock = FileLock(f"{self._path}.lock", timeout=0)
                 stack.enter_context(lock)
-                if os.name == "posix":  # elsewhere the lock removes its file itself
+                if os.name == "posix":  # on other systems the lock removes its file itself
                     stack.callback(Path(lock.lock_file).unlink, missing_ok=True)
                 found = self._path.read_bytes() if self._path.exists() else b""
                 self._rows = {row[0]: row for row in self._sound_rows(found)}
                 if self._text(self._rows.values()).encode("utf-8", "surrogateescape") != found:
-                    self._write_whole()
+                    self._rewrite()
                 self._file = stack.enter_context(self._open())
             except Timeout as error:
                 raise BadInput(f"{self._path} is being written by another process: wait for it.") from error
@@ -81,7 +81,7 @@ class ReadTable:
         self._stack.close()
 
     def unread(self, files: Sequence[Path]) -> list[Path]:
-        """The recordings to read, each once; rows that no longer hold for one of them are removed.
+        """The recordings to read, each once; their outdated rows are removed.
 
         Raises:
             BadInput: the file cannot be written.
@@ -91,14 +91,14 @@ class ReadTable:
         if stale:
             self._file.close()
             try:
-                self._write_whole()
+                self._rewrite()
                 self._file = self._stack.enter_context(self._open())
             except OSError as error:
                 raise self._unwritable(error) from error
         return left
 
     def failed(self, files: Sequence[Path]) -> int:
-        """How many of the recordings have a row that says they could not be read."""
+        """Number of the recordings whose row says that they could not be read."""
         found = (self._rows.get(name) for name in {str(path) for path in files})
         return sum(row is not None and not row[COLUMNS.index("duration_seconds")] for row in found)
 
@@ -135,30 +135,28 @@ class ReadTable:
 
     def _sound_rows(self, found: bytes) -> list[Row]:
         text = found.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
-        if _line(COLUMNS).startswith(text):  # nothing yet, or torn in its first line
+        if _line(COLUMNS).startswith(text):  # empty, or its first line is incomplete
             return []
         try:
             rows = list(csv.reader(io.StringIO(text, newline="")))
         except csv.Error:
             rows = []
         if not rows or tuple(rows[0]) != COLUMNS:
-            raise BadInput(f"{self._path} holds something else than readings: name another file.")
+            raise BadInput(f"{self._path} is not a table of readings: choose another file.")
         whole = rows[1:] if text.endswith("\n") else rows[1:-1]
         return [row for row in whole if len(row) == len(COLUMNS)]
 
     def _text(self, rows: Iterable[Row]) -> str:
         return _line(COLUMNS) + "".join(map(_line, rows))
 
-    def _write_whole(self) -> None:
+    def _rewrite(self) -> None:
         write_atomically(self._path, self._text(self._rows.values()).encode("utf-8", "surrogateescape"))
 
     def _open(self) -> IO[str]:
         return self._path.open("a", encoding="utf-8", errors="surrogateescape", newline="")
 
     def _unwritable(self, error: OSError) -> BadInput:
-        return BadInput(
-            f"{self._path} cannot be written ({error.strerror}): make room or choose a folder that is yours."
-        )
+        return BadInput(f"{self._path} cannot be written ({error.strerror}): make room or choose another folder.")
 
 
 def _line(row: Sequence[str]) -> str:
@@ -168,7 +166,7 @@ def _line(row: Sequence[str]) -> str:
 
 
 def _state(path: Path) -> list[str]:
-    """Size and time of change, both empty where there is no such file."""
+    """Size and modification time, both empty if there is no such file."""
     try:
         about = path.stat()
     except OSError:

@@ -134,10 +134,16 @@ LOADERS: dict[str, Loader] = {SpeechLanguageConfig.model_type: Loader(load_speec
 
 
 def loader_of(source: str) -> Loader:
-    """The loader for a preset or a checkpoint folder.
+    """The loader of a preset or a checkpoint folder.
 
-    A preset and a folder of an unknown kind go to the project's own loader, which explains what is wrong with the
+    A preset and a folder of an unknown type go to the project's own loader, which reports what is wrong with the
     latter.
+
+    Args:
+        source: a preset's name, or a folder.
+
+    Returns:
+        The loader.
     """
     kind = None
     if source not in loader.presets() and (Path(source) / "config.json").is_file():

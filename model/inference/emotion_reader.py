@@ -1,4 +1,4 @@
-"""From samples to a reading: pieces of at most 30 s through the encoder, their frames together through the head."""
+"""From samples to an emotion reading: pieces of at most 30 s through the encoder, their frames through the head."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ Judged = tuple[EmotionReading | None, str | None]
 
 
 class EmotionReader:
-    """Hears recordings and reads their emotion. Several threads may use one.
+    """Encodes recordings and reads their emotion. Several threads may share one.
+
+    Args:
+        model: with an emotion head, or without (then there are no readings).
+        extractor: of log-mel features.
 
     Attributes:
         baseline: float32 [D], the mean frame of the speaker's normal voice (`mean_of`); None: not known.
@@ -35,34 +39,70 @@ class EmotionReader:
 
     @torch.inference_mode()
     def hear(self, samples: Samples) -> Iterator[tuple[Heard, float]]:
-        """What is heard of each piece of a recording at 16 kHz, and the piece's seconds."""
+        """Encode a recording piece by piece.
+
+        Args:
+            samples: float32 [n], mono, 16 kHz.
+
+        Yields:
+            Encoder states and frames of each piece, and its duration in seconds.
+        """
         for piece in split_at_pauses(samples, SAMPLE_RATE, LONGEST_SECONDS):
             yield self._hear_piece(samples[piece]), (piece.stop - piece.start) / SAMPLE_RATE
 
     def read(self, samples: Samples) -> Judged:
-        """The reading of a recording: mono float32 [n] at 16 kHz, n >= 1."""
+        """Read the emotion of a recording.
+
+        Args:
+            samples: float32 [n], mono, 16 kHz, n >= 1.
+
+        Returns:
+            The reading, or why there is none.
+        """
         if self.model.emotion_head is None:
             return None, NO_HEAD
         return self.judge(self.frames(samples), samples)
 
     def frames(self, samples: Samples) -> Tensor:
-        """What the head averages: [N, D], all pieces of a recording together. There is a head."""
+        """The emotion head's input, which must exist.
+
+        Args:
+            samples: float32 [n], mono, 16 kHz, n >= 1.
+
+        Returns:
+            [N, D], all pieces of the recording together.
+        """
         heard = [piece.emotion_frames[0] for piece, _ in self.hear(samples) if piece.emotion_frames is not None]
         return torch.cat(heard)
 
     @torch.inference_mode()
     def mean_of(self, recordings: Iterable[Samples]) -> Tensor:
-        """The mean over recordings of each one's mean frame, float32 [D]: a speaker's baseline. At least one."""
+        """A speaker's baseline: the mean of the recordings' mean frames.
+
+        Args:
+            recordings: at least one, as in `read`.
+
+        Returns:
+            float32 [D].
+        """
         return torch.stack([self.frames(samples).float().mean(0) for samples in recordings]).mean(0)
 
     @torch.inference_mode()
     def judge(self, frames: Tensor | None, samples: Samples) -> Judged:
-        """The reading of a recording whose emotion frames [N, D] were heard before; None: the head has no source."""
+        """Read the emotion from frames that were already encoded.
+
+        Args:
+            frames: [N, D], the emotion head's input; None: there is none.
+            samples: the recording.
+
+        Returns:
+            The reading, or why there is none.
+        """
         head, config = self.model.emotion_head, self.model.config
         if head is None or frames is None:
             return None, NO_HEAD
         if self.baseline is not None:
-            # The speaker's normal voice takes the place of the frame that says nothing.
+            # The speaker's normal voice replaces the neutral frame of the head.
             frames = frames.to(head.centre.dtype) - self.baseline + head.centre
         if config.emotion_source == "adapter" and config.adapter_type != "conv":  # tokens, spread over the utterance
             return head.read(frames, frame_seconds=len(samples) / SAMPLE_RATE / len(frames)), None

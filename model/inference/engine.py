@@ -214,14 +214,20 @@ class Engine:
         empathy: bool = True,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[str]:
-        """Stream the reply to `message` as pieces of text.
+        """Stream the reply to `message`.
 
         Args:
-            history: past turns, oldest first, with what was heard of each reply. The oldest turns are
-                left out, whole, when the prompt would not fit.
+            history: past turns, oldest first, with what was heard of each reply. The oldest turns are dropped, whole,
+                if the prompt would not fit.
             message: the new message.
             empathy: add the empathetic part to the system prompt.
-            cancelled: asked before every token; true ends the reply there.
+            cancelled: called before every token; True ends the reply there.
+
+        Yields:
+            Pieces of text.
+
+        Raises:
+            BadInput: the message is too long.
         """
         started = time.perf_counter()
         self.figures = figures = ReplyFigures()
@@ -245,7 +251,7 @@ class Engine:
                 if piece := text.step(self._backend, token):
                     written += piece
                     yield piece
-                # Past the limit the reply ends with its sentence, at the latest after as many tokens again.
+                # Past the limit the reply ends with its sentence, at the latest after twice as many tokens.
                 over = len(generated) - settings.max_new_tokens
                 if over >= settings.max_new_tokens or (over >= 0 and _SENTENCE_END.search(written)):
                     break
@@ -269,14 +275,14 @@ class Engine:
             self.forget()
 
     def _tokens(self, logits: Tensor | None, earlier: Sequence[int], cancelled: Callable[[], bool]) -> Generator[int]:
-        """Tokens behind the prompt in the cache; a token's keys and values follow when the next one is asked for."""
+        """Tokens after the prompt in the cache; a token's keys and values are computed when the next is needed."""
         settings = self.checkpoint.generation
         if logits is None:
             return
         if self._static is not None:
             yield from self._static.tokens(logits, earlier, settings, cancelled)
             return
-        assert isinstance(self._cache, KeyValueCache), "the two decoders bring their own caches"
+        assert isinstance(self._cache, KeyValueCache), "each decoder has its own cache"
         generated: list[int] = []
         while not cancelled():
             generated.append(next_token(logits, [*earlier, *generated], settings))
@@ -362,7 +368,15 @@ class Engine:
         return self._lengths[key]
 
     def content(self, message: Message, frames: dict[int, Tensor]) -> Content:
-        """What stands for a message in the prompt; `frames` gets what its negative ids stand for."""
+        """The content of a message in the prompt.
+
+        Args:
+            message: text or a recording.
+            frames: gets the frames that the content's negative ids stand for.
+
+        Returns:
+            Text, or token ids.
+        """
         if isinstance(message, Typed):
             return message.text
         hearing = self.hear(message)

@@ -173,7 +173,7 @@ class _LeanLlama:
         ]
 
     def _rotation(self, position: int) -> tuple[Tensor, Tensor]:
-        """cos and sin [1, size] of a position; the table grows by doubling, like the cache."""
+        """Return cos and sin [1, size] of a position; the table grows by doubling, like the cache."""
         if position >= len(self.cos):
             positions = torch.arange(max(512, 2 * position))[None]
             cos, sin = self.rotary(self.embedding.weight.new_empty(0, dtype=torch.float32), positions)

@@ -150,7 +150,7 @@ class StaticStep:
         return self._acting(layer).forward
 
     def _plus(self, layer: Any, hidden: Tensor, residual: Tensor) -> Tensor:
-        """residual + layer(hidden); a 4-bit layer adds the residual in its own kernel, as its bias."""
+        """Compute residual + layer(hidden); a 4-bit layer adds the residual in its own kernel, as its bias."""
         layer = self._acting(layer)
         state = getattr(getattr(layer, "weight", None), "quant_state", None)
         if state is None or layer.bias is not None or layer.compute_dtype not in (None, hidden.dtype):

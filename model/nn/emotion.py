@@ -48,16 +48,31 @@ class EmotionHead(nn.Module):
         self.group = group
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
-        """Logits [B, 5] of frames [B, N, D]; mask [B, N] is True on valid frames, at least one a row."""
+        """Logits of a padded batch.
+
+        Args:
+            frames: [B, N, D].
+            mask: bool [B, N], valid frames, at least one per row.
+
+        Returns:
+            [B, 5].
+        """
         valid = mask.unsqueeze(-1)
-        # where, not a product: what stands behind a row's end may be anything, NaN included
+        # where, not a product: padding may be anything, even NaN
         kept = torch.where(valid, frames.to(self.weight.dtype) - self.centre, 0)
         mean = kept.sum(1) / valid.sum(1)
         return self._logits(mean)
 
     @torch.no_grad()
     def of_means(self, means: Tensor) -> Tensor:
-        """Logits [n, 5] of mean frames [n, D], without a gradient."""
+        """Logits of mean frames, without a gradient.
+
+        Args:
+            means: [n, D].
+
+        Returns:
+            [n, 5].
+        """
         return self._logits(means - self.centre)
 
     def _logits(self, centred: Tensor) -> Tensor:
@@ -68,9 +83,16 @@ class EmotionHead(nn.Module):
 
     @torch.inference_mode()
     def read(self, frames: Tensor, *, frame_seconds: float | None = None) -> EmotionReading:
-        """The reading of one utterance's valid frames [N, D], N >= 1, each of the head's `frame_seconds` by default.
+        """The reading of one utterance.
 
-        Its contributions have ceil(N / group) rows; with its offset they sum to the logits of `forward`.
+        Its contributions and its offset sum to the logits of `forward`.
+
+        Args:
+            frames: [N, D], valid frames, N >= 1.
+            frame_seconds: duration of a frame; by default the head's.
+
+        Returns:
+            The reading, with ceil(N / group) rows of contributions.
         """
         centred = frames.to(self.weight.dtype) - self.centre
         weight, constant = self._linear_at(centred.mean(0))

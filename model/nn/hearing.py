@@ -1,6 +1,7 @@
-"""How a model hears: encoder, adapter and emotion head, with or without a language model behind them.
+"""Encoder, adapter and emotion head, with or without a language model.
 
-`HearingModel` is what `SpeechLanguageModel` and `EmotionModel` share. This module knows no audio files and no prompts.
+`HearingModel` is the common base of `SpeechLanguageModel` and `EmotionModel`. This module knows no audio files and no
+prompts.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Heard:
 
 
 class HearingModel:
-    """The methods of a model that hears; the model brings the parts."""
+    """Methods of a model that encodes speech; subclasses define the parts."""
 
     config: SpeechLanguageConfig
     encoder: WhisperEncoder
@@ -57,7 +58,7 @@ class HearingModel:
     emotion_head: EmotionHead | None
 
     def get_input_embeddings(self) -> Any:
-        """The language model's token embeddings, which an adapter that spells looks tokens up in."""
+        """The language model's token embeddings, which a CTC adapter needs."""
         raise NotImplementedError
 
     def hear(
@@ -112,10 +113,10 @@ class HearingModel:
 
 
 class EmotionModel(HearingModel, nn.Module):
-    """The part of a `SpeechLanguageModel` that reads emotion; its tensors have the same names there.
+    """The part of a `SpeechLanguageModel` that reads emotion; its tensors have the same names.
 
     Attributes:
-        adapter: only where the head averages adapter frames. An adapter that spells needs the language model.
+        adapter: only if the head averages adapter frames. A CTC adapter needs the language model.
     """
 
     def __init__(self, config: SpeechLanguageConfig) -> None:
@@ -133,9 +134,10 @@ class EmotionModel(HearingModel, nn.Module):
 
 
 def make_adapter(config: SpeechLanguageConfig, text_size: int) -> ConvAdapter | CFormerAdapter | None:
-    """The adapter that a config names, with fresh weights.
+    """Create the adapter of a config, with new weights.
 
     Args:
+        config: of the checkpoint.
         text_size: width of the language model's embeddings.
     """
     speech = config.speech_config
@@ -151,9 +153,10 @@ def make_adapter(config: SpeechLanguageConfig, text_size: int) -> ConvAdapter | 
 
 
 def make_head(config: SpeechLanguageConfig, text_size: int) -> EmotionHead | None:
-    """The emotion head that a config names, with fresh weights; None: it names none.
+    """Create the emotion head of a config, with new weights; None if it has none.
 
     Args:
+        config: of the checkpoint.
         text_size: width of the language model's embeddings.
     """
     if config.emotion_source == "none":

@@ -62,7 +62,7 @@ class LongPrompts(nn.Module):
         self._alphas = [self.alpha(length) for length in lengths]
 
     def forward(self, hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin [B, L, size] at `position_ids` [B, L]; sets the scale [B, L, 1] that `scale_query` applies."""
+        """Cos and sin [B, L, size] at `position_ids` [B, L]; sets the scale [B, L, 1] that `scale_query` applies."""
         self.query_scale = None
         if self.training or not self.active:
             return self.rotary(hidden, position_ids)

@@ -144,7 +144,7 @@ def _tokenizer_config(fields: dict[str, Any]) -> dict[str, Any]:
     tokens = fields["tokenizer.ggml.tokens"]
     names = {f"{kind[:3]}_token": tokens[index] for kind, index in _ends(fields).items()}
     return names | {
-        # The class that takes tokenizer.json as it stands: the named ones rebuild their word splitting.
+        # This class uses tokenizer.json unchanged; others rebuild their word splitting.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "unk_token": "<|endoftext|>",
         "model_max_length": fields[f"{fields['general.architecture']}.context_length"],

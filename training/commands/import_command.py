@@ -17,45 +17,58 @@ from training.runs.config import IGNORE, Options, Pairs, Words
 
 
 class ImportOptions(Options):
-    """`import`: a corpus's clips to a manifest with our five emotions, from its own names and tables.
+    """`import`: write a manifest of a corpus with the five emotions, from its own names and tables.
 
-    FOLDER is what the corpus was unpacked to; OUT is the manifest, JSON lines. `import --mapping` shows every corpus,
-    its licence and what its labels become.
+    FOLDER is the unpacked corpus; OUT is the manifest, JSON lines. `import --mapping` shows every corpus, its licence
+    and the mapping of its labels.
     """
 
-    emotion_map: Pairs = Field({}, description="what labels mean instead: calm=neutral,fear=ignore")
-    labels: str = Field("", description="of CREMA-D: intended (by the actor), or heard (by most who heard the voice)")
+    emotion_map: Pairs = Field({}, description="map labels differently: calm=neutral,fear=ignore")
+    labels: str = Field("", description="for CREMA-D: intended (by the actor), or heard (by most listeners)")
     test: Words = Field((), description="speakers to put into the split test, by the corpus's names: 01,02")
-    licence: str = Field("", description="of recordings of your own")
+    licence: str = Field("", description="of your own recordings")
 
 
 def add_import_command(commands: Any) -> argparse.ArgumentParser:
-    """Declare the command on the `add_subparsers` object; the parser made."""
+    """Declare the command.
+
+    Args:
+        commands: from `add_subparsers`.
+
+    Returns:
+        The parser.
+    """
     command: argparse.ArgumentParser = commands.add_parser(
         "import",
-        help="a public corpus of emotional speech, or a folder for every emotion, to a manifest",
+        help="write a manifest of a public emotional corpus, or of one folder per emotion",
         description=ImportOptions.__doc__,
         allow_abbrev=False,
     )
     command.add_argument("corpus", nargs="?", choices=tuple(CORPORA), metavar="CORPUS", help=", ".join(CORPORA))
     command.add_argument("folder", nargs="?", type=Path, metavar="FOLDER")
     command.add_argument("out", nargs="?", type=Path, metavar="OUT")
-    command.add_argument("--mapping", action="store_true", help="only show what the labels become")
+    command.add_argument("--mapping", action="store_true", help="only show the mapping of labels")
     ImportOptions.add_arguments(command)
     return command
 
 
 def run_import_command(given: argparse.Namespace) -> dict[str, Any]:
-    """Import a corpus, or tell of those that can be imported; the summary.
+    """Import a corpus, or describe the supported corpora.
+
+    Args:
+        given: parsed arguments.
+
+    Returns:
+        The summary.
 
     Raises:
-        BadInput: as `import_corpus`; a place is missing.
+        BadInput: as `import_corpus`; or a path is missing.
     """
     chosen = [CORPORA[given.corpus]] if given.corpus else list(CORPORA.values())
     if given.mapping:
         return {corpus.name: _about(corpus) if given.json else _about_text(corpus) for corpus in chosen}
     if given.out is None:
-        raise BadInput("Name the corpus, its folder and the manifest to write; `import --mapping` shows the corpora.")
+        raise BadInput("Give the corpus, its folder and the manifest to write; `import --mapping` shows the corpora.")
     options = ImportOptions.of(vars(given))
     summary = import_corpus(
         chosen[0],
@@ -89,7 +102,7 @@ def _about_text(corpus: Corpus) -> str:
 
 
 def _mapping_text(mapping: Mapping[str, str]) -> str:
-    """Our emotions, and behind each the labels that become it."""
+    """The five emotions, each with the labels that are mapped to it."""
     parts = []
     for ours in (*EMOTIONS, IGNORE):
         labels = [own for own, meant in mapping.items() if meant == ours]

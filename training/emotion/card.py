@@ -1,4 +1,4 @@
-"""The card that stands beside a fitted emotion head: every figure in it was measured by the run that wrote it."""
+"""The card of a fitted emotion head: every figure in it was measured by the run that wrote it."""
 
 from __future__ import annotations
 

@@ -134,6 +134,7 @@ class Fit:
     offset: Tensor
 
     def __call__(self, features: Tensor) -> Tensor:
+        """Logits [n, 5] of features [n, D]."""
         return (features - self.centre) @ self.weight.T + self.offset
 
 
@@ -212,14 +213,16 @@ def fit_network(features: Tensor, labels: Tensor, seed: int) -> tuple[nn.Linear,
 def fit_together(features: Tensor, labels: Tensor, l2: Tensor) -> EmotionHead:
     """The head whose logits are the mean of a regression's and of `NETWORKS` networks', rounded to 16 bits.
 
-    Networks read synthetic voices better; but alone they take calm people for surprised, which the regression does
-    not.
+    Networks are more accurate on synthetic voices; but alone they read calm people as surprised, which the regression
+    does not.
 
     Args:
-        features, labels, l2: of the regression, see `fit_logistic`.
+        features: [n, D].
+        labels: int64 [n].
+        l2: of the regression, see `fit_logistic`.
 
     Raises:
-        BadInput: numbers that 16 bits do not hold.
+        BadInput: numbers that 16 bits cannot represent.
     """
     regression = fit_logistic(features, labels, l2, steps=200)
     inputs, centre, scale = _standardised(features)

@@ -79,7 +79,7 @@ def _scene(corpus: Path, rows: dict[str, dict[str, Any]]) -> Scene:
 
 @torch.inference_mode()
 def likelihoods(writer: Writer, text: str, reply: str) -> list[float]:
-    """log p(reply | words, emotion) under each of `EMOTIONS`, by the language model alone."""
+    """Return log p(reply | words, emotion) under each of `EMOTIONS`, by the language model alone."""
     tokenizer = writer.chat.tokenizer
     answer = encode_text(tokenizer, reply)
     found = []

@@ -87,6 +87,7 @@ class Addition:
     scale: Tensor
 
     def __call__(self, frames: Tensor) -> Tensor:
+        """Added logits [n, 5] of mean frames [n, D]."""
         return ((frames - self.centre) / self.scale) @ self.weight.T + self.offset
 
 

@@ -196,7 +196,7 @@ def _loss(engine: Engine, content: Content, frames: dict[int, Tensor], reference
 
 
 def verdict(read: dict[str, Any], continuation: dict[str, Any]) -> tuple[str, str]:
-    """ "better", "worse" or "unclear", and why in a sentence."""
+    """The verdict "better", "worse" or "unclear", and why in a sentence."""
     if continuation and continuation["ratio"] > WORSE_LOSS:
         rise = f"{continuation['ratio'] - 1:.0%}"
         return "worse", f"Replies to neutral speech have become less likely: their loss rose by {rise}."

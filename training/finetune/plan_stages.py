@@ -34,7 +34,6 @@ def plan_stages(options: TuneOptions) -> dict[str, Any]:
     Raises:
         BadInput, WeightsMissing: as `tune_stages` would.
     """
-
     began = psutil.Process().create_time()
     stages = stages_of(options)
     examples = read_examples(options, Report(print_dropped))

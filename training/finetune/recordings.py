@@ -81,7 +81,6 @@ def check_command(options: CheckOptions, *, as_json: bool) -> dict[str, Any]:
     Raises:
         BadInput: see `check`; or there is nothing to learn from.
     """
-
     mapping, out = options.emotion_map, options.write
 
     def notify(row: Recording) -> None:

@@ -192,7 +192,14 @@ class RecipeLosses(nn.Module):
         return SpeechFrames(made.frames, made.mask, made.mass)
 
     def teacher(self, batch: Batch) -> LanguageStates | None:
-        """The language model's states given the text; None if no loss compares with them."""
+        """Run the teacher: the language model given the text.
+
+        Args:
+            batch: on the model's device.
+
+        Returns:
+            Its states; None if no loss compares with them.
+        """
         if {"response_kl", "input_kl"}.isdisjoint(self.names):
             return None
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Corpora whose file names say everything: RAVDESS, EMO-DB, IndoWaveSentiment, TESS, SAVEE, EmoGator."""
+"""Corpora with labels in their file names: RAVDESS, EMO-DB, IndoWaveSentiment, TESS, SAVEE, EmoGator."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ Reader = Callable[[Path, Found], Iterator[Clip]]
 
 
 def by_name(pattern: str, clip: Callable[[Path, re.Match[str], Found], Clip | None]) -> Reader:
-    """A reader of files whose stem, or "FOLDER/STEM", matches a pattern from its start to its end.
+    """A reader of files whose stem, or "FOLDER/STEM", matches a pattern completely.
 
     Args:
-        clip: makes the clip of a file and its match; None: it is left out, and noted.
+        pattern: a regular expression.
+        clip: makes the clip of a file and its match; None: it is dropped, and noted.
     """
     named = re.compile(pattern)
 

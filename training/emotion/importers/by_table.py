@@ -1,4 +1,4 @@
-"""Corpora with tables beside the sound: CREMA-D, nEMO, IEMOCAP, MELD."""
+"""Corpora with label tables: CREMA-D, nEMO, IEMOCAP, MELD."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Table = list[dict[str, str]]
 
 
 def read_table(path: Path, delimiter: str = ",") -> Table:
-    """The rows of a table with a header line, values without the blanks around them."""
+    """The rows of a table with a header line, values without surrounding blanks."""
     rows = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
     return [{str(name): (value or "").strip() for name, value in row.items() if name is not None} for row in rows]
 
@@ -196,7 +196,7 @@ def _meld(folder: Path, found: Found) -> Iterator[Clip]:
             found.skipped["named differently"] += 1
     if not files and next(folder.rglob("dia*_utt*.mp4"), None) is not None:
         found.remarks.append(
-            "The clips are videos: write each one's sound beside it, as in "
+            "The clips are videos: write each one's audio next to it, as in "
             "ffmpeg -i dia0_utt0.mp4 -vn -ac 1 -ar 16000 dia0_utt0.wav."
         )
     for name, split in _MELD_SPLITS.items():

@@ -28,13 +28,16 @@ _LFS = b"version https://git-lfs"
 
 @dataclass(slots=True)
 class Clip:
-    """A recording as its corpus describes it.
+    """A recording as described by its corpus.
 
     Attributes:
-        label: the corpus's own name of the emotion; empty where it has none.
-        speaker: the corpus's own name; empty where it is not known.
-        sex: "female", "male" or empty. intensity: the corpus's own word, or empty.
-        split: "train", "validation" or "test" where the corpus itself says so.
+        audio: its file.
+        label: the corpus's own name of the emotion; empty if there is none.
+        speaker: the corpus's own name; empty if unknown.
+        sex: "female", "male" or empty.
+        text: the transcript, or empty.
+        intensity: the corpus's own word, or empty.
+        split: "train", "validation" or "test" if the corpus defines it.
         more: further fields of the manifest's row.
     """
 
@@ -50,7 +53,7 @@ class Clip:
 
 @dataclass(slots=True)
 class Found:
-    """What `Corpus.read` is given to note: clips that are left out, by reason, and remarks for the user."""
+    """Notes of `Corpus.read`: dropped clips by reason, and remarks for the user."""
 
     skipped: Counter[str] = field(default_factory=Counter)
     remarks: list[str] = field(default_factory=list)
@@ -83,7 +86,11 @@ class Corpus:
     labels: Sequence[str] = ()
 
     def mapping(self) -> dict[str, str]:
-        """Our emotion, or "ignore", of each of its own labels."""
+        """The mapping of the corpus's own labels.
+
+        Returns:
+            One of the five emotions, or "ignore", by label.
+        """
         return {**self.emotions, **dict.fromkeys(self.others, IGNORE)}
 
 
@@ -97,27 +104,30 @@ def import_corpus(
     test: Iterable[str] = (),
     licence: str = "",
 ) -> dict[str, Any]:
-    """Write a manifest of a corpus: JSON lines with audio, text, emotion, speaker, sex, intensity, corpus, split,
-    licence, use and the corpus's own label. Paths are relative to the manifest where the recordings lie below it.
+    """Write a manifest of a corpus.
+
+    Its JSON lines have audio, text, emotion, speaker, sex, intensity, corpus, split, licence, use and the corpus's own
+    label. Paths are relative to the manifest if the recordings are below it.
 
     Args:
-        folder: as the corpus is unpacked, or a folder around it.
-        out: the manifest; a file that is there is replaced.
-        emotion_map: own labels that mean something else than `Corpus.emotions` says; "ignore" leaves clips out.
-        labels: which kind of `Corpus.labels` to take as the emotion; the first by default.
-        test: the corpus's names of speakers that are put into the split "test", where it has no split of its own.
-        licence: in place of `Corpus.licence`, for recordings of one's own.
+        corpus: one of the supported ones.
+        folder: the unpacked corpus, or a folder around it.
+        out: the manifest; an existing file is replaced.
+        emotion_map: labels that mean something else than in `Corpus.emotions`; "ignore" drops clips.
+        labels: which of `Corpus.labels` to use as the emotion; by default the first.
+        test: the corpus's names of speakers for the split "test", if it has no split of its own.
+        licence: instead of `Corpus.licence`, for the user's own recordings.
 
     Returns:
-        counts: rows, rows of each emotion, speakers, what was unmapped or skipped and why; the mapping, the licence.
+        Rows, rows per emotion, speakers, unmapped and skipped clips with reasons; the mapping, the licence.
 
     Raises:
-        BadInput: the folder's layout is unknown, an option names what is not there, or the manifest cannot be written.
+        BadInput: the folder's layout is unknown, an option names something unknown, or the manifest cannot be written.
     """
     if not folder.is_dir():
-        raise BadInput(f"{folder} is no folder: name the one that {corpus.title} was unpacked to.")
+        raise BadInput(f"{folder} is no folder: choose the one that {corpus.title} was unpacked to.")
     if out.is_dir():
-        raise BadInput(f"{out} is a folder: name the manifest to write, such as {out / corpus.name}.jsonl.")
+        raise BadInput(f"{out} is a folder: give the manifest to write, such as {out / corpus.name}.jsonl.")
     if labels and labels not in corpus.labels:
         raise BadInput(f"{corpus.name} has {' and '.join(corpus.labels) or 'one kind of'} labels, no {labels!r}.")
     mapping = corpus.mapping() | _sound_map(emotion_map or {}, corpus)
@@ -141,7 +151,7 @@ def import_corpus(
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     except OSError as error:
-        raise BadInput(f"{out} cannot be written ({error.strerror}): choose another place.") from error
+        raise BadInput(f"{out} cannot be written ({error.strerror}): choose another path.") from error
     counts = Counter(row["emotion"] for row in rows)
     return {
         "corpus": corpus.name,
@@ -159,7 +169,7 @@ def import_corpus(
 
 
 def sounds(folder: Path) -> list[Path]:
-    """The sound files below a folder, the best format first, by name; nothing that is hidden."""
+    """The audio files below a folder, the best format first, sorted by name, without hidden ones."""
     found = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
@@ -250,10 +260,10 @@ def _chosen_label(clip: Clip, labels: str, corpus: Corpus, found: Found) -> str:
 def _row(
     clip: Clip, label: str, emotion: str, corpus: Corpus, out: Path, test: set[str], licence: str
 ) -> dict[str, Any]:
-    audio, beside = clip.audio.absolute(), out.absolute().parent
-    inside = audio.is_relative_to(beside)
+    audio, base = clip.audio.absolute(), out.absolute().parent
+    inside = audio.is_relative_to(base)
     return {
-        "audio": audio.relative_to(beside).as_posix() if inside else str(audio),
+        "audio": audio.relative_to(base).as_posix() if inside else str(audio),
         "text": clip.text,
         "emotion": emotion,
         "speaker": f"{corpus.name}-{clip.speaker}" if clip.speaker else "",

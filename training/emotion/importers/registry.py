@@ -1,4 +1,4 @@
-"""The corpora that can be imported, by name, and a plain folder for every emotion."""
+"""The supported corpora by name, and a folder per emotion."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from training.metrics.predictions import emotion_of_label
 
 
 def _folders(folder: Path, found: Found) -> Iterator[Clip]:
-    """Clips below folders named after emotions; another folder on the way is the speaker, a .txt beside has the words.
+    """Clips below folders named after emotions; another folder in the path is the speaker, a .txt file has the words.
 
-    Names that mean one of the five ("joy", "Anger") become its name; others stay as they are, and are unmapped.
+    Names that mean one of the five ("joy", "Anger") are mapped; others are unmapped.
     """
     for path in sounds(folder):
         inside = path.relative_to(folder).parts[:-1]
@@ -23,8 +23,8 @@ def _folders(folder: Path, found: Found) -> Iterator[Clip]:
             found.skipped["in no folder of an emotion"] += 1
             continue
         speaker = next((part for n, part in enumerate(inside) if n != place), "")
-        beside = path.with_suffix(".txt")
-        text = read_text(beside).strip() if beside.is_file() else ""
+        transcript = path.with_suffix(".txt")
+        text = read_text(transcript).strip() if transcript.is_file() else ""
         yield Clip(path, emotion_of_label(inside[place]) or inside[place], speaker, text=text)
 
 
