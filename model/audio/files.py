@@ -113,7 +113,7 @@ def _smooth_level(samples: Samples, hop: int) -> NDArray[np.float64]:
 
 
 class _Sequential(soundfile.SoundFile):
-    """A sound file that is only read forward.
+    """An audio file that is only read forward.
 
     soundfile seeks to the current position after every block; in a variable-bit-rate MP3 that is audible.
     """
@@ -135,7 +135,7 @@ def _check_kind(path: Path) -> bool:
     """Refuse what is not a readable audio file of a known kind; True for MP3."""
     try:
         if path.is_dir():
-            raise _bad(path, "is a folder: name a sound file inside it")
+            raise _bad(path, "is a folder: choose an audio file inside it")
         if path.exists() and not path.is_file():
             raise _bad(path, "is not a regular file: save the recording to a file first")
         with path.open("rb") as file:
@@ -160,7 +160,7 @@ def _decode(path: Path, rate: int) -> Samples:
         with path.open("rb", buffering=0) as file:
             _refuse_cut_wav(path, file)
             # On POSIX the descriptor, so that neither suffix nor encoding of the name matters; a Windows
-            # library has descriptors of its own.
+            # library has its own descriptors.
             source = file.fileno() if os.name == "posix" else os.fspath(path)
             with _Sequential(source, closefd=False) as sound:
                 if sound.format not in _CONTAINERS or sound.samplerate not in SAMPLE_RATES:

@@ -71,8 +71,8 @@ def model_config(config: Mapping[str, Any], folder: Path) -> SpeechLanguageConfi
             | {"speech_config": WhisperConfig(**_known(speech, WhisperConfig))}
             | {"text_config": language_config(text, path)}
         )
-        for key, sound in _sound_settings(built).items():
-            if not sound:
+        for key, valid in _valid_settings(built).items():
+            if not valid:
                 raise _refused(path, key, getattr(built, key))
     except _INVALID as error:
         raise _refused(path, "inconsistent settings", error) from error
@@ -104,7 +104,7 @@ def _known(settings: Mapping[str, Any], kind: type, extra: Iterable[str] = ()) -
     return {key: value for key, value in settings.items() if key in names}
 
 
-def _sound_settings(config: SpeechLanguageConfig) -> dict[str, bool]:
+def _valid_settings(config: SpeechLanguageConfig) -> dict[str, bool]:
     kernels, layers = config.adapter_kernel_sizes, config.speech_config.encoder_layers
     long = getattr(config.text_config, "long_prompts", {"trained_length": 1, "dynamic_ntk": False, "logn": False})
     places = [(name, spec or mark) for _, name, spec, mark in string.Formatter().parse(config.tone_template)]
@@ -159,7 +159,7 @@ def check_fit(config: SpeechLanguageConfig, tensors: Mapping[str, TensorInfo], f
         # A 4-bit matrix has another shape in the file; `nf4.prepare_layers` checks it.
         if tensors[name].shape != shape and f"{name}.absmax" not in tensors:
             raise WeightsMissing(
-                f"{tensors[name].file} has {name} of shape {tensors[name].shape}, and config.json asks for {shape}: "
+                f"{tensors[name].file} has {name} of shape {tensors[name].shape}, and config.json requires {shape}: "
                 "save or convert it again."
             )
 
@@ -179,8 +179,8 @@ def refuse_nonfinite(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path) 
     ]
     if not checked:
         return
-    sound = torch.stack([torch.stack(extremes).float() for _, extremes in checked]).isfinite().all(1).tolist()
-    for (name, _), finite in zip(checked, sound, strict=True):
+    all_finite = torch.stack([torch.stack(extremes).float() for _, extremes in checked]).isfinite().all(1).tolist()
+    for (name, _), finite in zip(checked, all_finite, strict=True):
         if not finite:
             raise WeightsMissing(f"{folder} has NaN or infinite weights (in {shown(name)}): save or convert it again.")
 
@@ -355,10 +355,10 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str:
         raise _refused(folder / "tokenizer_config.json", "chat_template", template if template is None else "too long")
     try:
         tree = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).parse(template)
-        sound = _only_joins(tree, 0)
+        valid = _only_joins(tree, 0)
     except (jinja2.TemplateError, RecursionError) as error:
         raise _refused(path, "its chat template", error) from error
-    if not sound:
+    if not valid:
         raise _refused(path, "its chat template", "it does more than join the messages of a conversation")
     return template
 
@@ -370,23 +370,23 @@ def _only_joins(node: nodes.Node, loops: int, assigned: bool = False) -> bool:
     turn to turn; only the functions listed above are called.
     """
     loops += isinstance(node, nodes.For)
-    calm = isinstance(node, _TEMPLATE_NODES) and loops <= 2
+    valid = isinstance(node, _TEMPLATE_NODES) and loops <= 2
     if isinstance(node, nodes.For):
-        calm &= not node.recursive and isinstance(node.iter, nodes.Name | nodes.Getattr | nodes.Getitem)
+        valid &= not node.recursive and isinstance(node.iter, nodes.Name | nodes.Getattr | nodes.Getitem)
     elif isinstance(node, nodes.Filter):
-        calm &= node.name in ("trim", "length") or (node.name == "tojson" and not assigned)
+        valid &= node.name in ("trim", "length") or (node.name == "tojson" and not assigned)
     elif isinstance(node, nodes.Call):
-        calm &= (isinstance(node.node, nodes.Name) and node.node.name == "raise_exception") or (
+        valid &= (isinstance(node.node, nodes.Name) and node.node.name == "raise_exception") or (
             isinstance(node.node, nodes.Getattr) and node.node.attr in _TEXT_METHODS
         )
     elif isinstance(node, nodes.Name | nodes.Getattr):
-        calm &= not (node.name if isinstance(node, nodes.Name) else node.attr).startswith("_")
+        valid &= not (node.name if isinstance(node, nodes.Name) else node.attr).startswith("_")
     elif isinstance(node, nodes.Const) and assigned:
-        calm &= not isinstance(node.value, str) or len(node.value) <= 64
+        valid &= not isinstance(node.value, str) or len(node.value) <= 64
     elif isinstance(node, nodes.Add | nodes.Concat):
-        calm &= not assigned
+        valid &= not assigned
     assigned |= isinstance(node, nodes.Assign)
-    return calm and all(_only_joins(child, loops, assigned) for child in node.iter_child_nodes())
+    return valid and all(_only_joins(child, loops, assigned) for child in node.iter_child_nodes())
 
 
 def _probe(made: PreTrainedTokenizerFast, folder: Path) -> None:

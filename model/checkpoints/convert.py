@@ -187,7 +187,7 @@ def _fail(source: Path, problems: dict[str, list[str]]) -> None:
                 f"{len(names)} tensor{'s' * (len(names) > 1)} {what} ({shown}{', ...' if len(names) > 3 else ''})"
             )
     if parts:
-        raise WeightsMissing(f"{source} cannot be converted: {'; '.join(parts)}. Get the folder again.")
+        raise WeightsMissing(f"{source} cannot be converted: {'; '.join(parts)}. Download the folder again.")
 
 
 def _fingerprint(paths: set[Path], layout: Layout) -> str:

@@ -105,7 +105,7 @@ def read_text(path: Path) -> str:
     try:
         return _contents(path).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise WeightsMissing(f"{path} is not UTF-8 text: get the folder again.") from error
+        raise WeightsMissing(f"{path} is not UTF-8 text: download the folder again.") from error
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
@@ -153,7 +153,7 @@ def list_tensors(folder: Path) -> dict[str, TensorInfo]:
         index = folder / f"{single}.index.json"
         if index.exists():
             return _indexed(index)
-    raise WeightsMissing(f"{folder} holds no model.safetensors and no pytorch_model.bin: get the folder again.")
+    raise WeightsMissing(f"{folder} holds no model.safetensors and no pytorch_model.bin: download the folder again.")
 
 
 def list_file(file: Path) -> dict[str, TensorInfo]:
@@ -226,20 +226,20 @@ def _contents(path: Path) -> bytes:
     limit = next((size for end, size in _JSON_BYTES.items() if path.name.endswith(end)), _CONFIG_BYTES)
     size = plain_file(path).stat().st_size
     if size > limit:
-        raise WeightsMissing(f"{path} has {size:,} bytes, more than such a file needs: get the folder again.")
+        raise WeightsMissing(f"{path} has {size:,} bytes, more than such a file needs: download the folder again.")
     return path.read_bytes()
 
 
 def plain_file(path: Path) -> Path:
     """Check that `path` is a regular file of its folder; links of a hub cache, to its blobs, are accepted."""
     if not path.exists():
-        raise WeightsMissing(f"{path} is missing: get the folder again.")
+        raise WeightsMissing(f"{path} is missing: download the folder again.")
     home = path.parent.resolve()
     homes = {home, home.parent.parent / "blobs"} if home.parent.name == "snapshots" else {home}
     if path.resolve().parent not in homes:
         raise WeightsMissing(f"{path} links to a file outside its folder: put the file itself there.")
     if not path.is_file():
-        raise WeightsMissing(f"{path} is not a plain file: get the folder again.")
+        raise WeightsMissing(f"{path} is not a plain file: download the folder again.")
     return path
 
 
@@ -266,9 +266,9 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
         _check_depth(value)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else shown(error)
-        raise WeightsMissing(f"{path} is not usable JSON ({reason}): get the folder again.") from error
+        raise WeightsMissing(f"{path} is not usable JSON ({reason}): download the folder again.") from error
     if not isinstance(value, dict):
-        raise WeightsMissing(f"{path} is not a JSON object: get the folder again.")
+        raise WeightsMissing(f"{path} is not a JSON object: download the folder again.")
     return value
 
 
@@ -293,37 +293,37 @@ def _check_sizes(value: Any, path: Path) -> None:
     for key, child in value.items() if isinstance(value, dict) else []:
         _check_sizes(child, path)
         if key in ("dtype", "torch_dtype") and child not in _DTYPE_NAMES:
-            raise WeightsMissing(f"{path} asks for {key} = {shown(child)!r}, not a type of weights: get it again.")
+            raise WeightsMissing(f"{path} has {key} = {shown(child)!r}, not a type of weights: download it again.")
         least, most = next(((low, high) for names, low, high in _LIMITS if re.fullmatch(names, key)), (0, 0))
         if most and child is not None and not (type(child) is int and least <= child <= most):
             raise WeightsMissing(
-                f"{path} asks for {key} = {shown(child)}, not a number from {least} to {most}: get it again."
+                f"{path} has {key} = {shown(child)}, not a number from {least} to {most}: download it again."
             )
 
 
 def _indexed(index: Path) -> dict[str, TensorInfo]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise WeightsMissing(f"{index} has no weight_map: get the folder again.")
+        raise WeightsMissing(f"{index} has no weight_map: download the folder again.")
     suffix = index.name.removesuffix(".index.json").rpartition(".")[2]
     for shard in weight_map.values():
         if not isinstance(shard, str) or not re.fullmatch(rf"\w[\w.-]{{0,200}}\.{suffix}", shard):
-            raise WeightsMissing(f"{index} names {shown(shard)!r}, not a file of its folder: get the folder again.")
+            raise WeightsMissing(f"{index} names {shown(shard)!r}, not a file of its folder: download it again.")
     found: dict[str, TensorInfo] = {}
     for shard in sorted(set(weight_map.values())):
         for name, info in list_file(index.with_name(shard)).items():
             if name in found:
-                raise WeightsMissing(f"{shown(name)} is in {found[name].file} and {info.file}: get the folder again.")
+                raise WeightsMissing(f"{shown(name)} is in {found[name].file} and {info.file}: download both again.")
             found[name] = info
     for name, shard in weight_map.items():
         if name not in found or found[name].file.name != shard:
-            raise WeightsMissing(f"{index} says that {shown(name)} is in {shard}, but it is not: get the folder again.")
+            raise WeightsMissing(f"{index} says that {shown(name)} is in {shard}, but it is not: download it again.")
     return found
 
 
 def _damaged(file: Path, reason: object) -> WeightsMissing:
     said = shown(reason) or type(reason).__name__
-    return WeightsMissing(f"{file} is damaged or not a weight file ({said}): get it again.")
+    return WeightsMissing(f"{file} is damaged or not a weight file ({said}): download it again.")
 
 
 def _safetensors_header(file: Path) -> dict[str, TensorInfo]:
@@ -340,8 +340,8 @@ def _safetensors_header(file: Path) -> dict[str, TensorInfo]:
     for name, entry in header.items():
         try:
             dtype, shape, (begin, end) = _DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
-            sound = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
-            if not sound or math.prod(shape) * dtype.itemsize != end - begin:
+            valid = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+            if not valid or math.prod(shape) * dtype.itemsize != end - begin:
                 raise ValueError("shape and place do not agree")
         except (KeyError, TypeError, ValueError) as error:
             raise _damaged(file, f"{shown(name)}: {error}") from error

@@ -96,11 +96,11 @@ def preset_of(folder: Path, known: Mapping[str, Mapping[str, Any]]) -> dict[str,
         raise WeightsMissing(f"{folder} was tuned from {shown(name)}, not a preset here: tune it again.")
     reading = read_json(folder / READING)
     layers, threshold, group = (reading.get(key) for key in ("layers", "threshold", "frame_group"))
-    sound = isinstance(layers, list) and 0 < len(layers) < 64 and all(isinstance(one, int) for one in layers)
-    sound = sound and isinstance(threshold, float) and 0 <= threshold <= 1
+    valid = isinstance(layers, list) and 0 < len(layers) < 64 and all(isinstance(one, int) for one in layers)
+    valid = valid and isinstance(threshold, float) and 0 <= threshold <= 1
     hidden = reading.get("hidden", 0)  # older heads have none
-    sound = sound and type(hidden) is int and 0 <= hidden <= _MOST_HIDDEN
-    if not sound or not isinstance(group, int) or not 0 < group < 1000:
+    valid = valid and type(hidden) is int and 0 <= hidden <= _MOST_HIDDEN
+    if not valid or not isinstance(group, int) or not 0 < group < 1000:
         raise WeightsMissing(f"{folder / READING} has invalid settings: tune it again.")
     head = folder / HEAD
     if not head.is_file() or head.stat().st_size > _LARGEST_HEAD:

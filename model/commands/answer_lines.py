@@ -163,7 +163,7 @@ class Answerer:
             if options.audio_field and record.get(options.audio_field) is not None:
                 name = _text(record, options.audio_field)
                 if not name.strip():
-                    raise BadInput(f"The field {options.audio_field!r} is empty: name a recording.")
+                    raise BadInput(f"The field {options.audio_field!r} is empty: give a recording.")
                 row.samples = read_audio(self._find(name))
             elif not row.text:
                 raise BadInput("neither a recording nor text: nothing to answer")

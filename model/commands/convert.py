@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("target", metavar="TARGET", type=Path, help="a new folder")
     parser.add_argument("--revision", metavar="HEX", help="the hub's commit, 40 hexadecimal digits")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="report what would be done, write nothing")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(arguments)
     quiet_libraries()

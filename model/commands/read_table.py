@@ -66,7 +66,7 @@ class ReadTable:
                 if os.name == "posix":  # on other systems the lock removes its file itself
                     stack.callback(Path(lock.lock_file).unlink, missing_ok=True)
                 found = self._path.read_bytes() if self._path.exists() else b""
-                self._rows = {row[0]: row for row in self._sound_rows(found)}
+                self._rows = {row[0]: row for row in self._valid_rows(found)}
                 if self._text(self._rows.values()).encode("utf-8", "surrogateescape") != found:
                     self._rewrite()
                 self._file = stack.enter_context(self._open())
@@ -133,7 +133,7 @@ class ReadTable:
         row = self._rows.get(str(path))
         return row is not None and row[-3:] == [*_state(path), self._read_with]
 
-    def _sound_rows(self, found: bytes) -> list[Row]:
+    def _valid_rows(self, found: bytes) -> list[Row]:
         text = found.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
         if _line(COLUMNS).startswith(text):  # empty, or its first line is incomplete
             return []

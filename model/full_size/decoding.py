@@ -71,7 +71,7 @@ def decode(run: Run) -> Figures:
     graphed.warm_up()
     figures["capture_seconds"] = run.now() - started
     figures["decode_tokens_per_second"] = speed = _speed(run, graphed)
-    figures["graph_failure"] = graphed.failure or (None if run.cuda else "no CUDA: the step ran as it is")
+    figures["graph_failure"] = graphed.failure or (None if run.cuda else "no CUDA: the step ran uncaptured")
     figures["generate_tokens_per_second"] = generated = _generate_speed(run)
     figures["decode_ratio_to_generate"] = speed / generated
     figures["bytes_read_per_token"] = needed = _bytes_per_token(run)

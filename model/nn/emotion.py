@@ -21,7 +21,7 @@ class EmotionHead(nn.Module):
     Attributes:
         weight: [5, D], trainable; rows in the order of `EMOTIONS`. Standardisation is folded into it, and into inner.
         inner, outer: D -> H with a bias and H -> 5 without, trainable; None without hidden units.
-        centre: [D], the frame that says nothing.
+        centre: [D], the neutral mean frame.
         offset: [5], added to the logits before the temperature.
         temperature: scalar.
         threshold: confidence below which a reading is labelled "unsure".

@@ -118,7 +118,7 @@ def prepare_layers(model: nn.Module, compute: torch.dtype) -> None:
     for name, layer in model.named_modules():
         if not isinstance(layer, Linear4bit):
             continue
-        if not _sound(layer):
+        if not _is_valid(layer):
             raise WeightsMissing(f"The 4-bit weights of {name} are damaged: get the checkpoint again.")
         layer.compute_dtype, layer.compute_type_is_set = compute, True
         layer.support_avx512bf16_for_cpu = False
@@ -148,7 +148,7 @@ def _ragged() -> Any:
     return RaggedLinear4bit
 
 
-def _sound(layer: Any) -> bool:
+def _is_valid(layer: Any) -> bool:
     state = getattr(layer.weight, "quant_state", None)
     if state is None or state.state2 is None or state.quant_type != "nf4":
         return False

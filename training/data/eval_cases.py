@@ -62,10 +62,10 @@ def read_cases(
             raise BadInput(f"{data} has no {split} rows: choose another --split, or a manifest.")
         return [_prepared_case(rows, number, caches) for number in evenly(len(rows), limit)], {}
     report = Report()
-    sound = list(read_rows([data], Rules(emotions="optional"), report))
+    valid = list(read_rows([data], Rules(emotions="optional"), report))
     cases = []
-    for number in evenly(len(sound), limit):
-        row = sound[number]
+    for number in evenly(len(valid), limit):
+        row = valid[number]
         found = inspect(row, 0.1, LONGEST_SECONDS)
         if found.clip is None:
             reason, message = found.problem or ("no audio", "it has only a key")

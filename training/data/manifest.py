@@ -181,7 +181,7 @@ def read_rows(files: Iterable[Path], rules: Rules, report: Report) -> Iterator[R
         BadInput: no row of any file is valid; it names the file and the first problem.
     """
     seen: dict[bytes, tuple[Path, int]] = {}
-    names, sound = [], 0
+    names, valid = [], 0
     for path in files:
         names.append(str(path))
         lines = 0
@@ -193,14 +193,14 @@ def read_rows(files: Iterable[Path], rules: Rules, report: Report) -> Iterator[R
                 except BadRow as problem:
                     report.drop(path, number, problem.reason, str(problem))
                     continue
-                sound += 1
+                valid += 1
                 yield row
         except BadRow as problem:
             report.drop(path, 0, problem.reason, str(problem))
             continue
         if not lines:
             report.drop(path, 0, "no rows", "it holds no rows: write one JSON object a line")
-    if not sound:
+    if not valid:
         raise BadInput(f"{', '.join(names[:3]) or 'The manifest'} has no usable row{report.first()}.")
 
 
@@ -225,7 +225,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     if not os.path.lexists(path):
         raise BadRow("no manifest", "it does not exist: check the path")
     if path.is_dir():
-        raise BadRow("no manifest", "it is a folder: name a JSONL file inside it")
+        raise BadRow("no manifest", "it is a folder: choose a JSONL file inside it")
     if not path.is_file():
         raise BadRow("no manifest", "it is not a regular file, or a broken link: check the path")
     try:
@@ -259,7 +259,7 @@ def _row(path: Path, number: int, raw: bytes, rules: Rules, seen: dict[bytes, tu
         )
     audio = _text(data, rules.audio, required=rules.needs_audio and not _text(data, KEY, required=False))
     if rules.needs_audio and not audio.strip() and not data.get(KEY):
-        raise BadRow("empty audio", f"{rules.audio!r} is empty: name the recording")
+        raise BadRow("empty audio", f"{rules.audio!r} is empty: give the recording")
     text = _text(data, rules.text, required=True) if rules.text else ""
     if rules.text and not text.strip():
         raise BadRow("empty text", f"{rules.text!r} is empty: there is no transcript")

@@ -143,8 +143,8 @@ def prepare(options: PrepareOptions, notify: OnDropped | None = None) -> dict[st
             tokens = load_tokens(model_folder(options.model, progress), options)
         caches = [FeatureCache.open(Path(folder)) for folder in options.features]
         report = Report(notify)
-        sound = _of_a_split(read_rows(manifests, _rules(options), report), options.split_field, report)
-        chunks = _chunks(sound, run.folder / "chunks")
+        valid = _of_a_split(read_rows(manifests, _rules(options), report), options.split_field, report)
+        chunks = _chunks(valid, run.folder / "chunks")
         with run.bar("prepare", sum(len(rows) for _, rows in chunks)) as bar, ExitStack() as stack:
             pool: Executor | None = None
             if options.num_proc > 1:
