@@ -349,7 +349,7 @@ def test_a_correction_is_taken_back_and_another_model_asked(sound_stack: SoundSt
         assert named(page, "Model").currentText() == "mini"
         click(page, "Ask")
         yield "what it makes of it", lambda: len(page.comparison.rows) == 1 and not page.comparison.running
-        assert "1 readings and" in page.comparison.result.text()
+        assert "1 emotions and" in page.comparison.result.text()
         assert "Before" in texts(page.comparison)
         before, after = (page.comparison.values[0][side] for side in ("before", "after"))
         assert before["reading"] == after["reading"]

@@ -181,7 +181,7 @@ def test_the_released_one_must_be_there_and_fit(scene: Scene, begin: Begin, qtbo
     assert first.step == 0
     scene.says((["list"], [folder_line(tmp_path)], 0))
     checkpoint_source.inspect(str(tmp_path))
-    qtbot.waitUntil(lambda: "Fits: on the CPU, in 8 bits" in checkpoint_source.message.text.text())
+    qtbot.waitUntil(lambda: "Fits on the CPU, 8-bit" in checkpoint_source.message.text.text())
     press(qtbot, first.next)
     assert (first.step, scene.app.settings.model.source) == (1, str(tmp_path))
     assert scene.app.settings.model.folders == (str(tmp_path),)

@@ -145,7 +145,7 @@ def test_newest_first_searched_and_counted(app: App, show: Show, qtbot: QtBot) -
     app.change("recording", mode="keep")
     assert page.list.retention.text() == "Sessions are kept until you delete them."
     app.change("recording", mode="days", days=7)
-    assert page.list.retention.text() == "Sessions are kept 7 days."
+    assert page.list.retention.text() == "Sessions are kept for 7 days."
     page.list.view.setCurrentIndex(page.list.view.model().index(1, 0))
     assert "older than 7 days" in page.player.about.text()
 
@@ -223,7 +223,7 @@ def test_what_was_not_heard_and_what_is_lost_is_said_in_place(app: App, show: Sh
     assert "The recording is missing or damaged" in said(0)
     assert "Something is terribly wrong!" in said(0)
     assert "The reply's audio is missing or damaged" in said(1)
-    assert "interrupted | By monkeys! That is quite | Not heard: a story. Did they take anything else?" in said(2)
+    assert "interrupted | By monkeys! That is quite | Not played: a story. Did they take anything else?" in said(2)
     assert "typed" in said(3)
     assert "damaged" not in said(4)
     assert page.player.problem.text().startswith("2 of its lines or recordings")
@@ -395,12 +395,12 @@ def test_asking_another_model(app: App, show: Show, qtbot: QtBot, tmp_path: Path
     [asked] = (tmp_path / "answers.json.calls").read_text().splitlines()
     assert json.loads(asked) == ["replay", str(folder), "--model", "/models/other", "--device", "auto", "--json"]
     assert compare.result.text() == (
-        "1 of 2 readings and 1 of 2 replies differ · first word after 0.40 s before, 0.25 s now"
+        "1 of 2 emotions and 1 of 2 replies differ · first word: 0.40 s before, 0.25 s now"
     )
     old, new = compare.rows[1].findChildren(MarkedText)
     assert [old.text[slice(*mark)] for mark in old.marks] == ["sender"]
     assert [new.text[slice(*mark)] for mark in new.marks] == ["letter"]
-    assert old.accessibleDescription() == "left out: sender"
+    assert old.accessibleDescription() == "removed: sender"
     compare.take(compared(3, "sad", "Something else.", None))  # nothing in common: marks would be everywhere
     assert [part.marks for part in compare.rows[2].findChildren(MarkedText)] == [[], []]
     QTest.keyClick(compare, Qt.Key.Key_Escape)

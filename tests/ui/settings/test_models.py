@@ -69,7 +69,7 @@ def test_presets_are_shown_fetched_and_used(
     qtbot.waitUntil(lambda: larger.fetch.isVisible())
     assert mini.in_use
     assert mini.mode.itemText(2) == "On the CPU, full precision: 7.0 GB, does not fit"
-    assert mini.plan.text() == "Fits: on the CPU, in 8 bits, it needs 1.0 GB of the 6.0 GB of memory that is free."
+    assert mini.plan.text() == "Fits on the CPU, 8-bit: needs 1.0 GB of 6.0 GB free memory."
     assert larger.fetch.text() == "Download 531 MB"
     ready = about("mini-0.5b", kind="preset")
     answer(tmp_path, [(["list", "mini-0.5b"], [ready], 0, ""), (["fetch"], [{"folders": ["a"]}], 0, "")])
@@ -209,8 +209,8 @@ def test_plans_and_facts_in_words() -> None:
     tight = plan(estimate("int8", 6 * GB, 5.9 * GB, "tight"))
     assert plan_text(tight).startswith("May just fit on the CPU, 8-bit: needs 6.0 GB, 5.9 GB of memory is free")
     card = plan({"device": "cuda", "quantize": "nf4", "needed_bytes": GB, "free_bytes": 9 * GB, "verdict": "fits"})
-    assert "on the graphics card, in 4 bits" in plan_text(card)
-    assert facts(about("x", stored="nf4", reads_emotion=False)) == "2.0 GB · no emotion head · stored in 4 bits"
+    assert "on the graphics card, 4-bit" in plan_text(card)
+    assert facts(about("x", stored="nf4", reads_emotion=False)) == "2.0 GB · no emotion head · stored as 4-bit"
 
 
 DOCTOR = {

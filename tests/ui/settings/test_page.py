@@ -128,7 +128,7 @@ def test_devices_are_named_and_followed(app: App, qtbot: QtBot) -> None:
     assert calls(app, "choose_devices")[-1] == ("Headset", None)
     found.append(Devices((LAPTOP,), (SPEAKER,)))
     shown.devices.inspect()
-    qtbot.waitUntil(lambda: shown.devices.microphone.currentText() == "Headset (not there now)")
+    qtbot.waitUntil(lambda: shown.devices.microphone.currentText() == "Headset (not connected)")
     talk: Any = app.talk
     talk.happen(InputLevel(-20.0))
     qtbot.waitUntil(lambda: shown.devices.meter.decibels == -20.0)

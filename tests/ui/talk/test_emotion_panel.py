@@ -79,11 +79,11 @@ def test_a_turn_from_silence_to_reading(app: App, panel: EmotionPanel) -> None:
     message, read = spoken(), reading("sad")
     notify(app, StateChanged(State.THINKING, False), UtteranceEnded(1, message))
     assert words(panel) == "Reading your voice…"
-    assert panel.bars.accessibleName() == "Reading: none yet"
+    assert panel.bars.accessibleName() == "Emotion: none yet"
     notify(app, EmotionRead(1, read))
     assert words(panel) == "Voice sounds sad"
     assert panel.headline.confidence.text() == f"{read.confidence * 100:.0f}\N{NARROW NO-BREAK SPACE}%"
-    assert panel.bars.accessibleName().startswith(f"Reading: sad {panel.headline.confidence.text()}, ")
+    assert panel.bars.accessibleName().startswith(f"Emotion: sad {panel.headline.confidence.text()}, ")
     assert panel.waveform.duration == 2.0
     notify(app, StateChanged(State.LISTENING, True))
     assert words(panel) == "Listening"

@@ -176,7 +176,7 @@ def test_the_level_moves_ring_and_strip(page: TalkPage, app: App) -> None:
 def test_before_the_model_is_ready_one_can_talk_and_type(page: TalkPage, app: App, qtbot: QtBot) -> None:
     happen(app, ModelStatus("loading", "loading mini"))
     assert page.status.isVisible()
-    assert page.status.text().startswith("Loading mini. You can talk and type already")
+    assert page.status.text().startswith("Loading mini. You can already talk or type")
     calls(app)
     qtbot.keyClicks(page.bar.line, "Hello there")
     qtbot.keyClick(page.bar.line, Qt.Key.Key_Return)
@@ -186,7 +186,7 @@ def test_before_the_model_is_ready_one_can_talk_and_type(page: TalkPage, app: Ap
     happen(app, Ready({"name": "mini"}))
     assert not page.status.isVisible()
     happen(app, ModelStatus("failed", "mini is not here: fetch it"))
-    assert page.status.text() == "Mini is not here: fetch it. Until then nothing is answered."
+    assert page.status.text() == "Mini is not here: fetch it. There are no replies until a model is loaded."
 
 
 def test_switches_are_settings(page: TalkPage, app: App, qtbot: QtBot) -> None:
