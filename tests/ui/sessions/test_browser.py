@@ -226,7 +226,7 @@ def test_what_was_not_heard_and_what_is_lost_is_said_in_place(app: App, show: Sh
     assert "interrupted | By monkeys! That is quite | Not played: a story. Did they take anything else?" in said(2)
     assert "typed" in said(3)
     assert "damaged" not in said(4)
-    assert page.player.problem.text().startswith("2 of its lines or recordings")
+    assert page.player.problem.text().startswith("2 lines or recordings")
     assert page.list.shown[0].damaged == 1  # the one that is gone; the other is found when it is opened
 
 
