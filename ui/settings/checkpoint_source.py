@@ -20,6 +20,11 @@ _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
+def is_hub_reference(repository: str, revision: str) -> bool:
+    """Return whether these are a repository (owner/name) and a full commit hash."""
+    return bool(_REPOSITORY.fullmatch(repository) and _COMMIT.fullmatch(revision))
+
+
 class CheckpointSource(QWidget):
     """Fields for a folder and for the model hub, and the facts about the checkpoint.
 
@@ -82,7 +87,7 @@ class CheckpointSource(QWidget):
     def download(self) -> None:
         """Download the checkpoint that the fields name, in a child process."""
         repository, revision = self.repository.text().strip(), self.revision.text().strip()
-        if not _REPOSITORY.fullmatch(repository) or not _COMMIT.fullmatch(revision):
+        if not is_hub_reference(repository, revision):
             text = tr("Enter the repository as owner/name and the 40-digit commit from its page.")
             self.message.report(text, error=True)
         elif not self.progress.running:

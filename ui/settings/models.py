@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,11 @@ from assistant.events import ModelStatus
 from assistant.settings import Settings
 from ui.core.app import App
 from ui.core.translations import tr
+from ui.settings.checkpoint_source import is_hub_reference
 from ui.settings.model_card import ModelCard, choose_folder
 from ui.widgets.common import button, row
 from ui.widgets.forms import InlineMessage, JobProgress, Section, actions
 from ui.widgets.model_text import checkpoint_name, presets
-
-_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class ModelSettings(Section):
@@ -176,8 +173,7 @@ class ModelSettings(Section):
 
     def _allow_download(self) -> None:
         repository, revision = self.repository.text().strip(), self.revision.text().strip()
-        sound = bool(_REPOSITORY.fullmatch(repository) and _COMMIT.fullmatch(revision))
-        self.download.setEnabled(sound and not self.progress.running)
+        self.download.setEnabled(is_hub_reference(repository, revision) and not self.progress.running)
 
     def _download(self) -> None:
         repository, revision = self.repository.text().strip(), self.revision.text().strip()

@@ -43,6 +43,7 @@ def english_again() -> Iterator[None]:
 @pytest.mark.parametrize("language", [one for one in LANGUAGES if one != "en"])
 def test_tables_are_complete_and_keep_the_places_of_values(language: str) -> None:
     assert wording.missing(language) == {}
+    assert wording.unused(language) == []
     for english, other in table(language).items():
         assert other, english
         key = english.partition("|")[0]

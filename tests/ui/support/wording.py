@@ -64,6 +64,18 @@ def missing(language: str) -> dict[str, list[str]]:
     return {file: list(dict.fromkeys(left)) for file, left in found.items() if left}
 
 
+def unused(language: str) -> list[str]:
+    """Return the keys of a language's table that no source file holds."""
+    held = {
+        node.value
+        for package in ("ui", "assistant", "training")
+        for file in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.Constant)
+    }
+    return [key for key in table(language) if key.partition("|")[0] not in held]
+
+
 def files() -> list[Path]:
     """Return the window's source files."""
     return sorted(UI.rglob("*.py"))
