@@ -166,7 +166,7 @@ def test_the_check_is_walked_through_and_judged(app: App, qtbot: QtBot) -> None:
     check.again.click()
     assert calls(app, "clips.play")[-1][1] == 16_000
     emitted(CheckResult(Step.DONE, 0.0, Echo(before=-20.0, after=-45.0), voice * 0))
-    qtbot.waitUntil(lambda: "taken out: -20 dB before, -45 dB after" in check.echo.text.text())
+    qtbot.waitUntil(lambda: "Echo removed: -20 dB before, -45 dB after" in check.echo.text.text())
     assert "No signal from the microphone" in check.level.text.text()
     check.begin.click()
     check.stop.click()
