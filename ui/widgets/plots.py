@@ -120,7 +120,7 @@ class Curves(QWidget):
         below = QRectF(field.left(), field.bottom() + 4, field.width(), metrics.height())
         painter.setPen(QColor(c.muted))
         if not values:
-            painter.drawText(field, Qt.AlignmentFlag.AlignCenter, tr("appears once training starts"))
+            painter.drawText(field, Qt.AlignmentFlag.AlignCenter, tr("Appears once training starts"))
             return
         last = max(self._of, *(x for one in self.series for x, _ in one.points), 1.0)
         painter.drawText(below, Qt.AlignmentFlag.AlignRight, f"{last:,.0f}")

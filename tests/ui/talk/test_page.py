@@ -368,7 +368,7 @@ def test_the_page_follows_the_language(page: TalkPage, app: App, qtbot: QtBot) -
         qtbot.waitUntil(lambda: page.bar.hands_free.text() == "免按键")
         assert page.tray.muted.text() == "麦克风静音"
         qtbot.waitUntil(lambda: page.view.views[0].accessibleName().startswith("您"))
-        assert page.view.action_bar.buttons["copy"].accessibleName() == "复制两段文字"
+        assert page.view.action_bar.buttons["copy"].accessibleName() == "复制消息和回答"
     finally:
         install("en")
     assert page.bar.button.caption == "Hold to talk · Space"
