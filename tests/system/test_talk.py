@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -140,6 +139,14 @@ def dialogue(stack: SoundStack, play: Scene) -> list[Turn]:
     def ask(*parts: Samples) -> None:
         stack.say(np.concatenate(parts))
 
+    def listen(seconds: float) -> None:
+        """Let so much sound come out of the speaker, silence included."""
+        with stack.hearing() as heard:
+            stack.until(lambda: len(heard.samples) >= seconds * SOUND_RATE)
+
+    def lost() -> list[str]:
+        return [message for message in play.messages if "cannot be used" in message]
+
     def sounding(number: int) -> None:
         play.until_fits(lambda event: event == PlaybackStarted(number))
 
@@ -149,22 +156,22 @@ def dialogue(stack: SoundStack, play: Scene) -> list[Turn]:
     play.until(TurnEnded, 2)
     ask(question)
     sounding(3)
-    time.sleep(1.0)
+    listen(1.0)
     ask(question)  # interrupts
     play.until(TurnEnded, 4)
     with stack.hearing() as heard:
         ask(question)
         sounding(5)
-        time.sleep(0.5)
+        listen(0.5)
         ask(cough)
         play.until(TurnEnded, 5)
-        time.sleep(0.3)  # the stack's own latency
+        listen(0.3)  # the stack's own latency
         sound = heard.samples
     ask(question)
     sounding(6)
-    time.sleep(0.5)
+    listen(0.5)
     stack.kill()
-    time.sleep(0.5)
+    stack.until(lambda: len(lost()) == 2)  # the microphone and the speaker
     stack.start()
     play.until(TurnEnded, 6)
     stack.until(lambda: talk.sound.microphone.works)
@@ -180,8 +187,7 @@ def dialogue(stack: SoundStack, play: Scene) -> list[Turn]:
     assert all(turn.heard == turn.reply for turn in turns if turn is not interrupted)
     assert len(turns[1].message.samples) > 2.3 * RATE  # one utterance, pause and all
     assert len(play.of(UtteranceEnded)) == 10
-    lost = [message for message in play.messages if "cannot be used" in message]
-    assert len(lost) == 2  # the microphone and the speaker, once each
+    assert len(lost()) == 2  # once each
     talk.close()
     session = read_session(talk.folder)
     assert session.damaged == 0
@@ -190,7 +196,7 @@ def dialogue(stack: SoundStack, play: Scene) -> list[Turn]:
     assert kept == [(True, True)] * 10
     said, rate = soundfile.read(session.turns[4].reply_audio)
     paused = seconds_of_sound(sound, SOUND_RATE) - seconds_of_sound(said, rate)
-    assert 0.15 < paused < 2.0  # the cough held the reply up, and it went on to its end
+    assert paused > 0.15  # the cough held the reply up, and it went on to its end
     return turns
 
 
@@ -240,7 +246,7 @@ def test_a_human_question_is_answered_aloud(
         sound_stack.say(recording("who-sent-this"))
         play.until(PlaybackStarted)
         before = len(heard.samples)
-        time.sleep(1.5)
+        sound_stack.until(lambda: len(heard.samples) >= before + 1.5 * SOUND_RATE)
         assert said_of(heard.samples[before:]) > 0.01
         play.talk.loop.stop()
         turn = play.until(TurnEnded).turn
@@ -278,6 +284,11 @@ def test_a_recording_is_answered_into_a_file_and_recorded(scene: Callable[..., S
     assert np.abs(samples[begin : begin + len(kept)] - kept).max() < 1e-3  # what was kept is what was heard
 
 
+def on_disk(folder: Path) -> int:
+    """Bytes of a folder's files."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def test_what_is_being_said_is_on_disk_before_it_ends(scene: Callable[..., Scene], tmp_path: Path) -> None:
     long = tmp_path / "long.wav"
     said = np.concatenate([recording("novel-1"), recording("novel-4")])
@@ -285,7 +296,7 @@ def test_what_is_being_said_is_on_disk_before_it_ends(scene: Callable[..., Scene
     play = scene(scripted(tmp_path, "Yes.", sessions=tmp_path / "sessions"), heard=[long])
     play.until(SpeechStarted)
     folder = play.talk.folder
-    time.sleep(1.5)
+    eventually(lambda: on_disk(folder) > 3 * RATE)  # 1.5 s of 16 bits a sample
     # As if the process were killed now: what is there is read by another one.
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", folder, copy], check=True)

@@ -33,8 +33,8 @@ from ui.sessions.model_comparison import ModelComparison
 from ui.settings.model_card import ModelCard
 from ui.widgets.common import Picker
 
-COUNT = 100  # of twenty kinds, so that what one leaves behind is met by the next
-TURNS = 10  # of a recorded session
+COUNT = 60  # of twenty kinds, so that what one leaves behind is met by the next
+TURNS = 6  # of a recorded session
 BROKEN = {
     "kind": "other", "state": "broken", "plan": None, "bytes": 1, "download_bytes": 0, "stored": None,
     "reads_emotion": False,
@@ -151,7 +151,7 @@ def test_hostile_texts_stay_texts(place: Callable[[App, QtBot], Show], app: App,
 
 
 def test_hostile_texts_in_recorded_sessions(app: App, qtbot: QtBot, tmp_path: Path) -> None:
-    """Ten turns in each of ten sessions: the list, the player and what a search finds."""
+    """Six turns in each of ten sessions: the list, the player and what a search finds."""
     now = datetime(2026, 11, 20, 12)
     template, _ = read_lines(record(tmp_path / "template", now, STORY[:1]) / EVENTS)
     ended = next(line for line in template if line["type"] == "turn_ended")

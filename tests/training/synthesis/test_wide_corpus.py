@@ -14,6 +14,7 @@ from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from model.errors import BadInput
+from tests.training.support.wordnet import NOUNS, make_wordnet
 from training.data.feature_cache import FeatureCache
 from training.synthesis import wide_corpus
 from training.synthesis.voices import CALIBRATION_VOICES, TEST_VOICES, human_sources
@@ -21,24 +22,11 @@ from training.synthesis.wide_corpus import build_wide_corpus, clips, mix_voices
 from training.synthesis.wide_texts import everyday, everyday_words, held_out, texts, tidy, wordnet_examples
 
 RATE = 16_000
-NOUNS = ["apple", "bench", "candle", "door", "engine", "flower", "garden", "hammer", "island", "jacket"]
 
 
 @pytest.fixture(scope="module")
 def wordnet(tmp_path_factory):
-    """Ten words of each part of speech, five example sentences of each word, in WordNet's own file format."""
-    folder = tmp_path_factory.mktemp("wordnet")
-    for part, letter in (("noun", "n"), ("verb", "v"), ("adj", "a"), ("adv", "r")):
-        licence = "  1 This software and database is being provided to you\n"
-        data = "".join(
-            f'{i:08d} 03 {letter} 01 {noun} 0 000 | a thing; "the {part} {noun} was {n} times here"; "{noun} 1990"\n'
-            for i, noun in enumerate(NOUNS)
-            for n in ("two", "three", "four", "five", "six")
-        )
-        (folder / f"data.{part}").write_text(licence + data, "latin-1")
-        index = "".join(f"{noun} {letter} 1 1 @ 1 {i % 2 + 1} 0000{i:04d}\n" for i, noun in enumerate(NOUNS))
-        (folder / f"index.{part}").write_text(licence + index + f"rare_word {letter} 1 1 @ 1 0 00000001\n", "latin-1")
-    return folder
+    return make_wordnet(tmp_path_factory.mktemp("wordnet"))
 
 
 @pytest.fixture(scope="module")

@@ -218,7 +218,7 @@ def test_every_theme_and_size_shows_all_of_it(
 
 def test_hostile_texts_stay_texts(view: ConversationView, tmp_path: Path) -> None:
     with traps(tmp_path / "traps") as trap, counted_work() as work:
-        for number, text in enumerate(hostile(trap, 100), 1):
+        for number, text in enumerate(hostile(trap, 60), 1):
             voice = "sad" if number % 2 else ""
             for event in turn(number, text, text, emotion=voice, heard=text[:10], outcome=Outcome.STOPPED):
                 work.do(text, partial(view.handle_event, event))
