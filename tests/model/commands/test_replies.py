@@ -55,6 +55,8 @@ def test_a_case_passes_by_what_the_reply_holds(replies: tuple[str, ...], passes:
 
 
 def test_the_command_prints_figures_or_every_reply(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = folder / "generation_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text("utf-8")) | {"max_new_tokens": 2}), "utf-8")
     assert main(["--model", str(folder), "--json"]) == 0
     figures: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert {name for name in figures if name.endswith("_share")} == {

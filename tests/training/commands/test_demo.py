@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.training.support.tiny_run import make_checkpoint
 from training.commands.demo import demo
 
 STEPS = ["corpus", "init", *(f"{step} {stage}" for stage in (1, 2) for step in ("label", "clean", "prepare", "train"))]
 
 
+@pytest.mark.real
 def test_the_whole_pipeline_and_again(tmp_path: Path) -> None:
     make_checkpoint(tmp_path)
     parts = {"speech": str(tmp_path / "speech"), "text": str(tmp_path / "text")}

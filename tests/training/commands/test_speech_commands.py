@@ -36,9 +36,9 @@ def test_from_sentences_to_an_adapter(place: Path, tmp_path: Path, capsys: pytes
     listens = ["--wordnet", place / "wordnet", "--engine", "espeak", "--whisper", place / "speech"]
     for name, more in (("corpus", []), ("check", ["--checks"])):
         run(capsys, "wide-corpus", tmp_path / name, "--clips", 3, *listens, *more)
-        assert len(FeatureCache(tmp_path / name)) == 3
+        assert len(FeatureCache.open(tmp_path / name / "features")) == 3
     run(capsys, "wide-corpus", tmp_path / "corpus", "--clips", 4, *listens)  # goes on where it was
-    assert len(FeatureCache(tmp_path / "corpus")) == 4
+    assert len(FeatureCache.open(tmp_path / "corpus" / "features")) == 4
     training = ["warm-start", tmp_path / "run", "--corpus", tmp_path / "corpus", "--check", tmp_path / "check"]
     training += ["--language-model", place / "text", "--inner", 8, "--check-every", 1]
     run(capsys, *training, "--steps", 1)
