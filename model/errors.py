@@ -10,10 +10,10 @@ class BadInput(ModelError):
 
 
 class NothingHeard(BadInput):
-    """A sound recording that is silent or too short for any word.
+    """A recording that is silent or too short to contain a word.
 
     Attributes:
-        seconds: how long it is.
+        seconds: its duration.
     """
 
     def __init__(self, message: str, seconds: float) -> None:

@@ -133,7 +133,7 @@ def _tensors(folder: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str,
 
 
 def _filled(config: SpeechLanguageConfig, weights: Mapping[str, Tensor]) -> EmotionModel:
-    """The model with these weights.
+    """Create the model with these weights.
 
     Raises:
         WeightsMissing: they belong to another version.

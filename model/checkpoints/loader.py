@@ -184,7 +184,7 @@ def load(
 
 
 def compute_type(device: str) -> torch.dtype:
-    """The type in which a folder's weights compute on a device."""
+    """Type of a checkpoint folder's weights on a device."""
     return torch.bfloat16 if device == "cuda" else torch.float32
 
 
@@ -250,10 +250,17 @@ def reading_settings(head: Path) -> dict[str, Any]:
 
 
 def explained(folder: Path, read: Callable[[Path], T]) -> T:
-    """What `read` makes of a checkpoint folder.
+    """Call `read` on a checkpoint folder and explain its errors.
+
+    Args:
+        folder: of the checkpoint.
+        read: loads or inspects it.
+
+    Returns:
+        The result of `read`.
 
     Raises:
-        WeightsMissing: it is none, it does not fit into memory, or `read` failed.
+        WeightsMissing: it is no checkpoint folder, it does not fit into memory, or `read` failed.
     """
     if not (folder / "config.json").is_file():
         raise WeightsMissing(
@@ -290,10 +297,16 @@ def _read_folder(
 
 
 def own_config(folder: Path) -> dict[str, Any]:
-    """The cleaned config.json of a folder of this project's format.
+    """Read the config.json of a folder in this project's format.
+
+    Args:
+        folder: of the checkpoint.
+
+    Returns:
+        The checked settings.
 
     Raises:
-        WeightsMissing: another kind of model, or as `checked_folder`.
+        WeightsMissing: it is another kind of model, or as `checked_folder`.
     """
     kind = read_config(folder).get("model_type")
     if kind != SpeechLanguageConfig.model_type:

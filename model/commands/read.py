@@ -33,7 +33,7 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 """Suffixes of recordings in a folder."""
 
 Result = dict[str, Any]
-"""One JSON line of `read`: file, duration_seconds, reading, why. Without a duration, the file could not be read."""
+"""A JSON line of `read`: file, duration_seconds, reading, why. Without duration, the file could not be read."""
 
 _MOST_WORKERS = 8
 
@@ -49,14 +49,14 @@ def describe(reading: EmotionReading | None, why: str | None, *, contributions: 
     if reading is None:
         return {"reading": None, "why": why}
     values = reading.as_dict()
-    values["candidates"] = UNSURE if reading.label == UNSURE else [reading.label]
+    values.setdefault("candidates", UNSURE if reading.label == UNSURE else [reading.label])
     order = ["label", "confidence", "probabilities", "candidates", "frame_seconds"]
     order += ["contributions", "offset"] if contributions else []
     return {"reading": {name: values[name] for name in order}, "why": None}
 
 
 def in_words(reading: EmotionReading | None, why: str | None, *, estimate: bool) -> str:
-    """The reading in words.
+    """Describe a reading in words.
 
     Args:
         reading: None if there is none.

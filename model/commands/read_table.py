@@ -103,7 +103,7 @@ class ReadTable:
         return sum(row is not None and not row[COLUMNS.index("duration_seconds")] for row in found)
 
     def add(self, result: Mapping[str, Any]) -> None:
-        """Add a row for a result of `read`, and let it reach the disk.
+        """Write the row of a result at once.
 
         Raises:
             BadInput: the disk is full.

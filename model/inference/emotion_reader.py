@@ -18,7 +18,7 @@ from model.nn.speech_llm import SpeechLanguageModel
 NO_HEAD = "this checkpoint has no emotion head"
 
 Judged = tuple[EmotionReading | None, str | None]
-"""A reading and None, or None and why there is none."""
+"""A reading and None, or None and the reason why there is none."""
 
 
 class EmotionReader:
@@ -29,7 +29,9 @@ class EmotionReader:
         extractor: of log-mel features.
 
     Attributes:
-        baseline: float32 [D], the mean frame of the speaker's normal voice (`mean_of`); None: not known.
+        model: has encoder and emotion head.
+        extractor: computes log-mel features.
+        baseline: float32 [D], mean frame of the speaker's normal voice (`mean_of`), or None.
     """
 
     def __init__(self, model: EmotionModel | SpeechLanguageModel, extractor: WhisperFeatureExtractor) -> None:

@@ -129,7 +129,7 @@ class EmotionModel(HearingModel, nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the encoder computes."""
+        """The encoder's device."""
         return self.encoder.conv1.weight.device
 
 
@@ -139,6 +139,9 @@ def make_adapter(config: SpeechLanguageConfig, text_size: int) -> ConvAdapter | 
     Args:
         config: of the checkpoint.
         text_size: width of the language model's embeddings.
+
+    Returns:
+        The adapter, or None if the config has none.
     """
     speech = config.speech_config
     if config.adapter_type == "cformer":
@@ -158,6 +161,9 @@ def make_head(config: SpeechLanguageConfig, text_size: int) -> EmotionHead | Non
     Args:
         config: of the checkpoint.
         text_size: width of the language model's embeddings.
+
+    Returns:
+        The head, or None if the config has none.
     """
     if config.emotion_source == "none":
         return None

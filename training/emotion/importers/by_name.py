@@ -194,7 +194,7 @@ SAVEE = Corpus(
 )
 
 
-# ---- EmoGator: contributor-category-instance; laughs, sighs, cries and the like, no words
+# ---- EmoGator: contributor-category-instance; laughs, sighs and cries, no words
 
 _EMOGATOR_LABELS = (
     "Adoration", "Amusement", "Anger", "Awe", "Confusion", "Contempt", "Contentment", "Desire", "Disappointment",

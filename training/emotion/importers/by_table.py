@@ -73,13 +73,13 @@ def _crema_d(folder: Path, found: Found) -> Iterator[Clip]:
 
 
 def _voice_votes(table: Table) -> Mapping[str, Mapping[str, int]]:
-    """Votes of those who heard the voice alone, by clip: their rows are numbered 1xxxxx (2: face, 3: both)."""
+    """Votes of listeners of the voice alone, by clip. Their rows have numbers 1xxxxx (2xxxxx: face, 3xxxxx: both)."""
     heard = (row for row in table if row[""].startswith("1"))
     return {row["fileName"]: {name: int(row[letter]) for letter, name in _CREMA_VOTES.items()} for row in heard}
 
 
 def _heard(votes: Mapping[str, int] | None) -> dict[str, object]:
-    """The votes, and the label with the most of them; empty where two have as many."""
+    """The votes and the most frequent label, empty on a tie."""
     if not votes:
         return {}
     most = max(votes.values())
@@ -215,7 +215,7 @@ def _meld(folder: Path, found: Found) -> Iterator[Clip]:
 
 
 def _meld_split(path: Path, folder: Path) -> str:
-    """The split that a folder above the clip is named after: train_splits, dev_splits_complete, ..._test."""
+    """The split in the name of a folder above the clip: train_splits, dev_splits_complete, output_..._test."""
     inside = "/".join(path.relative_to(folder).parts[:-1]).lower()
     return next((name for name in _MELD_SPLITS if re.search(rf"(^|[/_]){name}($|[/_])", inside)), "")
 

@@ -1,4 +1,4 @@
-"""What an importer is made of, and the import: a corpus's clips to a manifest with our five emotions."""
+"""Import a corpus: its clips become a manifest with our five emotions. `Corpus` describes one."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from model.files import write_atomically
 from training.runs.config import IGNORE
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
-"""Of sound files, the best first where a clip is there in several."""
+"""Of sound files. If a clip exists in several formats, the first one counts."""
 
 Use = Literal["free", "free-if-confirmed", "train-nc", "measure", "own"]
-"""What a licence allows: weights that are free; the same once the authors' licence is confirmed; weights for
-non-commercial use alone; measuring alone; or the user decides."""
+"""What a licence allows: free weights; free weights once the licence is confirmed by the authors; weights for
+non-commercial use only; measuring only; "own": the user decides."""
 
 _LFS = b"version https://git-lfs"
 
@@ -64,14 +64,16 @@ class Corpus:
     """A corpus and how it is read.
 
     Attributes:
-        name: in the command and the manifest; `title` is its authors'.
-        source: where people get it; its licence is agreed to there.
-        licence: in SPDX's words where it has one. use: see `Use`.
-        emotions: the corpus's own labels that mean one of our five.
-        others: its own labels that mean none; what stands in neither is unmapped too.
-        expected: what one finds in its folder, for the message about an unknown layout.
-        read: the clips below a folder; nothing where the layout is unknown.
-        labels: kinds of labels to choose from, the usual one first; empty where there is one kind.
+        name: in the command and the manifest.
+        title: name and authors.
+        source: where people get it and agree to its licence.
+        licence: an SPDX identifier if there is one.
+        use: what the licence allows.
+        emotions: our emotion for each of its labels that means one of the five.
+        others: its labels that mean none of them. Labels in neither are unmapped too.
+        expected: paths in its folder, for the message about an unknown layout.
+        read: yields the clips below a folder; none if the layout is unknown.
+        labels: kinds of labels to choose from, the default first; empty if there is only one kind.
     """
 
     name: str
@@ -179,14 +181,28 @@ def sounds(folder: Path) -> list[Path]:
 
 
 def find_table(folder: Path, name: str) -> Path | None:
-    """The first file of this name in the folder or below it."""
+    """Find a file by its name.
+
+    Args:
+        folder: to search.
+        name: of the file.
+
+    Returns:
+        The file in the folder itself, else the first one below it; None if there is none.
+    """
     if (folder / name).is_file():
         return folder / name
     return next((path for path in sorted(folder.rglob(name)) if path.is_file()), None)
 
 
 def read_text(path: Path) -> str:
-    """The text of a table.
+    """Read a text file as UTF-8. Bytes that are not UTF-8 become replacement characters.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        Its text.
 
     Raises:
         BadInput: it cannot be read.
@@ -208,10 +224,10 @@ def _sound_map(emotion_map: Mapping[str, str], corpus: Corpus) -> dict[str, str]
 
 
 def _whole(corpus: Corpus, folder: Path, found: Found) -> Iterator[Clip]:
-    """The corpus's clips whose sound is there.
+    """Yield the corpus's clips that have sound.
 
     Raises:
-        BadInput: there is none, with what was expected and what is there; or all are pointers of Git LFS.
+        BadInput: there are none. The message says what was expected and what the folder contains.
     """
     sound = 0
     for clip in corpus.read(folder, found):
@@ -237,7 +253,7 @@ def _everything(folder: Path) -> Iterator[Path]:
 
 
 def _once(clips: Iterable[Clip], found: Found) -> Iterator[Clip]:
-    """Each clip once: archives are often unpacked twice, and clips stored in two formats."""
+    """Yield each clip once: some archives contain everything twice, or in two formats."""
     seen: set[tuple[str, str, str]] = set()
     for clip in clips:
         key = (clip.speaker, clip.split, clip.audio.stem)
@@ -249,7 +265,7 @@ def _once(clips: Iterable[Clip], found: Found) -> Iterator[Clip]:
 
 
 def _chosen_label(clip: Clip, labels: str, corpus: Corpus, found: Found) -> str:
-    """The clip's label of the kind asked for; empty, and noted, where it has none."""
+    """The clip's label of the chosen kind; empty and counted if it has none."""
     usual = not labels or labels == corpus.labels[0]
     label = clip.label if usual else str(clip.more.get(labels, ""))
     if not label:

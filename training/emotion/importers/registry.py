@@ -56,4 +56,4 @@ CORPORA = {
         FOLDER,
     )
 }
-"""By the name that the command takes."""
+"""By name. To add a corpus, define a `Corpus` and list it here."""
