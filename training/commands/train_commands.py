@@ -95,7 +95,7 @@ def run_train_command(given: argparse.Namespace) -> dict[str, Any] | None:
 
         return train(TrainOptions.of(vars(given)))
     if given.command == "plan":
-        from training.stages.plan import plan
+        from training.stages.cost_estimate import plan
 
         return plan(TrainOptions.of(vars(given)))
     if given.command in ("reply-fit", "fitting"):

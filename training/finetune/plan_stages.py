@@ -23,7 +23,7 @@ from training.finetune.examples import print_dropped, read_examples
 from training.finetune.options import TuneOptions
 from training.finetune.resources import outcome
 from training.finetune.stages import CASES, examine_side, prepare_stage, stages_of, train_options
-from training.stages.plan import plan
+from training.stages.cost_estimate import plan
 
 _PROBED_ROWS = 8
 

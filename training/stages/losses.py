@@ -5,6 +5,9 @@ distributions given the speech (student) from those given the text (teacher). in
 head. For the CFormer (BLSP-KD, arXiv 2405.19041): input_kl, as response_kl but on the positions of the words, and cif,
 the relative error of the frames' weights against the transcript's number of tokens.
 
+Stage 1 minimises response_kl; stage 2 minimises response_ce and input_er (`training.runs.config.RECIPES`, the paper's
+table; `train --losses` overrides it).
+
 Logits are computed only where a loss needs them, and only for a chunk of positions at a time.
 """
 

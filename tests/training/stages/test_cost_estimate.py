@@ -12,8 +12,8 @@ from tests.training.support.tiny_run import make_checkpoint, make_data, options
 from training.__main__ import main
 from training.data.batches import collate
 from training.data.prepare import PreparedRows
+from training.stages.cost_estimate import plan
 from training.stages.footprint import step_bytes
-from training.stages.plan import plan
 from training.stages.student import load_student
 from training.stages.train import speech_rows, train
 
