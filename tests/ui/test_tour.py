@@ -136,7 +136,7 @@ def keyboard(window: MainWindow) -> Generator[Wait, None, None]:
     yield "the settings", lambda: window.page == "settings"
     settings: Any = window.pages["settings"]
     for section in SETTINGS:
-        yield section, lambda section=section: settings.place == section
+        yield section, lambda section=section: settings.view_state == section
         for _ in range(10):
             yield "what it shows", lambda: True
         check(window, settings)
