@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig, Qwen2Config
 from transformers.activations import ACT2FN
 
 from assistant.events import EMOTIONS
-from model.checkpoints.tensor_writer import Form
+from model.checkpoints.tensor_writer import TensorSpec
 from model.config import LINEAR_LAYERS, SpeechLanguageConfig
 from model.errors import WeightsMissing
 
@@ -74,14 +74,14 @@ class Original:
     moves: dict[str, Move]
     constants: dict[str, Tensor]
 
-    def forms(self, dtypes: Mapping[str, torch.dtype]) -> dict[str, Form]:
+    def forms(self, dtypes: Mapping[str, torch.dtype]) -> dict[str, TensorSpec]:
         """Shape and type of every tensor of the converted checkpoint, given the source's types by canonical name."""
         forms = {
-            target: Form((stop - start, *move.shape[1:]), dtypes[name])
+            target: TensorSpec((stop - start, *move.shape[1:]), dtypes[name])
             for name, move in self.moves.items()
             for target, start, stop in move.pieces()
         }
-        return forms | {name: Form(tuple(value.shape), value.dtype) for name, value in self.constants.items()}
+        return forms | {name: TensorSpec(tuple(value.shape), value.dtype) for name, value in self.constants.items()}
 
 
 def canonical(name: str, *, plain: bool) -> str | None:
@@ -106,7 +106,7 @@ def display_name(name: str, names: Collection[str]) -> str:
     return re.sub(r"^qwen_model\.", used[0] if used else "qwen_model.", name)
 
 
-def understand(config: dict[str, Any], names: Collection[str]) -> Original:
+def interpret_config(config: dict[str, Any], names: Collection[str]) -> Original:
     """Read the original's config.
 
     Args:

@@ -26,8 +26,8 @@ from model.checkpoints.blsp_emo import (
     canonical,
     display_name,
     generation_settings,
+    interpret_config,
     is_plain,
-    understand,
 )
 from model.checkpoints.components import effective_settings
 from model.checkpoints.inventory import CONTEXT
@@ -136,7 +136,7 @@ def examine(source: Path, *, shard_bytes: int = SHARD_BYTES) -> Conversion:
             twice.append(name)
         else:
             found[known] = info
-    original = understand(config, found)
+    original = interpret_config(config, found)
     missing = [display_name(name, tensors) for name in original.moves if name not in found]
     _compare(source, original.moves, found, {"missing": missing, "duplicated": twice})
     tokens = read_ranks(source / VOCABULARY)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedConfig
 
-from model.checkpoints.blsp_emo import canonical, is_plain, understand
+from model.checkpoints.blsp_emo import canonical, interpret_config, is_plain
 from model.checkpoints.components import language_config, model_config
 from model.checkpoints.safe_reader import TensorInfo, list_file, list_tensors, read_config
 from model.config import SpeechLanguageConfig
@@ -152,7 +152,7 @@ def inspect_folder(folder: Path) -> Source:
     packed: list[Weight] = []
     if "qwen_config" in stated or is_plain(stated):
         found = [canonical(name, plain=is_plain(stated)) for name in tensors]
-        original = understand(stated, [name for name in found if name is not None])
+        original = interpret_config(stated, [name for name in found if name is not None])
         config, prefix = original.config, "language_model." if is_plain(stated) else ""
         shapes = {
             f"{prefix}{target}": (end - first, *move.shape[1:])

@@ -24,7 +24,7 @@ from transformers import (
 
 from model.checkpoints import components, inventory, memory_plan, tuned
 from model.checkpoints.inventory import CONTEXT
-from model.checkpoints.memory import blocks_given_back
+from model.checkpoints.memory import returning_freed_blocks
 from model.checkpoints.memory_plan import usable_device, usable_mode
 from model.checkpoints.safe_reader import checked_folder, list_tensors, read_config, read_shard
 from model.config import SpeechLanguageConfig
@@ -166,7 +166,7 @@ def load(
     device = usable_device(device)
     torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) - 1))
     preset = preset_of(source)
-    with blocks_given_back():
+    with returning_freed_blocks():
         if preset is not None and source in presets():
             checkpoint = _compose(source, preset, device, usable_mode(quantize, device), progress)
         elif preset is not None:

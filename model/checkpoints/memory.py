@@ -96,7 +96,7 @@ _LOADING, _RUNNING = 1 << 20, 32 << 20  # bytes from which a block has its own m
 
 
 @contextmanager
-def blocks_given_back() -> Iterator[None]:
+def returning_freed_blocks() -> Iterator[None]:
     """Within this context, glibc returns freed blocks of 1 MiB and more to the system.
 
     By default it keeps the gaps that wide layers leave between the narrow ones made of them: mini in int8 then holds

@@ -17,6 +17,7 @@ from model.checkpoints.loader import inspect, read_model
 from model.checkpoints.memory_plan import usable_device
 from model.checkpoints.safe_reader import list_tensors, plain_file, read_shard
 from model.errors import BadInput, WeightsMissing
+from model.files import replacing_folder
 from model.nn.speech_llm import SpeechLanguageModel
 
 _COPIED = (
@@ -52,17 +53,15 @@ def quantize(source: Path, target: Path, mode: str, device: str = "auto") -> Non
     try:
         target.absolute().parent.mkdir(parents=True, exist_ok=True)
         _check_room(about, mode, target)
-        out = target.with_name(f"{target.name}.part")
-        with FileLock(target.with_name(f".{target.name}.lock"), timeout=0):
-            shutil.rmtree(out, ignore_errors=True)  # what a killed run left
+        lock = target.with_name(f".{target.name}.lock")
+        with FileLock(lock, timeout=0), replacing_folder(target) as out:
             model = read_model(source, usable_device(device), mode, "auto")
             _restore_types(model, source)
             model.save_pretrained(out)
             for name in _COPIED:
                 if (source / name).exists():
                     shutil.copyfile(plain_file(source / name), out / name)
-            out.rename(target)
-        target.with_name(f".{target.name}.lock").unlink(missing_ok=True)
+        lock.unlink(missing_ok=True)
     except Timeout as error:
         raise BadInput(f"{target} is being written by another run: wait for it.") from error
     except (MemoryError, torch.OutOfMemoryError) as error:

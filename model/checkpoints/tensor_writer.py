@@ -32,7 +32,7 @@ _BLOCK_BYTES = 16 * 2**20
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL"}
 
 
-class Form(NamedTuple):
+class TensorSpec(NamedTuple):
     """Shape and type of a tensor to write."""
 
     shape: tuple[int, ...]
@@ -61,7 +61,7 @@ class Layout:
     index: dict[str, Any] | None
 
 
-def lay_out(forms: Mapping[str, Form], shard_bytes: int = SHARD_BYTES) -> Layout:
+def lay_out(forms: Mapping[str, TensorSpec], shard_bytes: int = SHARD_BYTES) -> Layout:
     """Distribute tensors over files, in the given order.
 
     Args:
@@ -71,7 +71,7 @@ def lay_out(forms: Mapping[str, Form], shard_bytes: int = SHARD_BYTES) -> Layout
     Returns:
         The layout.
     """
-    shards: list[dict[str, Form]] = [{}]
+    shards: list[dict[str, TensorSpec]] = [{}]
     room = shard_bytes
     for name, form in forms.items():
         if shards[-1] and form.size > room:

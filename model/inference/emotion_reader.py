@@ -12,7 +12,7 @@ from assistant.events import SAMPLE_RATE, EmotionReading, Samples
 from model.audio.features import LONGEST_SECONDS, encoder_frames, log_mel
 from model.audio.files import split_at_pauses
 from model.audio.prosody import prosody_frames
-from model.nn.hearing import EmotionModel, Heard
+from model.nn.hearing import EmotionModel, EncodedSpeech
 from model.nn.speech_llm import SpeechLanguageModel
 
 NO_HEAD = "this checkpoint has no emotion head"
@@ -40,7 +40,7 @@ class EmotionReader:
         self.baseline: Tensor | None = None
 
     @torch.inference_mode()
-    def hear(self, samples: Samples) -> Iterator[tuple[Heard, float]]:
+    def hear(self, samples: Samples) -> Iterator[tuple[EncodedSpeech, float]]:
         """Encode a recording piece by piece.
 
         Args:
@@ -110,7 +110,7 @@ class EmotionReader:
             return head.read(frames, frame_seconds=len(samples) / SAMPLE_RATE / len(frames)), None
         return head.read(frames), None
 
-    def _hear_piece(self, samples: Samples) -> Heard:
+    def _hear_piece(self, samples: Samples) -> EncodedSpeech:
         config, device = self.model.config, self.model.device
         features = log_mel(self.extractor, samples, trimmed=config.window == "trimmed")
         prosody = None

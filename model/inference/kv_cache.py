@@ -25,7 +25,7 @@ LLAMA_LAYOUT = frozenset({"llama", "qwen2", "mistral"})
 """Model types whose decoder layer is norm, q k v o with rotary positions, norm, gate up down."""
 
 
-class KeptLayer(CacheLayerMixin):
+class CacheLayer(CacheLayerMixin):
     """Keys and values of one layer in buffers that grow by doubling: [B, heads, capacity, size]."""
 
     is_croppable = True
@@ -78,10 +78,10 @@ class KeptLayer(CacheLayerMixin):
         return -1
 
 
-Layer = TypeVar("Layer", bound=KeptLayer)
+Layer = TypeVar("Layer", bound=CacheLayer)
 
 
-class KeptCache(Cache, Generic[Layer]):
+class BufferCache(Cache, Generic[Layer]):
     """transformers' cache interface over such layers; `keep` truncates it without copying."""
 
     def __init__(self, layers: Iterable[Layer]) -> None:
@@ -94,11 +94,11 @@ class KeptCache(Cache, Generic[Layer]):
             layer.length = min(layer.length, length)
 
 
-class KeyValueCache(KeptCache[KeptLayer]):
+class KeyValueCache(BufferCache[CacheLayer]):
     """A cache of growing buffers."""
 
     def __init__(self, layers: int) -> None:
-        super().__init__(KeptLayer() for _ in range(layers))
+        super().__init__(CacheLayer() for _ in range(layers))
 
 
 class Decoder:

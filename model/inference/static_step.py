@@ -20,12 +20,12 @@ from transformers import PreTrainedModel
 
 from model.config import head_size
 from model.errors import BadInput
-from model.inference.kv_cache import KeptCache, KeptLayer
+from model.inference.kv_cache import BufferCache, CacheLayer
 from model.nn.lora import LoraScope, PartialLoraLinear
 from model.nn.nf4 import BLOCK
 
 
-class _FixedLayer(KeptLayer):
+class _FixedLayer(CacheLayer):
     """Keys and values of one layer in one buffer [2, heads, capacity, size] that never moves."""
 
     def __init__(self, heads: int, capacity: int, size: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -43,7 +43,7 @@ class _FixedLayer(KeptLayer):
         return self.capacity
 
 
-class FixedCache(KeptCache[_FixedLayer]):
+class FixedCache(BufferCache[_FixedLayer]):
     """A cache of buffers of fixed capacity, batch size 1.
 
     Args:

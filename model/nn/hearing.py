@@ -21,7 +21,7 @@ from model.nn.ctc_adapter import CtcAdapter
 from model.nn.emotion import EmotionHead
 
 
-class Heard:
+class EncodedSpeech:
     """Output of `HearingModel.hear` for a batch of S utterances.
 
     Attributes:
@@ -68,7 +68,7 @@ class HearingModel:
         prosody: Tensor | None = None,
         *,
         legacy_batching: bool = False,
-    ) -> Heard:
+    ) -> EncodedSpeech:
         """Encode a batch of utterances that share one window.
 
         Args:
@@ -90,7 +90,7 @@ class HearingModel:
             emotion_frames = mean_of_layers(states, self.config.emotion_layers)[:, : encoded.shape[1]]
             emotion_frames = torch.cat([emotion_frames, prosody.to(emotion_frames)], dim=-1)
             emotion_mask = torch.arange(encoded.shape[1], device=lengths.device) < lengths[:, None]
-        return Heard(states[-1], frames, mask, emotion_frames, emotion_mask)
+        return EncodedSpeech(states[-1], frames, mask, emotion_frames, emotion_mask)
 
     def adapt(self, encoded: Tensor, lengths: Tensor, *, legacy_batching: bool = False) -> tuple[Tensor, Tensor]:
         """Run the adapter, which must exist: encoder frames to language-model embeddings.

@@ -37,7 +37,7 @@ from model.weights.packages import (
     folder_size,
     load_manifest,
 )
-from model.weights.store import complete, home, making, private, publish, sha256
+from model.weights.store import building, complete, home, private, publish, sha256
 
 __all__ = ["Progress", "ensure", "fetch_hub", "home"]
 
@@ -98,7 +98,7 @@ def ensure(
     accepted = [source.key for source in artifact.sources]
     if complete(target, accepted):
         return target
-    with making(target) as staging:
+    with building(target) as staging:
         if not complete(target, accepted):
             _make(artifact, target, staging, progress or _silent, _refuse if offline else download)
     return target
@@ -277,7 +277,7 @@ def fetch_hub(
     accepted = [pickled] if allow_pickles else [safe, pickled]
     if complete(target, accepted):
         return target
-    with making(target) as staging:
+    with building(target) as staging:
         if not complete(target, accepted):
             partial = private(home() / "downloads") / name
             _snapshot(repo, revision, partial, SAFE_FILES + PICKLES * allow_pickles, progress or _silent, snapshot)

@@ -52,7 +52,7 @@ def private(folder: Path) -> Path:
 
 
 @contextmanager
-def making(target: Path) -> Iterator[Path]:
+def building(target: Path) -> Iterator[Path]:
     """Hold the lock of `target` and yield an empty folder next to it, which is removed at the end.
 
     A second process waits until the first is done. What a killed process left is removed.

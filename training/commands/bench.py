@@ -23,7 +23,7 @@ from training.data.sources import model_folder
 from training.runs.config import TrainOptions
 from training.stages.student import Student, load_student
 from training.stages.train import speech_rows
-from training.stages.trainer import move
+from training.stages.trainer import to_device
 
 _WARM_UP = 1
 
@@ -95,7 +95,7 @@ def _measure(
             for start in range(0, size, at_once):
                 batch = collate([rows[number] for number in numbers[start : start + at_once]])
                 with torch.autocast(device, torch.bfloat16, enabled=student.half):
-                    recipe(move(batch, torch.device(device)))["loss"].backward()
+                    recipe(to_device(batch, torch.device(device)))["loss"].backward()
             optimiser.step()
             optimiser.zero_grad()
             if device == "cuda":

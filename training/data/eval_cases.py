@@ -60,11 +60,11 @@ def read_cases(
         rows = PreparedRows(data, split)
         if not len(rows):
             raise BadInput(f"{data} has no {split} rows: choose another --split, or a manifest.")
-        return [_prepared_case(rows, number, caches) for number in evenly(len(rows), limit)], {}
+        return [_prepared_case(rows, number, caches) for number in evenly_spaced(len(rows), limit)], {}
     report = Report()
     valid = list(read_rows([data], Rules(emotions="optional"), report))
     cases = []
-    for number in evenly(len(valid), limit):
+    for number in evenly_spaced(len(valid), limit):
         row = valid[number]
         found = inspect(row, 0.1, LONGEST_SECONDS)
         if found.clip is None:
@@ -77,7 +77,7 @@ def read_cases(
     return cases, report.counts()
 
 
-def evenly(count: int, limit: int) -> list[int]:
+def evenly_spaced(count: int, limit: int) -> list[int]:
     """Choose evenly spaced indices.
 
     Args:

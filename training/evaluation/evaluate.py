@@ -31,12 +31,12 @@ from model.inference.prompt import encode_text
 from model.nn.ctc_adapter import CtcAdapter
 from training.data.batches import IGNORED, PADDING, Batch, collate, tokenise
 from training.data.chat import Chat
-from training.data.eval_cases import Case, evenly
+from training.data.eval_cases import Case, evenly_spaced
 from training.data.label import Writer, make_writer
 from training.metrics.predictions import Scores
 from training.metrics.wer import word_errors
 from training.stages.losses import RecipeLosses, cross_entropy, kl_divergence
-from training.stages.trainer import move
+from training.stages.trainer import to_device
 
 REPEAT = "Please repeat the following words: "
 Way = Literal["speech", "transcript"]
@@ -210,7 +210,7 @@ def continuations(subject: Subject, cases: Sequence[Case], encoded: Sequence[Ten
     for case, states in zip(cases, encoded, strict=True):
         if case.ids.answer:
             row = replace(case.ids, encoder_frames=len(states), features=None, encoded=states)
-            total.update(losses.sums(move(collate([row]), states.device)))
+            total.update(losses.sums(to_device(collate([row]), states.device)))
     if not total["tokens"]:
         return {}
     figures = {name: value / total["tokens"] for name, value in total.items() if name != "tokens"}
@@ -280,7 +280,7 @@ def examine(
         return figures, []
     figures |= _ctc_decoding([case.transcript for case in cases], ctc_frames)
     figures |= continuations(subject, cases, encoded)
-    chosen = evenly(len(cases), replies) if replies else []
+    chosen = evenly_spaced(len(cases), replies) if replies else []
     said = _conversations(subject, [cases[at].transcript for at in chosen], [frames[at] for at in chosen], progress)
     return figures | _of_words(said), said
 

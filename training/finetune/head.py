@@ -46,7 +46,9 @@ class Rows:
         return Rows(self.frames[chosen], self.labels[chosen], self.folds[mask])
 
 
-def divide(emotions: Sequence[str], speakers: Sequence[str], texts: Sequence[str], folds: int) -> tuple[list[int], str]:
+def assign_folds(
+    emotions: Sequence[str], speakers: Sequence[str], texts: Sequence[str], folds: int
+) -> tuple[list[int], str]:
     """Assign folds to recordings.
 
     Groups are dealt out, largest first, to the fold where their emotions are rarest.

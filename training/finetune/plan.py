@@ -21,7 +21,7 @@ from model.nn.emotion import EmotionHead
 from training.data.manifest import Report, read_clip
 from training.finetune.examples import Example, print_dropped, read_examples
 from training.finetune.features import copy_head, mean_frame, prosody_size
-from training.finetune.head import Rows, divide, tune_head
+from training.finetune.head import Rows, assign_folds, tune_head
 from training.finetune.judge import ComparedReading, FixedReadingEngine, compare_replies, neutral_losses
 from training.finetune.options import TuneOptions
 from training.finetune.resources import outcome
@@ -94,7 +94,7 @@ def _fitting(head: EmotionHead, prosody: int, examples: list[Example], options: 
     size = head.weight.shape[1]
     frames = head.centre + torch.randn(len(examples), size, generator=random) * 0.1
     frames[:, :5] += torch.nn.functional.one_hot(labels, 5)  # so that there is something to learn
-    folds, _ = divide(
+    folds, _ = assign_folds(
         [str(label) for label in labels.tolist()], [""] * len(examples), [""] * len(examples), options.folds
     )
     began = time.perf_counter()

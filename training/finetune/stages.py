@@ -22,7 +22,7 @@ from model.checkpoints import loader
 from model.errors import BadInput
 from training.data.batches import IGNORED
 from training.data.clean import clean
-from training.data.eval_cases import Case, evenly, read_cases
+from training.data.eval_cases import Case, evenly_spaced, read_cases
 from training.data.label import label
 from training.data.manifest import Report
 from training.data.prepare import PreparedRows, prepare
@@ -253,7 +253,7 @@ def _of_loss(loss: Mapping[str, Any]) -> tuple[str, str]:
 
 def _files(data: Path) -> list[Path]:
     rows = PreparedRows(data, "validation")
-    return [Path(rows[at]["audio"]) for at in evenly(len(rows), CASES)]
+    return [Path(rows[at]["audio"]) for at in evenly_spaced(len(rows), CASES)]
 
 
 def _name(emotion: int) -> str:

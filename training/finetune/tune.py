@@ -27,7 +27,7 @@ from training.data.manifest import Report, read_clip
 from training.data.sources import fetching
 from training.finetune.examples import Example, print_dropped, read_examples
 from training.finetune.features import copy_head, mean_frame, prosody_size
-from training.finetune.head import Rows, Tuned, divide, tune_head
+from training.finetune.head import Rows, Tuned, assign_folds, tune_head
 from training.finetune.judge import (
     ComparedReading,
     FixedReadingEngine,
@@ -88,7 +88,7 @@ def _tune_head(options: TuneOptions, run: Run, clock: Clock) -> dict[str, Any]:
     frames = hear_all(loaded, examples, run, clock)
     texts = [str(one.row.data.get("text") or "") for one in examples]
     names = [EMOTIONS[one.label] for one in examples]
-    folds, basis = divide(names, [one.speaker for one in examples], texts, options.folds)
+    folds, basis = assign_folds(names, [one.speaker for one in examples], texts, options.folds)
     rows = Rows(frames, torch.tensor([one.label for one in examples]), np.array(folds))
     result = fit(head, prosody_size(loaded), rows, options, run, clock)
     thresholds = (head.threshold, result.threshold)

@@ -21,7 +21,7 @@ from training.runs.config import TrainOptions
 from training.stages.footprint import footprint
 from training.stages.student import Recipe, load_student
 from training.stages.train import plan_steps, speech_rows
-from training.stages.trainer import move
+from training.stages.trainer import to_device
 
 _QUANTILES = (0.1, 0.5, 1.0)  # the longest rows determine the peak
 
@@ -87,7 +87,7 @@ def _pace(
     for quantile in (_QUANTILES[0], *_QUANTILES):  # the first one is a warm-up
         start = min(int(quantile * len(order)), max(0, len(order) - size))
         began = time.perf_counter()
-        batch = move(collate([rows[number] for number in order[start : start + size]]), torch.device(device))
+        batch = to_device(collate([rows[number] for number in order[start : start + size]]), torch.device(device))
         with torch.autocast(device, torch.bfloat16, enabled=half):
             recipe.train()(batch)["loss"].backward()
         _synchronize(device)

@@ -17,7 +17,7 @@ from training.data.batches import PADDING, Batch, TrainingRow, collate
 from training.runs.config import TrainOptions
 from training.stages.losses import LOGITS_AT_ONCE, RecipeLosses
 from training.stages.student import LANGUAGE_LOSSES, Recipe, Student
-from training.stages.trainer import move
+from training.stages.trainer import to_device
 
 _ADAM_BYTES = 3 * 4  # a trained weight's gradient and its two moments
 _SAFE_SHARE = 0.9
@@ -37,7 +37,7 @@ def step_bytes(recipe: RecipeLosses, batch: Batch) -> int:
 
     device = next(recipe.parameters()).device
     with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        losses = recipe.train()(move(batch, device))
+        losses = recipe.train()(to_device(batch, device))
     del losses
     return sum(kept.values())
 

@@ -21,7 +21,7 @@ from model.checkpoints import components
 from model.checkpoints.convert import staging_of
 from model.checkpoints.inventory import is_adapter
 from model.checkpoints.safe_reader import TensorInfo, list_tensors, read_config, read_shard
-from model.checkpoints.tensor_writer import JOURNAL, Form, Layout, TensorWriter, lay_out
+from model.checkpoints.tensor_writer import JOURNAL, Layout, TensorSpec, TensorWriter, lay_out
 from model.config import SpeechLanguageConfig
 from model.errors import BadInput, WeightsMissing
 from model.files import write_atomically
@@ -72,8 +72,8 @@ def _make(options: InitOptions, staging: Path, run: Run) -> dict[str, Any]:
     if options.adapter_weights is not None:
         new |= _given_parts(options.adapter_weights, new, {name: str(getattr(config, name)) for name in _LORA_ACTS})
     sources = _sources(model, new, speech, text)
-    forms = {name: Form(info.shape, info.dtype) for name, info in sources.items()}
-    forms |= {name: Form(tuple(value.shape), value.dtype) for name, value in new.items()}
+    forms = {name: TensorSpec(info.shape, info.dtype) for name, info in sources.items()}
+    forms |= {name: TensorSpec(tuple(value.shape), value.dtype) for name, value in new.items()}
     layout = lay_out(forms)
     staging.mkdir(parents=True, exist_ok=True)
     files = sorted({info.file for info in sources.values()})
@@ -266,7 +266,7 @@ def _write_weights(writer: TensorWriter, sources: dict[str, TensorInfo], new: di
         for name, info in here.items():
             if name not in writer.done and not writer.write(name, tensors[info.name]):
                 raise WeightsMissing(f"{file} has NaN or infinite weights (in {info.name}): get it again.")
-            bar.advance(Form(info.shape, info.dtype).size)
+            bar.advance(TensorSpec(info.shape, info.dtype).size)
         tensors.clear()  # the memory map is released with its last tensor
         writer.commit()
 

@@ -83,7 +83,7 @@ def losses_of(options: TrainOptions, config: SpeechLanguageConfig) -> tuple[str,
     return own
 
 
-def learns(name: str, options: TrainOptions, losses: tuple[str, ...], adapter: str) -> bool:
+def is_trained(name: str, options: TrainOptions, losses: tuple[str, ...], adapter: str) -> bool:
     """Whether the weight of this name is trained: the stage trains it, and a loss reaches it."""
     if name.startswith("emotion_head."):
         return "input_er" in losses and (options.stage == 2 or options.only == "head")
@@ -128,7 +128,7 @@ def load_student(options: TrainOptions, folder: Path, device: str) -> Student:
         raise BadInput("--train-encoder: an encoder in 4 bits, or with --features, cannot be trained.")
     recipe = Recipe(model, losses)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad = learns(name, options, losses, model.config.adapter_type)
+        parameter.requires_grad = is_trained(name, options, losses, model.config.adapter_type)
     if not recipe.trained():
         raise BadInput(f"With --stage {options.stage} and the losses {', '.join(losses)} nothing would be trained.")
     if half:

@@ -284,7 +284,7 @@ def validate(
     # Sharded models need every process in every pass: a process without a batch repeats one, which is not counted.
     for turn in range(-(-len(parts) // arguments.world_size)):
         place = turn * arguments.world_size + arguments.process_index
-        batch = move(collate([rows[number] for number in parts[place % len(parts)]]), arguments.device)
+        batch = to_device(collate([rows[number] for number in parts[place % len(parts)]]), arguments.device)
         seen.clear()
         losses = model(batch, ones)
         if place >= len(parts):
@@ -306,7 +306,7 @@ def validate(
     return means, Scores([[*row, 0] for row in table])
 
 
-def move(batch: Batch, device: torch.device) -> Batch:
+def to_device(batch: Batch, device: torch.device) -> Batch:
     """Move a batch to a device.
 
     Args:

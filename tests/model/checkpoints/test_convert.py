@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, GenerationConfig, Qwen2ForCausalLM, WhisperFeatureExtractor
 
-from model.checkpoints.blsp_emo import Original, canonical, understand
+from model.checkpoints.blsp_emo import Original, canonical, interpret_config
 from model.checkpoints.convert import convert, examine
 from model.errors import WeightsMissing
 from model.inference.prompt import encode_text
@@ -221,7 +221,7 @@ def test_any_dimensions_fit_the_model(data: st.DataObject) -> None:
     modules = st.sampled_from(["c_attn", "c_proj", "attn.c_proj", "mlp.c_proj", "w1", "w2"])
     lora = {"r": data.draw(small), "lora_alpha": 3, "target_modules": data.draw(st.lists(modules, min_size=1))}
     config["lora_config"] = data.draw(st.sampled_from([{}, None, lora]))
-    original = understand(config, data.draw(st.sampled_from([[], ["hidden2emotion.weight"]])))
+    original = interpret_config(config, data.draw(st.sampled_from([[], ["hidden2emotion.weight"]])))
     with torch.device("meta"):
         model = SpeechLanguageModel(original.config)
     assert_planned(original, model)
@@ -245,7 +245,7 @@ def test_the_full_size_names_are_all_mapped() -> None:
     }
     config["qwen_config"] |= {"intermediate_size": 22016, "vocab_size": 151936, "seq_length": 8192}
     names = {canonical(name, plain=False): name for name in shapes}
-    original = understand(config, names)
+    original = interpret_config(config, names)
     assert {names[name]: move.shape for name, move in original.moves.items()} == shapes
     with torch.device("meta"):
         model = SpeechLanguageModel(original.config)

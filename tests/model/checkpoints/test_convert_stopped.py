@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from model.checkpoints import convert as module
 from model.checkpoints import tensor_writer
-from model.checkpoints.blsp_emo import canonical, understand
+from model.checkpoints.blsp_emo import canonical, interpret_config
 from model.checkpoints.convert import convert, examine
 from model.checkpoints.safe_reader import read_shard
 from model.errors import BadInput, WeightsMissing
@@ -200,7 +200,7 @@ def large_checkpoint(folder: Path) -> int:
     config["qwen_config"] |= {"hidden_size": 512, "num_attention_heads": 4, "kv_channels": 128, "num_hidden_layers": 22}
     config["qwen_config"] |= {"intermediate_size": 22016, "vocab_size": 151936}
     names = {canonical(name, plain=False) for name in state_of(CHECKPOINTS / "b")}
-    moves = understand(config, names).moves
+    moves = interpret_config(config, names).moves
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     shutil.copy(fetch.ensure("qwen-tiktoken") / "qwen.tiktoken", folder)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from model.checkpoints import tensor_writer
-from model.checkpoints.tensor_writer import Form, TensorWriter, lay_out
+from model.checkpoints.tensor_writer import TensorSpec, TensorWriter, lay_out
 from tests.model.support.conversions import State, equal
 
 
@@ -29,7 +29,9 @@ def test_written_tensors_are_read_back(
     for number, shape in enumerate(shapes):
         tensor = torch.randn(shape).to(rng.choice([torch.float32, torch.float16, torch.bfloat16]))
         state[f"tensor {number}"] = tensor.transpose(0, -1) if shape and rng.random() < 0.5 else tensor
-    layout = lay_out({name: Form(tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}, shard_bytes)
+    layout = lay_out(
+        {name: TensorSpec(tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}, shard_bytes
+    )
     folder = tmp_path_factory.mktemp("written")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tensor_writer, "_BLOCK_BYTES", 64)

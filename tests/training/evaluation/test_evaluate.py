@@ -22,7 +22,7 @@ from tests.training.support.tiny_run import make_data
 from training.__main__ import main
 from training.commands import evaluate_command
 from training.data.batches import IGNORED
-from training.data.eval_cases import evenly, read_cases
+from training.data.eval_cases import evenly_spaced, read_cases
 from training.data.prepare import PreparedRows
 from training.evaluation.evaluate import REPEAT, Subject, _agreement, _encoded, _frames, calibration, compare, examine
 from training.evaluation.evaluate import continuations as measure
@@ -213,7 +213,7 @@ def test_agreement_by_hand():
 
 @pytest.mark.parametrize(("count", "limit"), [(1, 5), (5, 5), (100, 7), (3, 1)])
 def test_cases_are_chosen_evenly(count, limit):
-    places = evenly(count, limit)
+    places = evenly_spaced(count, limit)
     assert places[0] == 0
     assert len(places) == min(count, limit)
     assert len(places) == 1 or places[-1] == count - 1

@@ -14,7 +14,7 @@ from assistant.events import EMOTIONS
 from model.inference.engine import Engine
 from model.nn.emotion import EmotionHead
 from tests.support.tiny import tiny_checkpoint
-from training.finetune.head import HeadFit, Rows, Tuned, choose_penalty, divide, tune_head
+from training.finetune.head import HeadFit, Rows, Tuned, assign_folds, choose_penalty, tune_head
 from training.finetune.judge import (
     ComparedReading,
     FixedReadingEngine,
@@ -55,7 +55,7 @@ def speaker(count: int, seed: int, shift: float = 0.0) -> Rows:
     hot = torch.nn.functional.one_hot(labels, 5).float()
     frames[:, :5] += (1 - shift) * hot + shift * hot.roll(1, 1)
     frames[:, 5:10] += hot
-    folds, _ = divide([EMOTIONS[at] for at in labels], [""] * count, [""] * count, 5)
+    folds, _ = assign_folds([EMOTIONS[at] for at in labels], [""] * count, [""] * count, 5)
     return Rows(frames, labels, np.array(folds))
 
 
@@ -139,21 +139,21 @@ def test_an_emotion_without_recordings_costs_nothing(head: EmotionHead) -> None:
 def test_folds_share_no_speaker_no_sentence_and_balance_the_emotions() -> None:
     emotions = list(EMOTIONS) * 8
     people = [f"p{at // 10}" for at in range(40)]
-    folds, basis = divide(emotions, people, [""] * 40, 5)
+    folds, basis = assign_folds(emotions, people, [""] * 40, 5)
     assert basis == "speaker"
     assert all(len({fold for fold, who in zip(folds, people, strict=True) if who == one}) == 1 for one in set(people))
     texts = [f"Sentence {at // 5}!" for at in range(40)]
-    folds, basis = divide(emotions, ["me"] * 40, texts, 5)
+    folds, basis = assign_folds(emotions, ["me"] * 40, texts, 5)
     assert basis == "sentence"
     assert all(len({fold for fold, said in zip(folds, texts, strict=True) if said == one}) == 1 for one in set(texts))
-    folds, basis = divide(emotions, ["me"] * 40, [""] * 40, 5)
+    folds, basis = assign_folds(emotions, ["me"] * 40, [""] * 40, 5)
     assert basis == "recording"
     counts = [
         [sum(at == fold and e == name for e, at in zip(emotions, folds, strict=True)) for name in EMOTIONS]
         for fold in range(5)
     ]
     assert max(max(row) for row in counts) - min(min(row) for row in counts) <= 1
-    assert set(divide(["sad", "happy"], ["", ""], ["", ""], 5)[0]) == {0, 1}
+    assert set(assign_folds(["sad", "happy"], ["", ""], ["", ""], 5)[0]) == {0, 1}
 
 
 def heard(emotion: int, before: int, after: int, sure: float = 0.8) -> ComparedReading:

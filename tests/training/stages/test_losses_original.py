@@ -20,7 +20,7 @@ from training.runs.config import TrainOptions
 from training.stages.losses import RecipeLosses
 from training.stages.student import Recipe
 from training.stages.train import plan_steps, training_arguments
-from training.stages.trainer import RecipeTrainer, Reporter, move
+from training.stages.trainer import RecipeTrainer, Reporter, to_device
 
 VALUES = [(variant, key, value) for variant in "abcd" for key, value in NUMBERS[variant]["values"].items()]
 GRADIENTS = [(variant, key) for variant in "abcd" for key in NUMBERS[variant] if key.startswith("grad_")]
@@ -173,7 +173,7 @@ def test_five_steps_of_the_original(variant: str, key: str, original, heard, tmp
     trainer.add_callback(recorder := Recorder())
     trainer.train()
     lines = [line for line in recorder.lines if "loss" in line]
-    losses = [line["loss"] for line in lines] + [recipe(move(collate(rows), arguments.device))["loss"].item()]
+    losses = [line["loss"] for line in lines] + [recipe(to_device(collate(rows), arguments.device))["loss"].item()]
     assert losses == pytest.approx(golden["losses"], rel=1e-4)
     assert [line["grad_norm"] for line in lines] == pytest.approx(golden["grad_norms_before_clip"], rel=1e-3)
     final = {name: float(value.norm()) for name, value in under_original_names(model, gradients=False).items()}
