@@ -62,7 +62,9 @@ class SpeechLanguageConfig(PreTrainedConfig):
         empathy_prompt: what is added to it with empathy on.
         examples: (user, reply) pairs that precede every conversation.
         tone_template: how the prompt names the tone of voice: a format string over {tone} and {words}. Only the words
-            are used when the reading is neutral or unsure, and where the frames carry the voice (`tells_tone`).
+            are used when there is no tone to name, and where the frames carry the voice (`tells_tone`).
+        tone_detail: the tones that are named: an "emotion" that the reading is sure of; or "candidates": a neutral
+            voice and the two candidates of an unsure reading as well ("sad or neutral").
     """
 
     model_type = "blsp_emo"
@@ -100,6 +102,7 @@ class SpeechLanguageConfig(PreTrainedConfig):
     )
     examples: list[list[str]] = field(default_factory=list)
     tone_template: str = "{words} (I am {tone}.)"
+    tone_detail: Literal["emotion", "candidates"] = "emotion"
     tie_word_embeddings: bool = False
 
     @property

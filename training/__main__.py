@@ -11,6 +11,7 @@ from model.errors import BadInput, ModelError, WeightsMissing
 from model.files import write_atomically
 from training.commands.data_commands import add_data_commands, run_data_command
 from training.commands.import_command import add_import_command, run_import_command
+from training.commands.reply_commands import add_reply_commands, run_reply_command
 from training.commands.speech_commands import add_speech_commands, run_speech_command
 from training.commands.train_commands import add_train_commands, run_train_command
 from training.commands.tune_commands import add_tune_commands, run_tune_command
@@ -42,7 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     training = add_train_commands(commands)
     tuning = add_tune_commands(commands)
     importing = add_import_command(commands)
-    for command in (importing, *data, *speech, *training, *tuning, corpus, head):
+    replies = add_reply_commands(commands)
+    for command in (importing, *data, *speech, *training, *tuning, *replies, corpus, head):
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return parser
 
@@ -63,6 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
             summary = training
         elif (tuned := run_tune_command(options)) is not None:
             summary = tuned
+        elif (replies := run_reply_command(options)) is not None:
+            summary = replies
         elif options.command == "corpus":
             from training.synthesis.corpus import build_corpus
 

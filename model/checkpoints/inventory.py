@@ -15,6 +15,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from model.checkpoints.blsp_emo import canonical, interpret_config, is_plain
 from model.checkpoints.components import language_config, model_config
+from model.checkpoints.reply_tuning import reply_file
 from model.checkpoints.safe_reader import TensorInfo, list_file, list_tensors, read_config
 from model.config import SpeechLanguageConfig
 from model.nn.nf4 import nf4_bytes, stored_mode
@@ -133,7 +134,9 @@ def inspect_preset(name: str, preset: Mapping[str, Any], speech: Path, text: Pat
     if preset["config"]["adapter_kernel_sizes"]:
         named |= _shapes(adapter_file(preset))
     configs = [AutoConfig.from_pretrained(folder) for folder in (speech, text)]
-    return Source(name, tuple(_weights(named)), speech=configs[0], text=configs[1], mapped=_narrow(texts), preset=True)
+    replies = reply_file(preset)
+    mapped = _narrow(texts) + (_narrow(list_file(replies.resolve())) if replies is not None else 0)
+    return Source(name, tuple(_weights(named)), speech=configs[0], text=configs[1], mapped=mapped, preset=True)
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:

@@ -22,7 +22,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from model.checkpoints import components, inventory, memory_plan, tuned
+from model.checkpoints import components, inventory, memory_plan, reply_tuning, tuned
 from model.checkpoints.inventory import CONTEXT
 from model.checkpoints.memory import returning_freed_blocks
 from model.checkpoints.memory_plan import usable_device, usable_mode
@@ -201,6 +201,7 @@ def _compose(
     context = memory_plan.fitting_context(inventory.inspect_preset(name, preset, speech, text), device, quantize)
     transcriber = Transcriber.load(speech, int8=device == "cpu")
     language_model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(text, dtype=compute_type(device))
+    reply_tuning.merge(language_model, preset)
     head = inventory.head_folder(preset)
     config = SpeechLanguageConfig(
         speech_config=transcriber.encoder.config.to_dict(),

@@ -14,6 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 _CONTENT = "\ue000"  # a private-use character: marks the places of content in the rendered template
 
+_ADJECTIVES = {"surprise": "surprised"}
+
 Content = str | list[int]
 """Text, or ids ready for the language model (those of speech frames are negative)."""
 
@@ -30,6 +32,11 @@ def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """
     text = unicodedata.normalize("NFC", text)
     return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+
+def told_tone(labels: Sequence[str]) -> str:
+    """How a prompt names the emotions that a voice may have had: "sad", or "sad or neutral"."""
+    return " or ".join(_ADJECTIVES.get(label, label) for label in labels)
 
 
 def chat_ids(

@@ -1,0 +1,67 @@
+"""What the tuning on the conversation corpus has learnt: low-rank additions, merged into a language model when it loads.
+
+    resources/NAME/replies.safetensors    LAYER.lora_a [rank, in] and LAYER.lora_b [out, rank] in float16, for linear
+                                          layers by their names in the language model; metadata: the weights that
+                                          they were learnt on ("name" and "sha256", as `tuned.part_sums`), "rank"
+
+After merging, the language model is as large and as fast as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from model.checkpoints import components
+from model.checkpoints.safe_reader import read_shard
+from model.checkpoints.tuned import part_sums
+from model.errors import WeightsMissing
+
+_RESOURCES = Path(str(files("resources")))
+
+
+def reply_file(preset: Mapping[str, Any]) -> Path | None:
+    """The additions that a preset names, or None."""
+    return _RESOURCES / preset["replies"] / "replies.safetensors" if "replies" in preset else None
+
+
+def merge(language_model: nn.Module, preset: Mapping[str, Any]) -> None:
+    """Add what a preset's tuning of replies has learnt to the language model's weights; nothing where it has none.
+
+    Args:
+        language_model: as loaded from the preset's `text`, not quantised yet.
+        preset: its settings.
+
+    Raises:
+        WeightsMissing: the file is not there, damaged, or was learnt on other weights.
+    """
+    file = reply_file(preset)
+    if file is None:
+        return
+    again = "install this program again."
+    if not file.is_file():
+        raise WeightsMissing(f"{file} is not there: {again}")
+    file = file.resolve()  # installers may link the files of a package
+    factors = read_shard(file)
+    with safe_open(file, "pt") as opened:
+        stated = opened.metadata() or {}
+    if {key: stated.get(key) for key in ("name", "sha256")} != part_sums(preset)["text"]:
+        raise WeightsMissing(f"{file} was made for other weights of {preset['text']} than are here: {again}")
+    components.refuse_nonfinite(factors.items(), file.parent)
+    names = {key.rpartition(".")[0] for key in factors}
+    layers = dict(language_model.named_modules())
+    if set(factors) != {f"{name}.{factor}" for name in names for factor in ("lora_a", "lora_b")}:
+        raise WeightsMissing(f"{file} is of another version: {again}")
+    for name in sorted(names):
+        low, high, layer = factors[f"{name}.lora_a"], factors[f"{name}.lora_b"], layers.get(name)
+        shapes = isinstance(layer, nn.Linear) and low.ndim == high.ndim == 2 and low.shape[0] == high.shape[1]
+        if not shapes or layer.weight.shape != (high.shape[0], low.shape[1]):
+            raise WeightsMissing(f"{file} is of another version: {again}")
+        with torch.no_grad():
+            layer.weight.copy_(layer.weight.float().addmm_(high.float(), low.float()))
