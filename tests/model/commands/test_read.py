@@ -118,7 +118,7 @@ def test_one_object_per_recording_in_order(folder: Path, tmp_path: Path, capsys)
         expected = np.exp(logits - logits.max())
         assert np.allclose(list(reading["probabilities"].values()), expected / expected.sum(), atol=1e-5)
         assert reading["candidates"] == [reading["label"]]
-    assert "3 recordings, 4.5 s of sound" in err
+    assert "3 recordings, 4.5 s of audio" in err
 
 
 def test_ask_gives_the_same_reading(folder: Path, tmp_path: Path, capsys) -> None:
@@ -193,7 +193,7 @@ def test_folders_are_walked_by_name(folder: Path, tmp_path: Path, capsys) -> Non
     (root / "empty").mkdir()
     code, (line,), err = read(capsys, root / "empty", "--model", folder, "--json")
     assert code == 2
-    assert line["why"].startswith("holds no recording")
+    assert line["why"].startswith("no recording in it")
     assert len(err.splitlines()) == 1
 
 
@@ -308,7 +308,7 @@ def test_a_torn_last_line_is_repaired_wherever_it_is_torn(tmp_path: Path) -> Non
 def test_a_file_of_another_kind_is_left_alone(tmp_path: Path, content: str) -> None:
     out = tmp_path / "out.csv"
     out.write_text(content)
-    with pytest.raises(BadInput, match="something else"), ReadTable(out, "tiny 1"):
+    with pytest.raises(BadInput, match="not a table of readings"), ReadTable(out, "tiny 1"):
         pass
     assert out.read_text() == content
 
