@@ -71,8 +71,8 @@ def recordings(folder: Path) -> list[Path]:
     ("words", "code", "message"),
     [
         (("cache", "nowhere.jsonl", "out", "--whisper", "."), 2, "cannot be read"),
-        (("wide-corpus", "out", "--wordnet", ".", "--engine", "espeak", "--whisper", "."), 3, "holds no Whisper"),
-        (("warm-start", "run", "--corpus", ".", "--language-model", "."), 3, "holds no language model"),
+        (("wide-corpus", "out", "--wordnet", ".", "--engine", "espeak", "--whisper", "."), 3, "has no Whisper"),
+        (("warm-start", "run", "--corpus", ".", "--language-model", "."), 3, "has no language model"),
     ],
 )
 def test_what_is_missing_is_named(
