@@ -35,7 +35,14 @@ _MOST_HIDDEN = 1 << 14
 
 
 def part_sums(preset: Mapping[str, Any], parts: Sequence[str] = _PARTS) -> dict[str, dict[str, str]]:
-    """Name and hash of the preset's downloaded parts.
+    """Identify the preset's downloaded parts.
+
+    Args:
+        preset: its settings.
+        parts: of "speech" and "text".
+
+    Returns:
+        Name and SHA-256 of each part.
 
     Raises:
         WeightsMissing: one of them is missing, or has no readable stamp.

@@ -129,7 +129,14 @@ class Decoder:
 
 
 def unsupported(language_model: PreTrainedModel) -> str | None:
-    """Why the lean loop would not compute what this model's own forward does; None if it would."""
+    """Whether the lean loop supports a language model.
+
+    Args:
+        language_model: of transformers.
+
+    Returns:
+        Why the loop would not compute what the model's own forward does; None if it would.
+    """
     config: Any = language_model.config
     if config.model_type not in LLAMA_LAYOUT:
         return f"{config.model_type} has a different layout from {', '.join(sorted(LLAMA_LAYOUT))}"

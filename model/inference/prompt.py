@@ -35,7 +35,14 @@ def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
 
 def told_tone(labels: Sequence[str]) -> str:
-    """How a prompt names the emotions that a voice may have had: "sad", or "sad or neutral"."""
+    """Name the possible emotions of a voice in a prompt.
+
+    Args:
+        labels: of `EMOTIONS`, the likeliest first.
+
+    Returns:
+        For example "sad", or "sad or neutral".
+    """
     return " or ".join(_ADJECTIVES.get(label, label) for label in labels)
 
 

@@ -238,7 +238,7 @@ LINES = MINI.read_bytes().splitlines(keepends=True)
 def test_a_damaged_vocabulary_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / VOCABULARY
     path.write_bytes(content)
-    with pytest.raises(WeightsMissing, match="download the|get the") as caught:
+    with pytest.raises(WeightsMissing, match=r"download the|get the") as caught:
         read_ranks(path)
     assert "\n" not in str(caught.value)
 
