@@ -309,7 +309,7 @@ def test_sessions_expire_as_they_were_promised_to(tmp_path: Path) -> None:
         recorder.close()
         recorder.folder.rename(tmp_path / f"{month_ago:%Y-%m-%d_%H-%M-%S}-{number}")
     assert tidy(tmp_path) == []
-    assert tidy(tmp_path, as_promised=True) == ["1 session deleted: you chose to keep them for so long."]
+    assert tidy(tmp_path, as_promised=True) == ["1 session deleted: you chose to keep them that long."]
     assert [folder.name[-1] for folder in sessions(tmp_path)] == ["2", "1"]
 
 

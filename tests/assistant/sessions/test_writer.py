@@ -80,4 +80,4 @@ def test_what_was_promised_holds_while_nothing_is_recorded(
     note(later, *turn(1))
     later.close()
     assert sessions(tmp_path) == []
-    assert emitted == ["1 session deleted: you chose to keep them for so long."]
+    assert emitted == ["1 session deleted: you chose to keep them that long."]
