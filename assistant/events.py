@@ -38,6 +38,8 @@ class EmotionReading:
         frame_seconds: the time one row of `contributions` covers.
         contributions: float32 [frames, 5], each frame's share of the logits.
         offset: float32 [5], the term of the logits that is no frame's.
+        candidates: what may be shown, likeliest first: the label alone where the reading is sure, two emotions
+            that hold the truth with the checkpoint's stated coverage, or nothing: unsure.
     """
 
     probabilities: NDArray[np.float32]
@@ -45,6 +47,7 @@ class EmotionReading:
     frame_seconds: float
     contributions: NDArray[np.float32]
     offset: NDArray[np.float32]
+    candidates: tuple[str, ...] = ()
 
     @property
     def strongest(self) -> str:

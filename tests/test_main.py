@@ -17,7 +17,7 @@ from tests.support.tiny import tiny_checkpoint
 
 KEYS = {
     "file", "duration_seconds", "transcript", "reading", "why", "reply", "path", "model", "device", "quantize",
-    "timings_ms", "error",
+    "limit_reached", "timings_ms", "error",
 }  # fmt: skip
 
 

@@ -69,6 +69,7 @@ def blank_result(given: str | Path, engine: Engine) -> Result:
         "model": loaded.name,
         "device": loaded.device,
         "quantize": loaded.quantize,
+        "limit_reached": None,
         "timings_ms": dict.fromkeys(("load", "encode", "prefill", "first_token", "reply")),
         "error": None,
     }
@@ -121,6 +122,7 @@ def answer(
     timings["prefill"] = figures.prefill_ms
     timings["first_token"] = figures.first_token_ms
     timings["reply"] = figures.reply_ms
+    result["limit_reached"] = figures.limit_reached
     if isinstance(message, Spoken):
         words = engine.transcript(message)
         result["transcript"] = words.text if words else None

@@ -7,7 +7,6 @@ engine; `cancelled` may be set from another.
 
 from __future__ import annotations
 
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -19,14 +18,15 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
-from assistant.events import EmotionReading, Exchange, Message, Spoken, Typed
+from assistant.events import UNSURE, EmotionReading, Exchange, Message, Spoken, Typed
 from model.checkpoints.loader import Checkpoint
 from model.errors import BadInput, WeightsMissing
 from model.inference.cuda_graphs import StaticDecoder
 from model.inference.emotion_reader import EmotionReader
+from model.inference.ending import Ending
 from model.inference.kv_cache import Decoder, KeyValueCache, unsupported
-from model.inference.prompt import Content, chat_ids, encode_text
-from model.inference.sampling import next_token
+from model.inference.prompt import Content, chat_ids, encode_text, told_tone
+from model.inference.sampling import discourage_copy, next_token
 from model.inference.static_step import FixedCache
 from model.nn.lora import LoraScope
 from model.nn.speech_llm import SPEECH_ID
@@ -35,9 +35,7 @@ from model.nn.transcribe import Transcript
 _KEPT_HEARINGS = 256
 _FRAMES_PER_HEARING = 1 << 20  # each hearing's frames get unique ids, below all token ids
 _PREFILL_POSITIONS = 256  # a long prompt is run in chunks, so that cancelling waits for one chunk at most
-_FEELING = {"happy": "happy", "angry": "angry", "sad": "sad", "surprise": "surprised"}  # as an adjective
 _SPEECH = "\ue001"  # a private-use character: the placeholder of the speech in the template
-_SENTENCE_END = re.compile(r"[.!?…。！？]['\"”’)]*\s*$")
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +71,8 @@ class ReplyFigures:
         prefill_ms: until the prompt was in the cache.
         first_token_ms: until the first token.
         reply_ms: until the end.
+        limit_reached: the reply was ended by its limit and not by the model.
+        repeated: it is what was heard last.
     """
 
     reused: int = 0
@@ -81,6 +81,8 @@ class ReplyFigures:
     prefill_ms: float = 0.0
     first_token_ms: float = 0.0
     reply_ms: float = 0.0
+    limit_reached: bool = False
+    repeated: bool = False
 
 
 class Engine:
@@ -108,6 +110,7 @@ class Engine:
         self._ends = frozenset(ends if isinstance(ends, list) else [ends])
         limit = getattr(self.model.language_model.config, "max_position_embeddings", 2048)
         context = min(limit, checkpoint.context)
+        self._limit = settings.max_new_tokens
         self._longest_prompt = context - min(2 * settings.max_new_tokens, context // 2)
         self._newline = encode_text(self.tokenizer, "\n")
         long = self.model.long_prompts
@@ -235,26 +238,32 @@ class Engine:
         def since() -> float:
             return (time.perf_counter() - started) * 1e3
 
-        settings = self.checkpoint.generation
         ids, frames = self.prompt(history, message, empathy)
         logits = self._prefill(ids, frames, cancelled)
         figures.prefill_ms = since()
+        if logits is not None:
+            logits[list(self._ends.union(self.tokenizer.all_special_ids))] = -torch.inf  # no empty reply
         before = ids if self.model.config.penalty_scope == "prompt" else self._newline
-        text, written, generated = DecodeStream(skip_special_tokens=True), "", list[int]()
-        with closing(self._tokens(logits, before, cancelled)) as tokens:
+        last = history[-1].heard.strip() if history else ""
+        previous = encode_text(self.tokenizer, last)
+        text, ending, generated = DecodeStream(skip_special_tokens=True), Ending(self._limit), list[int]()
+        finished = False
+        with closing(self._tokens(logits, before, cancelled, previous)) as tokens:
             for token in tokens:
-                if token in self._ends:
+                if finished := token in self._ends:
+                    break
+                piece = text.step(self._backend, token) or ""
+                if finished := ending.reached(piece, len(generated)):
+                    figures.limit_reached = True
                     break
                 generated.append(token)
                 figures.tokens = len(generated)
                 figures.first_token_ms = figures.first_token_ms or since()
-                if piece := text.step(self._backend, token):
-                    written += piece
-                    yield piece
-                # Past the limit the reply ends with its sentence, at the latest after twice as many tokens.
-                over = len(generated) - settings.max_new_tokens
-                if over >= settings.max_new_tokens or (over >= 0 and _SENTENCE_END.search(written)):
-                    break
+                if settled := ending.take(piece, len(generated)):
+                    yield settled
+        if finished and (rest := ending.rest(cut=figures.limit_reached)):
+            yield rest
+        figures.repeated = bool(last) and ending.told.strip() == last
         # Surplus positions are truncated with the next prompt.
         self._cached_ids = (self._cached_ids + generated)[: self._cache.get_seq_length()]
         figures.reply_ms = since()
@@ -274,8 +283,17 @@ class Engine:
         finally:
             self.forget()
 
-    def _tokens(self, logits: Tensor | None, earlier: Sequence[int], cancelled: Callable[[], bool]) -> Generator[int]:
-        """Tokens after the prompt in the cache; a token's keys and values are computed when the next is needed."""
+    def _tokens(
+        self,
+        logits: Tensor | None,
+        earlier: Sequence[int],
+        cancelled: Callable[[], bool],
+        previous: Sequence[int] = (),
+    ) -> Generator[int]:
+        """Tokens after the prompt in the cache; a token's keys and values are computed when the next is needed.
+
+        A reply that begins like the `previous` one is made less likely to continue like it.
+        """
         settings = self.checkpoint.generation
         if logits is None:
             return
@@ -285,6 +303,7 @@ class Engine:
         assert isinstance(self._cache, KeyValueCache), "each decoder has its own cache"
         generated: list[int] = []
         while not cancelled():
+            discourage_copy(logits, generated, previous)
             generated.append(next_token(logits, [*earlier, *generated], settings))
             yield generated[-1]
             logits = self._decoder.step(generated[-1], self._cache)
@@ -379,10 +398,9 @@ class Engine:
         """
         if isinstance(message, Typed):
             return message.text
-        hearing = self.hear(message)
-        tone = _FEELING.get(hearing.reading.label) if hearing.reading is not None else None
-        config = self.model.config
-        template = config.tone_template if tone is not None and config.tells_tone else "{words}"
+        hearing, config = self.hear(message), self.model.config
+        tone = told_tone(self._told(hearing.reading)) if hearing.reading is not None else ""
+        template = config.tone_template if tone and config.tells_tone else "{words}"
         if config.path == "speech" and hearing.frames is not None:
             first = -2 - hearing.serial * _FRAMES_PER_HEARING
             ids = [first - index for index in range(len(hearing.frames))]
@@ -391,6 +409,13 @@ class Engine:
             return [*encode_text(self.tokenizer, before), *ids, *encode_text(self.tokenizer, after)]
         words = self.transcript(message)
         return template.format(tone=tone, words=words.text if words is not None else "")
+
+    def _told(self, reading: EmotionReading) -> Sequence[str]:
+        """The emotions that the model is told of: what the reading is sure of, or its candidates."""
+        sure = () if reading.label == UNSURE else (reading.label,)
+        if self.model.config.tone_detail == "candidates":
+            return reading.candidates or sure
+        return () if reading.label == "neutral" else sure
 
     def _prefill(self, ids: list[int], frames: dict[int, Tensor], cancelled: Callable[[], bool]) -> Tensor | None:
         """Bring the cache to `ids`; returns the last position's logits, or None when cancelled."""

@@ -9,6 +9,17 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 
+_COPIED = 3  # tokens that a reply may begin with as the last one did
+_COPY_PENALTY = 2.0  # off the logit of each further one; a reply that is asked for again is surer than that
+
+
+def discourage_copy(logits: Tensor, generated: Sequence[int], previous: Sequence[int]) -> None:
+    """Make it less likely, in place, that a reply which began as the `previous` one did goes on so."""
+    at = len(generated)
+    if _COPIED <= at < len(previous) and list(generated) == list(previous[:at]):
+        logits[previous[at]] -= _COPY_PENALTY
+
+
 def next_token(logits: Tensor, earlier: Sequence[int], settings: GenerationConfig) -> int:
     """Choose a token: greedy, or sampled with temperature, top-k and top-p if `do_sample` is set.
 

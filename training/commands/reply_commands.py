@@ -24,6 +24,7 @@ def add_reply_commands(commands: Any) -> list[argparse.ArgumentParser]:
     fit.add_argument("--epochs", type=int, default=3)
     fit.add_argument("--learning-rate", type=float, default=1e-3)
     fit.add_argument("--batch-tokens", type=int, default=1000)
+    fit.add_argument("--first-layer", type=int, default=0, help="layers below this one stay as they are")
     fit.add_argument("--start", type=Path, help="another run, whose additions are the first")
     fit.add_argument("--seed", type=int, default=0)
     fit.add_argument("--threads", type=int, default=1)
@@ -77,6 +78,7 @@ def _fit(options: argparse.Namespace) -> dict[str, Any]:
         epochs=options.epochs,
         learning_rate=options.learning_rate,
         batch_tokens=options.batch_tokens,
+        first_layer=options.first_layer,
         start=str(options.start or ""),
         seed=options.seed,
     )
@@ -88,7 +90,7 @@ def _fit(options: argparse.Namespace) -> dict[str, Any]:
         end = GenerationConfig.from_pretrained(folder).eos_token_id
         end = end[0] if isinstance(end, list) else end
         torch.manual_seed(recipe.seed)
-        network = ReplyNetwork(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), recipe.rank)
+        network = ReplyNetwork(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), recipe.rank, recipe.first_layer)
         state = Fit(run, recipe, network, Prompts(tokenizer, preset["config"], end), records)
         about = {**part_sums(preset)["text"], "rank": str(recipe.rank), "corpus": settings["corpus"]}
         return fit(state, about)

@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerFast
 
 from model.errors import BadInput
 from model.inference.prompt import chat_ids, encode_text, told_tone
-from training.replies.network import ReplyNetwork, filled
+from training.replies.network import ReplyNetwork, Sampled, filled
 from training.replies.records import Record, Turn, as_row
 from training.runs.run_folder import Run
 
@@ -43,6 +43,8 @@ class Recipe:
         learning_rate: highest; it rises over `warm_up` of all steps and falls to zero along a cosine.
         batch_tokens: of a batch, padding included, the system prompt not.
         start: folder of another run, whose additions are the first.
+        first_layer: the first that learns; those below stay as they are, which saves their backward pass.
+        negatives: tokens beside the corpus's own in each step's normalisation (`network.Sampled`).
         plain: share of batches whose system prompt lacks the empathetic part, as with empathy switched off.
     """
 
@@ -53,6 +55,8 @@ class Recipe:
     warm_up: float = 0.05
     batch_tokens: int = 1000
     start: str = ""
+    first_layer: int = 0
+    negatives: int = 2000
     plain: float = 0.1
     seed: int = 0
 
@@ -116,7 +120,9 @@ def batches(samples: Sequence[Sample], recipe: Recipe, epoch: int) -> list[list[
     return [found[i] for i in random.permutation(len(found))]
 
 
-def losses(network: ReplyNetwork, prefix: Tensor, batch: Sequence[Sample]) -> list[Tensor]:
+def losses(
+    network: ReplyNetwork, prefix: Tensor, batch: Sequence[Sample], sampled: Sampled | None = None
+) -> list[Tensor]:
     """The cross entropy of every reply token, [tokens] a sample; logits are computed at their places alone."""
     hidden = network.hidden(prefix, filled([list(sample.ids[:-1]) for sample in batch]))
     rows, places, targets, counts = list[int](), list[int](), list[int](), list[int]()
@@ -126,7 +132,7 @@ def losses(network: ReplyNetwork, prefix: Tensor, batch: Sequence[Sample]) -> li
         places += [place - 1 for place in at]
         targets += [sample.ids[place] for place in at]
         counts.append(len(at))
-    return list(network.losses(hidden[rows, places], torch.tensor(targets)).split(counts))
+    return list(network.losses(hidden[rows, places], torch.tensor(targets), sampled).split(counts))
 
 
 class Fit:
@@ -139,6 +145,9 @@ class Fit:
         self.training = [prompts.sample(record) for record in records if not record.held_out]
         self.validation = [prompts.sample(record) for record in records if record.held_out]
         self.prefixes = [torch.tensor(prompts.prefix(plain=plain)) for plain in (False, True)]
+        targets = {sample.ids[at] for sample in self.training for span in sample.spans for at in range(*span)}
+        self.known = torch.tensor(sorted(targets))
+        self.others = torch.tensor(sorted(set(range(len(network.output))) - targets))
         self.plan = [batch for epoch in range(recipe.epochs) for batch in batches(self.training, recipe, epoch)]
         self.step, self.seconds, self.best, self.history = 0, 0.0, math.inf, list[dict[str, Any]]()
         self.optimiser = torch.optim.AdamW(
@@ -171,8 +180,11 @@ class Fit:
         fall = 0.5 * (1 + math.cos(math.pi * self.step / total))
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.learning_rate * min(rise, fall)
-        plain = np.random.default_rng([recipe.seed, 1, self.step]).random() < recipe.plain
-        loss = torch.cat(losses(self.network, self.prefixes[plain], self.plan[self.step])).mean()
+        random = np.random.default_rng([recipe.seed, 1, self.step])
+        plain = random.random() < recipe.plain
+        drawn = self.others[torch.from_numpy(random.permutation(len(self.others))[: recipe.negatives])]
+        sampled = Sampled(self.known, drawn, len(self.others))
+        loss = torch.cat(losses(self.network, self.prefixes[plain], self.plan[self.step], sampled)).mean()
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)

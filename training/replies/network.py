@@ -9,6 +9,7 @@ stream and the norms stay in float32.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -26,7 +27,7 @@ MLP = ("gate_proj", "up_proj", "down_proj")
 
 
 class LowRankLinear(nn.Module):
-    """y = W x + b + B A x, with W frozen in bfloat16 and B zero at first."""
+    """y = W x + b + B A x, with W frozen in bfloat16 and B zero at first; with rank 0 nothing is added."""
 
     weight: Tensor
     bias: Tensor | None
@@ -35,12 +36,16 @@ class LowRankLinear(nn.Module):
         super().__init__()
         self.register_buffer("weight", base.weight.detach().to(_NARROW), persistent=False)
         self.register_buffer("bias", None if base.bias is None else base.bias.detach().to(_NARROW), persistent=False)
-        self.lora_a = nn.Parameter(torch.empty(rank, base.in_features))
-        self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank))
-        nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
+        self.rank = rank
+        if rank:
+            self.lora_a = nn.Parameter(torch.empty(rank, base.in_features))
+            self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank))
+            nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[N, in] -> [N, out], both bfloat16."""
+        if not self.rank:
+            return linear(hidden, self.weight, self.bias)
         low = linear(hidden, self.lora_a.to(_NARROW))
         return torch.addmm(linear(hidden, self.weight, self.bias), low, self.lora_b.to(_NARROW).T)
 
@@ -51,6 +56,7 @@ class ReplyNetwork(nn.Module):
     Args:
         language_model: of transformers, in the Llama layout; its weights are copied.
         rank: of the additions.
+        first: the first layer that learns; no gradient goes through those below, which saves their backward pass.
 
     Raises:
         ValueError: the language model has another layout.
@@ -59,7 +65,7 @@ class ReplyNetwork(nn.Module):
     embedding: Tensor
     output: Tensor
 
-    def __init__(self, language_model: Any, rank: int) -> None:
+    def __init__(self, language_model: Any, rank: int, first: int = 0) -> None:
         super().__init__()
         if why := unsupported(language_model):
             raise ValueError(why)
@@ -73,10 +79,11 @@ class ReplyNetwork(nn.Module):
         self.norm = language_model.model.norm.requires_grad_(False)
         self.layers = nn.ModuleList()
         self.norms = []
-        for layer in language_model.model.layers:
+        for number, layer in enumerate(language_model.model.layers):
             parts = {name: getattr(layer.self_attn, name) for name in ATTENTION}
             parts |= {name: getattr(layer.mlp, name) for name in MLP}
-            self.layers.append(nn.ModuleDict({name: LowRankLinear(part, rank) for name, part in parts.items()}))
+            wide = {name: LowRankLinear(part, rank if number >= first else 0) for name, part in parts.items()}
+            self.layers.append(nn.ModuleDict(wide))
             self.norms.append((layer.input_layernorm.weight.detach(), layer.post_attention_layernorm.weight.detach()))
 
     def factors(self) -> dict[str, Tensor]:
@@ -85,9 +92,9 @@ class ReplyNetwork(nn.Module):
         for number, layer in enumerate(self.layers):
             for name, part in cast(nn.ModuleDict, layer).items():
                 block = "self_attn" if name in ATTENTION else "mlp"
-                for factor in ("lora_a", "lora_b"):
+                for factor, value in part.named_parameters():
                     key = f"model.layers.{number}.{block}.{name}.{factor}"
-                    found[key] = getattr(part, factor).detach().half().contiguous()
+                    found[key] = value.detach().half().contiguous()
         return found
 
     def hidden(self, prefix: Tensor, rows: Tensor) -> Tensor:
@@ -159,19 +166,50 @@ class ReplyNetwork(nn.Module):
         weights = (scores + mask).softmax(-1)
         return (weights.view(batch, self.key_heads, group * length, -1) @ value).view(batch, self.heads, length, size)
 
-    def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """The cross entropy of each target: hidden [N, E] and ids [N] -> float32 [N]."""
-        return cast(Tensor, _CrossEntropy.apply(hidden, self.output, targets))
+    def losses(self, hidden: Tensor, targets: Tensor, sampled: Sampled | None = None) -> Tensor:
+        """The cross entropy of each target: hidden [N, E] and ids [N] -> float32 [N].
+
+        Args:
+            sampled: the tokens that the targets are told apart from; all unless given.
+        """
+        if sampled is None:
+            return cast(Tensor, _CrossEntropy.apply(hidden, self.output, targets, None))
+        places = torch.searchsorted(sampled.known, targets)
+        ids = torch.cat([sampled.known, sampled.drawn])
+        return cast(Tensor, _CrossEntropy.apply(hidden, self.output[ids], places, sampled.offsets))
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A part of the vocabulary that stands for all of it (sampled softmax, Bengio & Senecal 2008).
+
+    Attributes:
+        known: ids in rising order, every target among them; `drawn`: some of the `others`, at random.
+    """
+
+    known: Tensor
+    drawn: Tensor
+    others: int
+
+    @property
+    def offsets(self) -> Tensor:
+        """What is added to each token's logit: a drawn one counts as often as it stands for."""
+        offsets = torch.zeros(len(self.known) + len(self.drawn))
+        offsets[len(self.known) :] = math.log(self.others / len(self.drawn))
+        return offsets
 
 
 class _CrossEntropy(torch.autograd.Function):
     """Cross entropy behind the frozen output layer, some rows at a time: all logits at once leave the CPU's cache."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, output: Tensor, targets: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        ctx: Any, hidden: Tensor, output: Tensor, targets: Tensor, offsets: Tensor | None
+    ) -> Tensor:
         losses, gradients = [], []
         for rows, wanted in zip(hidden.split(_ROWS), targets.split(_ROWS), strict=True):
             logits = linear(rows.to(_NARROW), output).to(_WIDE)
+            logits += 0.0 if offsets is None else offsets
             own = logits.gather(1, wanted[:, None])
             logits -= (total := logits.logsumexp(1, keepdim=True))
             losses.append((total - own)[:, 0])
@@ -183,9 +221,9 @@ class _CrossEntropy(torch.autograd.Function):
         return torch.cat(losses)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
         (own,) = ctx.saved_tensors
-        return own * gradient[:, None], None, None
+        return own * gradient[:, None], None, None, None
 
 
 def _rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

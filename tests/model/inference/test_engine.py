@@ -7,9 +7,11 @@ import pytest
 import torch
 from transformers import GPTNeoXConfig
 
-from assistant.events import Exchange, Spoken, Typed
+from assistant.events import EmotionReading, Exchange, Spoken, Typed
 from model.errors import BadInput
-from model.inference.engine import Engine
+from model.inference.engine import Engine, Hearing
+from model.inference.sampling import discourage_copy
+from model.nn.transcribe import Transcript
 from tests.support.tiny import TEXT, tiny_checkpoint
 
 
@@ -189,3 +191,70 @@ def test_a_full_context_still_reuses_the_cache_in_most_turns() -> None:
     late = prefilled[12:]
     assert max(late) > 150, "the context must have overflowed, or the test shows nothing"
     assert sum(new < 120 for new in late) >= len(late) * 0.6
+
+
+def test_no_reply_is_empty() -> None:
+    checkpoint = tiny_checkpoint()
+    first = "".join(Engine(checkpoint).reply([], Typed("hello")))
+    favourite = checkpoint.tokenizer.encode(first)[0]
+    checkpoint.generation.eos_token_id = [265, favourite]
+    assert "".join(Engine(checkpoint).reply([], Typed("hello")))
+
+
+def test_the_limit_is_told() -> None:
+    checkpoint = tiny_checkpoint()
+    checkpoint.generation.max_new_tokens = 4
+    engine = Engine(checkpoint)
+    text = "".join(engine.reply([], Typed("hello")))
+    assert text
+    assert engine.figures.limit_reached
+    checkpoint.generation.max_new_tokens = 4000
+    longer = Engine(checkpoint)
+    stop = iter([False] * 30 + [True] * 9)
+    "".join(longer.reply([], Typed("hello"), cancelled=lambda: next(stop)))
+    assert not longer.figures.limit_reached
+
+
+def test_the_same_reply_twice_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(tiny_checkpoint())
+    first = "".join(engine.reply([], Typed("hello")))
+    history = [Exchange(Typed("hello"), first)]
+    monkeypatch.setattr(engine, "_tokens", lambda *_: (token for token in [*engine.tokenizer.encode(first), 265]))
+    assert "".join(engine.reply([], Typed("hello"))) == first
+    assert not engine.figures.repeated
+    assert "".join(engine.reply(history, Typed("hello"))) == first
+    assert engine.figures.repeated
+
+
+def test_a_copy_of_the_last_reply_becomes_less_likely() -> None:
+    def change(generated: list[int]) -> list[float]:
+        logits = torch.zeros(9)
+        discourage_copy(logits, generated, [1, 2, 3, 4, 5])
+        return logits.tolist()
+
+    assert change([1, 2, 3]) == [0, 0, 0, 0, -2, 0, 0, 0, 0]
+    assert not any(change([1, 2]) + change([1, 2, 8]) + change([1, 2, 3, 4, 5]))
+
+
+@pytest.mark.parametrize(
+    ("detail", "label", "candidates", "expected"),
+    [
+        ("emotion", "sad", (), "hi (sad)"),
+        ("emotion", "neutral", (), "hi"),
+        ("emotion", "unsure", ("sad", "neutral"), "hi"),
+        ("candidates", "surprise", (), "hi (surprised)"),
+        ("candidates", "neutral", (), "hi (neutral)"),
+        ("candidates", "unsure", ("sad", "neutral"), "hi (sad or neutral)"),
+        ("candidates", "unsure", (), "hi"),
+    ],
+)
+def test_the_prompt_tells_the_tone(
+    monkeypatch: pytest.MonkeyPatch, detail: str, label: str, candidates: tuple[str, ...], expected: str
+) -> None:
+    settings = {"path": "transcript", "tone_template": "{words} ({tone})", "tone_detail": detail}
+    engine = Engine(tiny_checkpoint(**settings))
+    reading = EmotionReading(np.ones(5, np.float32), label, 0.02, np.zeros((1, 5)), np.zeros(5), candidates)
+    spoken = recording(1)
+    monkeypatch.setattr(engine, "hear", lambda _: Hearing(0, reading, 0.0, None, []))
+    monkeypatch.setattr(engine, "transcript", lambda _: Transcript("hi", "en"))
+    assert engine.content(spoken, {}) == expected
