@@ -25,7 +25,7 @@ from model.inference.cuda_graphs import StaticDecoder
 from model.inference.emotion_reader import EmotionReader
 from model.inference.ending import Ending
 from model.inference.kv_cache import Decoder, KeyValueCache, unsupported
-from model.inference.prompt import Content, chat_ids, encode_text, told_tone
+from model.inference.prompt import Content, chat_ids, encode_text, with_tone
 from model.inference.sampling import discourage_copy, next_token
 from model.inference.static_step import FixedCache
 from model.nn.lora import LoraScope
@@ -399,23 +399,18 @@ class Engine:
         if isinstance(message, Typed):
             return message.text
         hearing, config = self.hear(message), self.model.config
-        tone = told_tone(self._told(hearing.reading)) if hearing.reading is not None else ""
-        template = config.tone_template if tone and config.tells_tone else "{words}"
+        reading = hearing.reading
+        labels: Sequence[str] = ()
+        if reading is not None:
+            labels = reading.candidates or (() if reading.label == UNSURE else (reading.label,))
         if config.path == "speech" and hearing.frames is not None:
             first = -2 - hearing.serial * _FRAMES_PER_HEARING
             ids = [first - index for index in range(len(hearing.frames))]
             frames.update(zip(ids, hearing.frames, strict=True))
-            before, _, after = template.format(tone=tone, words=_SPEECH).partition(_SPEECH)
+            before, _, after = with_tone(config, _SPEECH, labels).partition(_SPEECH)
             return [*encode_text(self.tokenizer, before), *ids, *encode_text(self.tokenizer, after)]
         words = self.transcript(message)
-        return template.format(tone=tone, words=words.text if words is not None else "")
-
-    def _told(self, reading: EmotionReading) -> Sequence[str]:
-        """The emotions that the model is told of: what the reading is sure of, or its candidates."""
-        sure = () if reading.label == UNSURE else (reading.label,)
-        if self.model.config.tone_detail == "candidates":
-            return reading.candidates or sure
-        return () if reading.label == "neutral" else sure
+        return with_tone(config, words.text if words is not None else "", labels)
 
     def _prefill(self, ids: list[int], frames: dict[int, Tensor], cancelled: Callable[[], bool]) -> Tensor | None:
         """Bring the cache to `ids`; returns the last position's logits, or None when cancelled."""

@@ -12,6 +12,8 @@ from typing import cast
 
 from transformers import PreTrainedTokenizerFast
 
+from model.config import SpeechLanguageConfig
+
 _CONTENT = "\ue000"  # a private-use character: marks the places of content in the rendered template
 
 _ADJECTIVES = {"surprise": "surprised"}
@@ -44,6 +46,19 @@ def told_tone(labels: Sequence[str]) -> str:
         For example "sad", or "sad or neutral".
     """
     return " or ".join(_ADJECTIVES.get(label, label) for label in labels)
+
+
+def with_tone(config: SpeechLanguageConfig, words: str, labels: Sequence[str]) -> str:
+    """A message as its prompt holds it.
+
+    Args:
+        config: how much of the tone is told, and in which words.
+        words: what was said.
+        labels: the emotions that the voice may have had, the likeliest first; none: not read, or unsure.
+    """
+    sure = len(labels) == 1 and labels[0] != "neutral"
+    told = labels if config.tells_tone and (sure or config.tone_detail == "candidates") else ()
+    return config.tone_template.format(tone=told_tone(told), words=words) if told else words
 
 
 def chat_ids(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ def add_reply_commands(commands: Any) -> list[argparse.ArgumentParser]:
     bring = actions.add_parser("import", help="make the corpus of texts in the plain form: tone | said | reply")
     bring.add_argument("texts", nargs="+", type=Path)
     bring.add_argument("--out", type=Path, required=True)
+    check = actions.add_parser("check", help="check the corpus against its rules; every fault is named")
+    check.add_argument("--corpus", type=Path, help="folder of *.jsonl; the shipped corpus unless given")
     fit = actions.add_parser("fit", help="tune a preset's language model on the corpus (resumable; `stop` pauses)")
     fit.add_argument("run", type=Path, help="run folder; a file `stop` in it pauses")
     fit.add_argument("--model", default="mini", help="the preset whose language model and prompt are taken")
     fit.add_argument("--rank", type=int, default=64)
     fit.add_argument("--epochs", type=int, default=3)
+    fit.add_argument("--steps", type=int, default=0, help="updates in all; all of the epochs unless given")
     fit.add_argument("--learning-rate", type=float, default=1e-3)
     fit.add_argument("--batch-tokens", type=int, default=1000)
     fit.add_argument("--first-layer", type=int, default=0, help="layers below this one stay as they are")
@@ -29,7 +33,7 @@ def add_reply_commands(commands: Any) -> list[argparse.ArgumentParser]:
     fit.add_argument("--seed", type=int, default=0)
     fit.add_argument("--threads", type=int, default=1)
     fit.add_argument("--corpus", type=Path, help="folder of *.jsonl; the shipped corpus unless given")
-    return [bring, fit]
+    return [bring, check, fit]
 
 
 def run_reply_command(options: argparse.Namespace) -> dict[str, Any] | None:
@@ -42,6 +46,8 @@ def run_reply_command(options: argparse.Namespace) -> dict[str, Any] | None:
         return None
     if options.action == "import":
         return _import(options.texts, options.out)
+    if options.action == "check":
+        return _check(options.corpus)
     return _fit(options)
 
 
@@ -51,6 +57,27 @@ def _import(texts: list[Path], out: Path) -> dict[str, Any]:
     records = read_plain(texts)
     write_corpus(out, records)
     return {"records": len(records), "exchanges": sum(len(record.turns) for record in records)}
+
+
+def _check(corpus: Path | None) -> dict[str, Any]:
+    from safetensors import safe_open
+    from transformers import AutoTokenizer
+
+    from model.checkpoints.loader import presets
+    from model.weights.fetch import ensure
+    from training.replies.check import check, summary, token_embeddings
+    from training.replies.records import CORPUS, read_corpus
+
+    records = read_corpus(corpus or CORPUS)
+    folder = ensure(presets()["mini"]["text"])
+    with safe_open(folder / "model.safetensors", "pt") as opened:
+        table = opened.get_tensor("model.embed_tokens.weight").float().numpy()
+    faults = check(records, token_embeddings(AutoTokenizer.from_pretrained(folder), table))
+    sys.stderr.writelines(f"{fault.where}: {fault.rule}: {fault.text}\n" for fault in faults)
+    found = summary(records, faults)
+    if faults:
+        raise BadInput(f"{len(faults)} faults in {found['exchanges']} exchanges: rewrite what is named above.")
+    return found
 
 
 def _fit(options: argparse.Namespace) -> dict[str, Any]:
@@ -76,6 +103,7 @@ def _fit(options: argparse.Namespace) -> dict[str, Any]:
         preset=options.model,
         rank=options.rank,
         epochs=options.epochs,
+        steps=options.steps,
         learning_rate=options.learning_rate,
         batch_tokens=options.batch_tokens,
         first_layer=options.first_layer,
@@ -83,7 +111,7 @@ def _fit(options: argparse.Namespace) -> dict[str, Any]:
         seed=options.seed,
     )
     settings = asdict(recipe) | {"corpus": digest(records)}
-    with open_run(options.run, settings, kept=options.run / CHECKPOINT) as run:
+    with open_run(options.run, settings, changeable=("steps",), kept=options.run / CHECKPOINT) as run:
         folder = ensure(preset["text"])
         ensure(preset["speech"])
         tokenizer = AutoTokenizer.from_pretrained(folder)

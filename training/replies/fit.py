@@ -40,7 +40,8 @@ class Recipe:
 
     Attributes:
         rank: of the additions.
-        learning_rate: highest; it rises over `warm_up` of all steps and falls to zero along a cosine.
+        steps: in all, 0 for all of `epochs`; a run may go on with another number of them.
+        learning_rate: it rises over the first `warm_up` steps, stays, and falls to zero over `cool_down` of all steps.
         batch_tokens: of a batch, padding included, the system prompt not.
         start: folder of another run, whose additions are the first.
         first_layer: the first that learns; those below stay as they are, which saves their backward pass.
@@ -51,8 +52,10 @@ class Recipe:
     preset: str
     rank: int = 64
     epochs: int = 3
+    steps: int = 0
     learning_rate: float = 1e-3
-    warm_up: float = 0.05
+    warm_up: int = 30
+    cool_down: float = 0.4
     batch_tokens: int = 1000
     start: str = ""
     first_layer: int = 0
@@ -149,6 +152,7 @@ class Fit:
         self.known = torch.tensor(sorted(targets))
         self.others = torch.tensor(sorted(set(range(len(network.output))) - targets))
         self.plan = [batch for epoch in range(recipe.epochs) for batch in batches(self.training, recipe, epoch)]
+        self.plan = self.plan[: recipe.steps or None]
         self.step, self.seconds, self.best, self.history = 0, 0.0, math.inf, list[dict[str, Any]]()
         self.optimiser = torch.optim.AdamW(
             [one for one in network.parameters() if one.requires_grad],
@@ -176,10 +180,9 @@ class Fit:
     def train_step(self) -> float:
         """One update; the loss a token."""
         recipe, total = self.recipe, len(self.plan)
-        rise = (self.step + 1) / max(1.0, recipe.warm_up * total)
-        fall = 0.5 * (1 + math.cos(math.pi * self.step / total))
+        rise, fall = (self.step + 1) / recipe.warm_up, (total - self.step) / (recipe.cool_down * total)
         for group in self.optimiser.param_groups:
-            group["lr"] = recipe.learning_rate * min(rise, fall)
+            group["lr"] = recipe.learning_rate * min(rise, 1.0, fall)
         random = np.random.default_rng([recipe.seed, 1, self.step])
         plain = random.random() < recipe.plain
         drawn = self.others[torch.from_numpy(random.permutation(len(self.others))[: recipe.negatives])]

@@ -1,74 +1,50 @@
-"""The measure of replies: what passes, and what the command prints."""
+"""`python -m model.replies`: prompts from a file, figures in JSON, errors in one line."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 
-from assistant.events import Exchange, Typed
-from model.commands.replies import judge, main
-from model.inference.engine import Engine
-
-CASES = {
-    "refusals": ["as an ai"],
-    "condolences": ["your loss"],
-    "fact": [{"ask": "What do bees make?", "expect": ["honey"]}],
-    "memory": [{"first": "I am Ada.", "ask": "Who am I?", "expect": ["ada"]}],
-    "feeling": [{"tone": "sad", "say": "I failed.", "never": ["well done"]}],
-}
+from model.checkpoints import loader
+from model.commands import replies
+from model.errors import BadInput
+from tests.support.tiny import tiny_checkpoint
 
 
-class Scripted:
-    """Gives these replies in turn, and notes what it was asked."""
-
-    model = SimpleNamespace(config=SimpleNamespace(tone_template="({tone}) {words}"))
-
-    def __init__(self, *replies: str) -> None:
-        self.replies = list(replies)
-        self.asked: list[tuple[int, str]] = []
-
-    def reply(self, history: Sequence[Exchange], message: Typed) -> Iterator[str]:
-        self.asked.append((len(history), message.text))
-        yield from self.replies.pop(0)
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"path": "transcript", "tone_template": "{words} ({tone})", "tone_detail": "candidates"}
+    monkeypatch.setattr(loader, "load", lambda _: tiny_checkpoint(**settings))
 
 
-@pytest.mark.parametrize(
-    ("replies", "passes"),
-    [
-        (("Honey!", "Hello.", "You are Ada.", "That is hard."), [True, True, True]),
-        (("Wax.", "Hello.", "I do not know.", "Well done!"), [False, False, False]),
-        (("honey", "", "ADA", "I am sorry for your loss."), [True, True, False]),
-        (("honey", "", "Ada", "As an AI I do not feel."), [True, True, False]),
-        (("honey", "", "Ada", " "), [True, True, False]),
-    ],
-)
-def test_a_case_passes_by_what_the_reply_holds(replies: tuple[str, ...], passes: list[bool]) -> None:
-    engine = Scripted(*replies)
-    judged = judge(cast("Engine", engine), CASES)
-    assert [(kind, good) for kind, good, *_ in judged] == list(zip(("fact", "memory", "feeling"), passes, strict=True))
-    assert engine.asked == [(0, "What do bees make?"), (0, "I am Ada."), (1, "Who am I?"), (0, "(sad) I failed.")]
+def test_prompts_are_answered_an_object_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "prompts.tsv"
+    file.write_text("sad\tMy cup broke.\n\n-\tHello.\nsad/neutral\tIt rains.\nsurprised\tOh.\n")
+    assert replies.main(["--prompts", str(file)]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["tone"], row["said"]) for row in rows] == [
+        ("sad", "My cup broke."), (None, "Hello."), ("sad/neutral", "It rains."), ("surprise", "Oh."),
+    ]  # fmt: skip
+    assert all(row["reply"] for row in rows)
 
 
-def test_the_command_prints_figures_or_every_reply(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = folder / "generation_config.json"
-    settings.write_text(json.dumps(json.loads(settings.read_text("utf-8")) | {"max_new_tokens": 2}), "utf-8")
-    assert main(["--model", str(folder), "--json"]) == 0
-    figures: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert {name for name in figures if name.endswith("_share")} == {
-        "fact_share", "memory_share", "feeling_share", "most_common_opening_share"
-    }  # fmt: skip
-    assert all(0 <= figures[name] <= 1 for name in figures if name.endswith("_share"))
-    assert main(["--model", str(folder)]) == 0
-    printed = capsys.readouterr().out
-    assert "What is the capital of France?" in printed
-    assert f"fact_share{figures['fact_share']:>22.2f}".split() in [line.split() for line in printed.splitlines()]
+@pytest.mark.parametrize("text", ["no tab", "gloomy\tHello.", "sad\t ", "sad/gloomy\tHello."])
+def test_a_line_that_is_no_prompt_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    file = tmp_path / "prompts.tsv"
+    file.write_text(f"sad\tHello.\n{text}\n")
+    assert replies.main(["--prompts", str(file)]) == 2
+    assert f"{file}:2" in capsys.readouterr().err
+    with pytest.raises(BadInput, match="check the path"):
+        replies.read_prompts(tmp_path / "nowhere.tsv")
 
 
-def test_a_missing_model_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--model", str(tmp_path / "nowhere")]) == 3
-    assert "nowhere" in capsys.readouterr().err
+def test_figures_are_one_object(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = {"fact": [{"ask": "Two and two?", "expect": ["four"]}], "form": [{"say": "Hi."}]}
+    monkeypatch.setattr(replies, "read_cases", lambda: cases)
+    assert replies.main(["--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["model"], found["fact_cases"], found["replies"]) == ("mini", 1, 2)
+    assert replies.main([]) == 0
+    assert "- fact" in capsys.readouterr().out
