@@ -1,4 +1,4 @@
-"""What the tuning on the conversation corpus has learnt: low-rank additions, merged into a language model when it loads.
+"""What tuning on the conversation corpus has learnt: low-rank additions, merged into a language model as it loads.
 
     resources/NAME/replies.safetensors    LAYER.lora_a [rank, in] and LAYER.lora_b [out, rank] in float16, for linear
                                           layers by their names in the language model; metadata: the weights that
@@ -60,8 +60,8 @@ def merge(language_model: nn.Module, preset: Mapping[str, Any]) -> None:
         raise WeightsMissing(f"{file} is of another version: {again}")
     for name in sorted(names):
         low, high, layer = factors[f"{name}.lora_a"], factors[f"{name}.lora_b"], layers.get(name)
-        shapes = isinstance(layer, nn.Linear) and low.ndim == high.ndim == 2 and low.shape[0] == high.shape[1]
-        if not shapes or layer.weight.shape != (high.shape[0], low.shape[1]):
+        fits = low.ndim == high.ndim == 2 and low.shape[0] == high.shape[1]
+        if not isinstance(layer, nn.Linear) or not fits or layer.weight.shape != (high.shape[0], low.shape[1]):
             raise WeightsMissing(f"{file} is of another version: {again}")
         with torch.no_grad():
             layer.weight.copy_(layer.weight.float().addmm_(high.float(), low.float()))

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-
 _COPIED = 3  # tokens that a reply may begin with as the last one did
 _COPY_PENALTY = 2.0  # off the logit of each further one; a reply that is asked for again is surer than that
 

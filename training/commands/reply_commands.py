@@ -114,11 +114,13 @@ def _fit(options: argparse.Namespace) -> dict[str, Any]:
     with open_run(options.run, settings, changeable=("steps",), kept=options.run / CHECKPOINT) as run:
         folder = ensure(preset["text"])
         ensure(preset["speech"])
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         end = GenerationConfig.from_pretrained(folder).eos_token_id
         end = end[0] if isinstance(end, list) else end
         torch.manual_seed(recipe.seed)
-        network = ReplyNetwork(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), recipe.rank, recipe.first_layer)
+        network = ReplyNetwork(
+            AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), recipe.rank, recipe.first_layer
+        )
         state = Fit(run, recipe, network, Prompts(tokenizer, preset["config"], end), records)
         about = {**part_sums(preset)["text"], "rank": str(recipe.rank), "corpus": settings["corpus"]}
         return fit(state, about)

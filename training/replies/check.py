@@ -46,16 +46,17 @@ _ALIKE = 0.5  # of two replies' five-grams: near-doubles
 _ALIKE_EMBEDDED = 0.97  # cosine
 _HELD_OUT = 0.75  # of two messages' words: the same question
 _SKELETON_WORDS = 6  # shorter replies ("Done.") may recur
-_FUNCTION_WORDS = frozenset(
-    "a about after again all always an and any anything are aren't as at away back be because been before being but by"
-    " can can't could did didn't do does doesn't don't down each either else even ever every for from get gets go goes"
-    " going had has have he he's her here him his how i i'd i'll i'm i've if in into is isn't it it's its just keep let"
-    " like made make me more most much my never no nobody nor not nothing now of off on once one only or other our out"
-    " over own said say she she's so some somebody someone something still take than that that's the their them then"
-    " there there's these they they're thing things this those though to too until up us very was wasn't we we're were"
-    " what what's when where whether which while who who's whose why will with without won't would yes yet you you'd"
-    " you'll you're you've your yours".split()
-)
+_COMMONEST = """
+a about after again all always an and any anything are aren't as at away back be because been before being but by
+can can't could did didn't do does doesn't don't down each either else even ever every for from get gets go goes
+going had has have he he's her here him his how i i'd i'll i'm i've if in into is isn't it it's its just keep let
+like made make me more most much my never no nobody nor not nothing now of off on once one only or other our out
+over own said say she she's so some somebody someone something still take than that that's the their them then there
+there's these they they're thing things this those though to too until up us very was wasn't we we're were what
+what's when where whether which while who who's whose why will with without won't would yes yet you you'd you'll
+you're you've your yours
+"""
+_FUNCTION_WORDS = frozenset(_COMMONEST.split())
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 """Texts to vectors of length 1, [n, size]."""
@@ -119,7 +120,9 @@ class HeldOut:
 
     @staticmethod
     def _texts(row: Mapping[str, Any]) -> list[str]:
-        return [row[key] for key in ("say", "ask", "first") if key in row] + [turn["say"] for turn in row.get("turns", ())]
+        return [row[key] for key in ("say", "ask", "first") if key in row] + [
+            turn["say"] for turn in row.get("turns", ())
+        ]
 
     def match(self, said: str) -> str | None:
         """The held-out message that has nearly the same words, if any."""

@@ -135,7 +135,8 @@ def losses(
         places += [place - 1 for place in at]
         targets += [sample.ids[place] for place in at]
         counts.append(len(at))
-    return list(network.losses(hidden[rows, places], torch.tensor(targets), sampled).split(counts))
+    found = network.losses(hidden[rows, places], torch.tensor(targets), sampled)
+    return list(torch.split(found, counts))
 
 
 class Fit:

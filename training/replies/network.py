@@ -136,7 +136,8 @@ class ReplyNetwork(nn.Module):
         attended = self._attend(query, key, value, future, first)
         stream = stream + parts["o_proj"](attended)
         normed = rms_norm(stream, width, norms[1], self.eps).to(_NARROW)
-        return stream + parts["down_proj"](silu(parts["gate_proj"](normed)) * parts["up_proj"](normed))
+        inner = silu(parts["gate_proj"](normed)) * parts["up_proj"](normed)
+        return stream + cast(Tensor, parts["down_proj"](inner))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, future: Tensor, first: int) -> Tensor:
         """Attention of the prefix to itself, and of every row to the prefix and itself: [P + B L, heads x size]."""
@@ -173,10 +174,10 @@ class ReplyNetwork(nn.Module):
             sampled: the tokens that the targets are told apart from; all unless given.
         """
         if sampled is None:
-            return cast(Tensor, _CrossEntropy.apply(hidden, self.output, targets, None))
+            return _cross_entropy(hidden, self.output, targets, None)
         places = torch.searchsorted(sampled.known, targets)
         ids = torch.cat([sampled.known, sampled.drawn])
-        return cast(Tensor, _CrossEntropy.apply(hidden, self.output[ids], places, sampled.offsets))
+        return _cross_entropy(hidden, self.output[ids], places, sampled.offsets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +204,11 @@ class _CrossEntropy(torch.autograd.Function):
     """Cross entropy behind the frozen output layer, some rows at a time: all logits at once leave the CPU's cache."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden: Tensor, output: Tensor, targets: Tensor, offsets: Tensor | None
     ) -> Tensor:
         losses, gradients = [], []
-        for rows, wanted in zip(hidden.split(_ROWS), targets.split(_ROWS), strict=True):
+        for rows, wanted in zip(torch.split(hidden, _ROWS), torch.split(targets, _ROWS), strict=True):
             logits = linear(rows.to(_NARROW), output).to(_WIDE)
             logits += 0.0 if offsets is None else offsets
             own = logits.gather(1, wanted[:, None])
@@ -221,9 +222,14 @@ class _CrossEntropy(torch.autograd.Function):
         return torch.cat(losses)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (own,) = ctx.saved_tensors
         return own * gradient[:, None], None, None, None
+
+
+def _cross_entropy(hidden: Tensor, output: Tensor, targets: Tensor, offsets: Tensor | None) -> Tensor:
+    applied: Any = _CrossEntropy
+    return cast(Tensor, applied.apply(hidden, output, targets, offsets))
 
 
 def _rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

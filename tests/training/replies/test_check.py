@@ -79,7 +79,9 @@ def test_token_embeddings_are_nearer_for_like_texts() -> None:
             return [sum(map(ord, word)) % 64 for word in text.split()]
 
     table = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
-    vectors = token_embeddings(Words(), table)(["the red kettle sings", "a red kettle sings", "my neighbour moved", "no"])
+    vectors = token_embeddings(Words(), table)(
+        ["the red kettle sings", "a red kettle sings", "my neighbour moved", "no"]
+    )
     likeness = vectors @ vectors.T
     assert likeness[0, 1] > likeness[0, 2]
     np.testing.assert_allclose(likeness[0, 0], 1, rtol=1e-5)

