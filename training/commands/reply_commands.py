@@ -76,7 +76,7 @@ def _check(corpus: Path | None) -> dict[str, Any]:
     sys.stderr.writelines(f"{fault.where}: {fault.rule}: {fault.text}\n" for fault in faults)
     found = summary(records, faults)
     if faults:
-        raise BadInput(f"{len(faults)} faults in {found['exchanges']} exchanges: rewrite what is named above.")
+        raise BadInput(f"Faults: {len(faults)} in {found['exchanges']} exchanges. Rewrite what is named above.")
     return found
 
 
