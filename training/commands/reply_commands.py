@@ -82,7 +82,7 @@ def _check(corpus: Path | None) -> dict[str, Any]:
 
 def _fit(options: argparse.Namespace) -> dict[str, Any]:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from model.checkpoints.loader import presets
     from model.checkpoints.tuned import part_sums
@@ -115,12 +115,10 @@ def _fit(options: argparse.Namespace) -> dict[str, Any]:
         folder = ensure(preset["text"])
         ensure(preset["speech"])
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        end = GenerationConfig.from_pretrained(folder).eos_token_id
-        end = end[0] if isinstance(end, list) else end
         torch.manual_seed(recipe.seed)
         network = ReplyNetwork(
             AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), recipe.rank, recipe.first_layer
         )
-        state = Fit(run, recipe, network, Prompts(tokenizer, preset["config"], end), records)
+        state = Fit(run, recipe, network, Prompts(tokenizer, preset["config"], tokenizer.eos_token_id), records)
         about = {**part_sums(preset)["text"], "rank": str(recipe.rank), "corpus": settings["corpus"]}
         return fit(state, about)
