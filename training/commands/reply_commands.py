@@ -28,6 +28,7 @@ def add_reply_commands(commands: Any) -> list[argparse.ArgumentParser]:
     fit.add_argument("--steps", type=int, default=0, help="updates in all; all of the epochs unless given")
     fit.add_argument("--learning-rate", type=float, default=1e-3)
     fit.add_argument("--batch-tokens", type=int, default=1000)
+    fit.add_argument("--copies", default="", help="records of a kind in an epoch, as 'crisis=3 facts=2'")
     fit.add_argument("--first-layer", type=int, default=0, help="layers below this one stay as they are")
     fit.add_argument("--start", type=Path, help="another run, whose additions are the first")
     fit.add_argument("--seed", type=int, default=0)
@@ -104,6 +105,7 @@ def _fit(options: argparse.Namespace) -> dict[str, Any]:
         rank=options.rank,
         epochs=options.epochs,
         steps=options.steps,
+        copies=options.copies,
         learning_rate=options.learning_rate,
         batch_tokens=options.batch_tokens,
         first_layer=options.first_layer,

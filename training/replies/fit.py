@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerFast
 from model.errors import BadInput
 from model.inference.prompt import chat_ids, encode_text, told_tone
 from training.replies.network import ReplyNetwork, Sampled, filled
-from training.replies.records import Record, Turn, as_row
+from training.replies.records import KINDS, Record, Turn, as_row
 from training.runs.run_folder import Run
 
 CHECKPOINT, FACTORS = "checkpoint.pt", "replies.safetensors"
@@ -43,6 +43,7 @@ class Recipe:
         steps: in all, 0 for all of `epochs`; a run may go on with another number of them.
         learning_rate: it rises over the first `warm_up` steps, stays, and falls to zero over `cool_down` of all steps.
         batch_tokens: of a batch, padding included, the system prompt not.
+        copies: how often the records of a kind are taken in an epoch, as "crisis=3 facts=2"; once unless named.
         start: folder of another run, whose additions are the first.
         first_layer: the first that learns; those below stay as they are, which saves their backward pass.
         negatives: tokens beside the corpus's own in each step's normalisation (`network.Sampled`).
@@ -57,6 +58,7 @@ class Recipe:
     warm_up: int = 30
     cool_down: float = 0.4
     batch_tokens: int = 1000
+    copies: str = ""
     start: str = ""
     first_layer: int = 0
     negatives: int = 2000
@@ -152,7 +154,9 @@ class Fit:
         targets = {sample.ids[at] for sample in self.training for span in sample.spans for at in range(*span)}
         self.known = torch.tensor(sorted(targets))
         self.others = torch.tensor(sorted(set(range(len(network.output))) - targets))
-        self.plan = [batch for epoch in range(recipe.epochs) for batch in batches(self.training, recipe, epoch)]
+        copies = _copies(recipe.copies)
+        epoch_samples = [one for one in self.training for _ in range(copies.get(one.kind, 1))]
+        self.plan = [batch for epoch in range(recipe.epochs) for batch in batches(epoch_samples, recipe, epoch)]
         self.plan = self.plan[: recipe.steps or None]
         self.step, self.seconds, self.best, self.history = 0, 0.0, math.inf, list[dict[str, Any]]()
         self.optimiser = torch.optim.AdamW(
@@ -205,6 +209,16 @@ class Fit:
                 found[sample.kind].append(loss)
                 found["all"].append(loss)
         return {kind: round(float(torch.cat(values).mean()), 4) for kind, values in sorted(found.items())}
+
+
+def _copies(given: str) -> dict[str, int]:
+    try:
+        found = {kind: int(count) for kind, _, count in (one.partition("=") for one in given.split())}
+    except ValueError as error:
+        raise BadInput(f"--copies {given!r}: write KIND=NUMBER, separated by spaces.") from error
+    if not set(found) <= set(KINDS) or min(found.values(), default=0) < 0:
+        raise BadInput(f"--copies {given!r}: the kinds are {', '.join(KINDS)}.")
+    return found
 
 
 def _take_over(path: Path, network: ReplyNetwork) -> None:
