@@ -204,9 +204,7 @@ class _CrossEntropy(torch.autograd.Function):
     """Cross entropy behind the frozen output layer, some rows at a time: all logits at once leave the CPU's cache."""
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, output: Tensor, targets: Tensor, offsets: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, output: Tensor, targets: Tensor, offsets: Tensor | None) -> Tensor:
         losses, gradients = [], []
         for rows, wanted in zip(torch.split(hidden, _ROWS), torch.split(targets, _ROWS), strict=True):
             logits = linear(rows.to(_NARROW), output).to(_WIDE)
