@@ -207,7 +207,7 @@ def _compose(
     config = SpeechLanguageConfig(
         speech_config=transcriber.encoder.config.to_dict(),
         text_config=language_model.config.to_dict(),
-        **preset["config"],
+        **preset["config"] | reply_tuning.prompt(preset),
         **reading_settings(head),
     )
     model = SpeechLanguageModel(config, transcriber.encoder, language_model)

@@ -45,7 +45,14 @@ class Verdict:
 
 
 def read_cases(folder: Path = CASES) -> dict[str, list[Any]]:
-    """The tables of all files by name: lists of cases by kind, and lists of words."""
+    """Read the cases.
+
+    Args:
+        folder: of TOML files.
+
+    Returns:
+        The tables of all files by name: lists of cases by kind, and lists of words.
+    """
     found: dict[str, list[Any]] = {}
     for file in sorted(folder.glob("*.toml")):
         for name, rows in tomllib.loads(file.read_text("utf-8")).items():

@@ -49,12 +49,15 @@ def told_tone(labels: Sequence[str]) -> str:
 
 
 def with_tone(config: SpeechLanguageConfig, words: str, labels: Sequence[str]) -> str:
-    """A message as its prompt holds it.
+    """Write a message as its prompt holds it.
 
     Args:
         config: how much of the tone is told, and in which words.
         words: what was said.
         labels: the emotions that the voice may have had, the likeliest first; none: not read, or unsure.
+
+    Returns:
+        The text.
     """
     sure = len(labels) == 1 and labels[0] != "neutral"
     told = labels if config.tells_tone and (sure or config.tone_detail == "candidates") else ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,14 @@ from model.errors import BadInput
 
 
 def add_reply_commands(commands: Any) -> list[argparse.ArgumentParser]:
-    """Declare `replies` and its sub-commands on the `add_subparsers` object; the parsers made."""
+    """Declare `replies` and its sub-commands.
+
+    Args:
+        commands: the `add_subparsers` object.
+
+    Returns:
+        The parsers made.
+    """
     replies = commands.add_parser("replies", help="the conversation corpus, and the tuning of replies on it")
     actions = replies.add_subparsers(dest="action", required=True)
     bring = actions.add_parser("import", help="make the corpus of texts in the plain form: tone | said | reply")
@@ -38,7 +46,13 @@ def add_reply_commands(commands: Any) -> list[argparse.ArgumentParser]:
 
 
 def run_reply_command(options: argparse.Namespace) -> dict[str, Any] | None:
-    """Run the command if it is one of these; its summary.
+    """Run the command if it is one of these.
+
+    Args:
+        options: parsed.
+
+    Returns:
+        Its summary; None if it is another command.
 
     Raises:
         BadInput, WeightsMissing: as the commands say.
@@ -89,7 +103,7 @@ def _fit(options: argparse.Namespace) -> dict[str, Any]:
     from model.checkpoints.tuned import part_sums
     from model.commands.options import quiet_libraries
     from model.weights.fetch import ensure
-    from training.replies.fit import CHECKPOINT, Fit, Prompts, Recipe, digest, fit
+    from training.replies.fit import CHECKPOINT, PROMPT, Fit, Prompts, Recipe, digest, fit
     from training.replies.network import ReplyNetwork
     from training.replies.records import CORPUS, read_corpus
     from training.runs.run_folder import open_run
@@ -121,6 +135,9 @@ def _fit(options: argparse.Namespace) -> dict[str, Any]:
         network = ReplyNetwork(
             AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), recipe.rank, recipe.first_layer
         )
-        state = Fit(run, recipe, network, Prompts(tokenizer, preset["config"], tokenizer.eos_token_id), records)
+        state = Fit(
+            run, recipe, network, Prompts(tokenizer, preset["config"] | PROMPT, tokenizer.eos_token_id), records
+        )
         about = {**part_sums(preset)["text"], "rank": str(recipe.rank), "corpus": settings["corpus"]}
+        about["prompt"] = json.dumps(PROMPT)
         return fit(state, about)

@@ -146,7 +146,16 @@ def skeleton(reply: str) -> str:
 
 
 def check(records: Sequence[Record], embed: Embed | None = None, held_out: HeldOut | None = None) -> list[Fault]:
-    """Everything in the corpus that breaks a rule."""
+    """Find what breaks a rule in the corpus.
+
+    Args:
+        records: of the corpus.
+        embed: embeds texts, for near-doubles; None: only five-grams are compared.
+        held_out: the held-out cases; None: those of the project.
+
+    Returns:
+        The faults.
+    """
     held_out = held_out or HeldOut()
     faults = []
     for record in records:
@@ -214,7 +223,15 @@ def near_doubles(replies: Sequence[str], embed: Embed | None) -> dict[int, int]:
 
 
 def token_embeddings(tokenizer: Any, table: NDArray[np.float32]) -> Embed:
-    """Texts as the mean of their tokens' embeddings, each weighed by how rare it is in the texts."""
+    """Embed texts as the mean of their tokens' embeddings, each weighted by its rarity in the texts.
+
+    Args:
+        tokenizer: of the language model.
+        table: float32 [V, E], its embeddings.
+
+    Returns:
+        The function that embeds texts.
+    """
 
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:
         # Numbers and spelt letters are so rare that they would outweigh every word.
@@ -231,7 +248,15 @@ def token_embeddings(tokenizer: Any, table: NDArray[np.float32]) -> Embed:
 
 
 def summary(records: Sequence[Record], faults: Sequence[Fault]) -> dict[str, Any]:
-    """What the corpus holds, and how many faults."""
+    """Count what the corpus holds.
+
+    Args:
+        records: of the corpus.
+        faults: found by `check`.
+
+    Returns:
+        Counts and shares by name.
+    """
     kinds = Counter(record.kind for record in records for _ in record.turns)
     lengths = sorted(len(words(turn.reply)) for record in records for turn in record.turns)
     tones = Counter("/".join(turn.tones) or "none" for record in records for turn in record.turns)

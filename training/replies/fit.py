@@ -1,7 +1,7 @@
 """Supervised tuning on the corpus: the loss of the replies' tokens, given the prompt as the engine builds it.
 
 A run folder is the whole contract (`training.runs.run_folder`): `checkpoint.pt` resumes exactly, `replies.safetensors`
-holds the additions of the best validation so far (`model.checkpoints.replies` merges them).
+holds the additions of the best validation so far (`model.checkpoints.reply_tuning` merges them).
 """
 
 from __future__ import annotations
@@ -26,12 +26,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from model.errors import BadInput
+from model.files import replacing
 from model.inference.prompt import chat_ids, encode_text, told_tone
 from training.replies.network import ReplyNetwork, Sampled, filled
 from training.replies.records import KINDS, Record, Turn, as_row
 from training.runs.run_folder import Run
 
 CHECKPOINT, FACTORS = "checkpoint.pt", "replies.safetensors"
+PROMPT = {
+    "system_prompt": "You are Undertone, a voice assistant.",
+    "empathy_prompt": " Be brief and kind, and heed the tone in brackets.",
+    "tone_template": "{words} ({tone})",
+    "tone_detail": "candidates",
+}
+"""The prompt of the tuned replies, stored and used with their weights. It is short, because it is prefilled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +49,7 @@ class Recipe:
     Attributes:
         rank: of the additions.
         steps: in all, 0 for all of `epochs`; a run may go on with another number of them.
-        learning_rate: it rises over the first `warm_up` steps, stays, and falls to zero over `cool_down` of all steps.
+        learning_rate: it rises over `warm_up` steps, stays, and falls to zero over the last `cool_down` of the steps.
         batch_tokens: of a batch, padding included, the system prompt not.
         copies: how often the records of a kind are taken in an epoch, as "crisis=3 facts=2"; once unless named.
         start: folder of another run, whose additions are the first.
@@ -89,15 +97,36 @@ class Prompts:
         self.systems = (settings["system_prompt"] + settings["empathy_prompt"], settings["system_prompt"])
 
     def prefix(self, *, plain: bool = False) -> list[int]:
-        """Ids of the system prompt, up to where the first message begins."""
+        """Encode the system prompt.
+
+        Args:
+            plain: without the empathetic part.
+
+        Returns:
+            Token ids up to where the first message begins.
+        """
         return chat_ids(self.tokenizer, self.systems[plain], [], None)
 
     def said(self, turn: Turn) -> str:
-        """What was said, with its tone."""
+        """Write a message with its tone.
+
+        Args:
+            turn: an exchange.
+
+        Returns:
+            The text.
+        """
         return self.template.format(words=turn.said, tone=told_tone(turn.tones)) if turn.tones else turn.said
 
     def sample(self, record: Record) -> Sample:
-        """A record's ids and the places of its replies."""
+        """Encode a record.
+
+        Args:
+            record: of the corpus.
+
+        Returns:
+            Its ids and the places of its replies.
+        """
         first = len(self.prefix())
         turns = [(self.said(turn), turn.reply) for turn in record.turns]
         spans, ids = [], list[int]()
@@ -179,11 +208,15 @@ class Fit:
         """Write the checkpoint beside the old one, then in its place."""
         state = {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step}
         state |= {"seconds": self.seconds, "best": self.best, "history": self.history}
-        torch.save(state, self.run.folder / "checkpoint.tmp")
-        (self.run.folder / "checkpoint.tmp").replace(self.run.folder / CHECKPOINT)
+        with replacing(self.run.folder / CHECKPOINT) as partial:
+            torch.save(state, partial)
 
     def train_step(self) -> float:
-        """One update; the loss a token."""
+        """Do one update.
+
+        Returns:
+            The loss per token.
+        """
         recipe, total = self.recipe, len(self.plan)
         rise, fall = (self.step + 1) / recipe.warm_up, (total - self.step) / (recipe.cool_down * total)
         for group in self.optimiser.param_groups:
@@ -202,7 +235,11 @@ class Fit:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """The loss a token by kind, and over all ("all")."""
+        """Measure the validation loss.
+
+        Returns:
+            The loss per token by kind, and over all ("all").
+        """
         found = defaultdict[str, list[Tensor]](list)
         for batch in batches(self.validation, self.recipe, 0):
             for sample, loss in zip(batch, losses(self.network, self.prefixes[0], batch), strict=True):
@@ -230,11 +267,16 @@ def _take_over(path: Path, network: ReplyNetwork) -> None:
 
 
 def fit(state: Fit, about: dict[str, str], *, checks: int = 2, save_seconds: float = 480.0) -> dict[str, Any]:
-    """Train until the recipe's epochs are done, or a stop or SIGTERM asks for an end; the last figures.
+    """Train until the recipe's epochs are done, or until a stop file or SIGTERM asks for an end.
 
     Args:
-        about: what the file of the additions says of itself.
-        checks: validations in an epoch.
+        state: the tuning, at its last checkpoint.
+        about: metadata of the weights' file.
+        checks: validations per epoch.
+        save_seconds: the longest time between two checkpoints.
+
+    Returns:
+        The last figures: loss, validation loss, by kind.
     """
     total, recent, run = len(state.plan), list[float](), state.run
     every = max(1, total // (state.recipe.epochs * checks))
@@ -269,8 +311,8 @@ def _check(state: Fit, about: dict[str, str], figures: dict[str, Any]) -> None:
     state.history.append({"step": state.step, **by_kind})
     if by_kind["all"] < state.best:
         state.best = by_kind["all"]
-        save_file(state.network.factors(), state.run.folder / "replies.tmp", about)
-        (state.run.folder / "replies.tmp").replace(state.run.folder / FACTORS)
+        with replacing(state.run.folder / FACTORS) as partial:
+            save_file(state.network.factors(), partial, about)
 
 
 @contextmanager
@@ -285,6 +327,13 @@ def _until_terminated() -> Iterator[list[int]]:
 
 
 def digest(records: Sequence[Record]) -> str:
-    """A short hash of the corpus."""
+    """Hash the corpus.
+
+    Args:
+        records: of the corpus.
+
+    Returns:
+        A short hexadecimal hash.
+    """
     rows = json.dumps([as_row(record) for record in records], ensure_ascii=False)
     return hashlib.sha256(rows.encode()).hexdigest()[:16]

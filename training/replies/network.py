@@ -87,7 +87,11 @@ class ReplyNetwork(nn.Module):
             self.norms.append((layer.input_layernorm.weight.detach(), layer.post_attention_layernorm.weight.detach()))
 
     def factors(self) -> dict[str, Tensor]:
-        """The additions by the names of the language model's layers, in float16: NAME.lora_a, NAME.lora_b."""
+        """Name the additions as the weights' file holds them.
+
+        Returns:
+            By the language model's layers, in float16: NAME.lora_a [rank, in], NAME.lora_b [out, rank].
+        """
         found = {}
         for number, layer in enumerate(self.layers):
             for name, part in cast(nn.ModuleDict, layer).items():
@@ -171,7 +175,12 @@ class ReplyNetwork(nn.Module):
         """The cross entropy of each target: hidden [N, E] and ids [N] -> float32 [N].
 
         Args:
-            sampled: the tokens that the targets are told apart from; all unless given.
+            hidden: float32 [N, E], the last layer's states.
+            targets: int64 [N], the tokens to predict.
+            sampled: the tokens in the normalisation; None: the whole vocabulary.
+
+        Returns:
+            float32 [N].
         """
         if sampled is None:
             return _cross_entropy(hidden, self.output, targets, None)

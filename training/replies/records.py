@@ -103,7 +103,13 @@ def _turn(row: dict[str, Any]) -> Turn:
 
 
 def read_corpus(folder: Path = CORPUS) -> list[Record]:
-    """All records of the folder's *.jsonl, in the order of their files.
+    """Read a corpus.
+
+    Args:
+        folder: of *.jsonl files.
+
+    Returns:
+        All records, in the order of their files.
 
     Raises:
         BadInput: there are none, or a line is no record.
@@ -121,7 +127,12 @@ def read_corpus(folder: Path = CORPUS) -> list[Record]:
 
 
 def write_corpus(folder: Path, records: Iterable[Record]) -> None:
-    """Write KIND.jsonl for each kind."""
+    """Write KIND.jsonl for each kind.
+
+    Args:
+        folder: to write to.
+        records: of the corpus.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     lines: dict[str, list[str]] = {}
     for record in records:
@@ -131,7 +142,13 @@ def write_corpus(folder: Path, records: Iterable[Record]) -> None:
 
 
 def read_plain(paths: Iterable[Path]) -> list[Record]:
-    """The records of files in the plain form, numbered by kind.
+    """Read files in the plain form.
+
+    Args:
+        paths: of the files.
+
+    Returns:
+        The records, numbered by kind.
 
     Raises:
         BadInput: a line is not in that form.

@@ -58,11 +58,20 @@ def test_the_additions_are_in_the_weights(tmp_path: Path, language_model: LlamaF
     assert all(torch.equal(before[name], language_model.state_dict()[name]) for name in others)
 
 
+def test_the_prompt_comes_with_the_weights(tmp_path: Path, language_model: LlamaForCausalLM) -> None:
+    write(tmp_path, lambda _, about: about.update(prompt=json.dumps({"system_prompt": "You are brief."})))
+    assert reply_tuning.prompt(PRESET) == {"system_prompt": "You are brief."}
+    (tmp_path / "x" / "replies.safetensors").write_bytes(b"torn")
+    with pytest.raises(WeightsMissing, match="install this program again"):
+        reply_tuning.prompt(PRESET)
+
+
 def test_without_a_tuning_nothing_changes(language_model: LlamaForCausalLM) -> None:
     before = language_model.get_submodule(LAYER).weight.clone()
     reply_tuning.merge(language_model, {"text": "text-x"})
     assert torch.equal(language_model.get_submodule(LAYER).weight, before)
     assert reply_tuning.reply_file({"text": "text-x"}) is None
+    assert reply_tuning.prompt({"text": "text-x"}) == {}
 
 
 @pytest.mark.parametrize(
