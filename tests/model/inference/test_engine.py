@@ -255,6 +255,6 @@ def test_the_prompt_tells_the_tone(
     engine = Engine(tiny_checkpoint(**settings))
     reading = EmotionReading(np.ones(5, np.float32), label, 0.02, np.zeros((1, 5)), np.zeros(5), candidates)
     spoken = recording(1)
-    monkeypatch.setattr(engine, "hear", lambda _: Hearing(0, reading, 0.0, None, []))
+    monkeypatch.setattr(engine, "hear", lambda _: Hearing(0, reading, "", 0.0, None, []))
     monkeypatch.setattr(engine, "transcript", lambda _: Transcript("hi", "en"))
     assert engine.content(spoken, {}) == expected

@@ -5,7 +5,9 @@ Tolerances: features 2e-4, encoder and adapter 1e-4, logits 1e-3; token ids exac
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -127,10 +129,11 @@ def test_the_engine_says_what_the_original_said(variant: str, case: str) -> None
     """The stored ids are those of our prompt, and the reply is the stored one, to where its limit cut it."""
     stored = json.loads((GOLDENS / "numeric" / variant / "generate.json").read_text())[case]
     loaded = converted(variant)
-    engine = Engine(loaded)
-    settings = loaded.generation
-    settings.do_sample, settings.max_new_tokens = False, stored["settings"]["max_new_tokens"]
+    settings = copy.deepcopy(loaded.generation)  # the loaded checkpoint is shared by all tests
+    loaded = replace(loaded, generation=settings)
+    settings.do_sample, settings.max_new_tokens = False, 2 * stored["settings"]["max_new_tokens"]
     settings.repetition_penalty = stored["settings"]["repetition_penalty"]
+    engine = Engine(loaded)
     said = loaded.tokenizer.decode(stored["prefix_ids"][0])
     instruction = said.split("<|im_start|>user\n")[1]
     assert not stored["tie_risk"]
@@ -152,9 +155,11 @@ def test_a_chat_of_two_spoken_turns(variant: str) -> None:
     """The history holds text, speech and a retokenised reply; the second turn reuses the first's cache."""
     chat = json.loads((GOLDENS / "numeric" / variant / "generate.json").read_text())["chat"]
     loaded = converted(variant)
-    settings = loaded.generation
+    settings = copy.deepcopy(loaded.generation)  # the loaded checkpoint is shared by all tests
+    loaded = replace(loaded, generation=settings)
     settings.do_sample, settings.repetition_penalty = False, 1.0
-    settings.max_new_tokens = chat["turn1"].get("settings", {"max_new_tokens": 24})["max_new_tokens"]
+    # Twice the original's limit: where it ended in mid-sentence, the engine goes on.
+    settings.max_new_tokens = 2 * chat["turn1"].get("settings", {"max_new_tokens": 24})["max_new_tokens"]
     engine, decode = Engine(loaded), loaded.tokenizer.decode
 
     def past_of(history: list[dict]) -> list[Exchange]:

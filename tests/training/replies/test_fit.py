@@ -44,7 +44,7 @@ def test_a_sample_is_what_the_engine_would_see() -> None:
     ids = [*own.prefix(), *sample.ids]
     first = with_tone(checkpoint.model.config, "it rains", ("sad",))
     history = [Exchange(Typed(first), "All day.")]
-    seen, _ = engine._prompt(history, Typed("still?"), True)
+    seen, _ = engine.prompt(history, Typed("still?"), True)
     assert ids[: len(seen)] == seen
     answers = [own.tokenizer.decode(sample.ids[start:stop]) for start, stop in sample.spans]
     assert answers == ["All day.<|im_end|>", "Still.<|im_end|>"]
