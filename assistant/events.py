@@ -65,6 +65,7 @@ class EmotionReading:
             "label": self.label,
             "confidence": self.confidence,
             "probabilities": dict(zip(EMOTIONS, self.probabilities.tolist(), strict=True)),
+            "candidates": list(self.candidates) or UNSURE,
             "frame_seconds": self.frame_seconds,
             "contributions": self.contributions.tolist(),
             "offset": self.offset.tolist(),

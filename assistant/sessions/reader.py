@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from assistant.errors import AssistantError, BadInput
-from assistant.events import EMOTIONS, SAMPLE_RATE, EmotionReading, Outcome, Samples, Spoken, Turn, Typed
+from assistant.events import EMOTIONS, SAMPLE_RATE, UNSURE, EmotionReading, Outcome, Samples, Spoken, Turn, Typed
 from assistant.sessions.corrections import keep
 from assistant.sessions.journal import JsonLines, read_lines
 from assistant.sessions.recorder import EVENTS, VERSION
@@ -178,7 +178,15 @@ def reading_from(values: Mapping[str, Any] | None) -> EmotionReading | None:
         frame_seconds=values["frame_seconds"],
         contributions=np.array(values["contributions"], np.float32).reshape(-1, len(EMOTIONS)),
         offset=np.array(values["offset"], np.float32),
+        candidates=_candidates(values),
     )
+
+
+def _candidates(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a recorded reading may show; sessions of before hold its label alone."""
+    label = values["label"]
+    shown = values.get("candidates", [label] if label != UNSURE else [])
+    return tuple(shown) if isinstance(shown, list) else ()
 
 
 # ---- later lines, and lists

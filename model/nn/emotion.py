@@ -3,13 +3,15 @@
 As in the original (BLSP-Emo, arXiv 2406.03872: `hidden2emotion`, a bias-free linear layer over the mean of the valid
 frames), plus what a fitted head needs, as buffers: the frames are centred, an offset is added, and a temperature
 calibrates (Guo et al. 2017); without hidden units the buffers' defaults are the original's head. Hidden units are
-rectified, so around any mean frame the head is linear, and the split stays exact.
+rectified, so around any mean frame the head is linear, and the split stays exact. The speaker's normal voice, where it
+is known, moves the mean frame by a constant, which is no frame's and enters the offset.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from assistant.events import EMOTIONS, UNSURE, EmotionReading
@@ -25,6 +27,9 @@ class EmotionHead(nn.Module):
         offset: [5], added to the logits before the temperature.
         temperature: scalar.
         threshold: confidence below which a reading is labelled "unsure".
+        pair_threshold: an unsure reading has its two likeliest emotions as candidates if they are this likely together.
+        normal: [D], the mean frame of ordinary voices, which a speaker's own one takes the place of; and
+            baseline_share, scalar: how far. Both only in a head that was fitted for it.
         frame_seconds: duration of one frame.
         group: frames summed into one row of a reading's contributions.
     """
@@ -32,9 +37,19 @@ class EmotionHead(nn.Module):
     centre: Tensor
     offset: Tensor
     temperature: Tensor
+    normal: Tensor
+    baseline_share: Tensor
 
     def __init__(
-        self, size: int, *, hidden: int = 0, threshold: float = 0.0, frame_seconds: float = 0.02, group: int = 1
+        self,
+        size: int,
+        *,
+        hidden: int = 0,
+        threshold: float = 0.0,
+        pair_threshold: float = 2.0,
+        baseline: bool = False,
+        frame_seconds: float = 0.02,
+        group: int = 1,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(len(EMOTIONS), size))
@@ -43,7 +58,12 @@ class EmotionHead(nn.Module):
         self.register_buffer("centre", torch.zeros(size))
         self.register_buffer("offset", torch.zeros(len(EMOTIONS)))
         self.register_buffer("temperature", torch.ones(()))
+        if baseline:
+            self.register_buffer("normal", torch.zeros(size))
+            self.register_buffer("baseline_share", torch.ones(()))
+        self.takes_baseline = baseline
         self.threshold = threshold
+        self.pair_threshold = pair_threshold
         self.frame_seconds = frame_seconds
         self.group = group
 
@@ -64,16 +84,15 @@ class EmotionHead(nn.Module):
         return self._logits(mean)
 
     @torch.no_grad()
-    def of_means(self, means: Tensor) -> Tensor:
-        """Logits of mean frames, without a gradient.
+    def of_means(self, means: Tensor, baselines: Tensor | None = None) -> Tensor:
+        """Logits [n, 5] of mean frames [n, D], without a gradient; `baselines` [n, D] or [D]: see `read`."""
+        return self._logits(means - self.centre - self._shift(baselines))
 
-        Args:
-            means: [n, D].
-
-        Returns:
-            [n, 5].
-        """
-        return self._logits(means - self.centre)
+    def _shift(self, baseline: Tensor | None) -> Tensor:
+        """What a speaker's normal voice takes off every mean frame."""
+        if baseline is None or not self.takes_baseline:
+            return torch.zeros_like(self.centre)
+        return self.baseline_share * (baseline.to(self.normal) - self.normal)
 
     def _logits(self, centred: Tensor) -> Tensor:
         logits = centred @ self.weight.T + self.offset
@@ -82,33 +101,53 @@ class EmotionHead(nn.Module):
         return logits / self.temperature
 
     @torch.inference_mode()
-    def read(self, frames: Tensor, *, frame_seconds: float | None = None) -> EmotionReading:
-        """The reading of one utterance.
+    def read(
+        self,
+        frames: Tensor,
+        *,
+        frame_seconds: float | None = None,
+        voiced: Tensor | None = None,
+        baseline: Tensor | None = None,
+    ) -> EmotionReading:
+        """The reading of one utterance's valid frames [N, D], N >= 1, each of the head's `frame_seconds` by default.
 
-        Its contributions and its offset sum to the logits of `forward`.
+        Its contributions have ceil(N / group) rows; with its offset they sum to the logits of `of_means`.
 
         Args:
-            frames: [N, D], valid frames, N >= 1.
-            frame_seconds: duration of a frame; by default the head's.
-
-        Returns:
-            The reading, with ceil(N / group) rows of contributions.
+            voiced: bool [N], the frames that contributions may fall on, at least one: what the others hold, which is
+                the mean of those, is shared out among them.
+            baseline: [D], the mean frame of the speaker's normal voice; a head that was not fitted for it ignores it.
         """
         centred = frames.to(self.weight.dtype) - self.centre
-        weight, constant = self._linear_at(centred.mean(0))
-        shares = (centred @ weight.T / (len(frames) * self.temperature)).float().cpu().numpy()
-        offset = (constant / self.temperature).float().cpu().numpy()
-        contributions = np.add.reduceat(shares, np.arange(0, len(shares), self.group), axis=0)
+        shift = self._shift(baseline)
+        weight, constant = self._linear_at(centred.mean(0) - shift)
+        shares = (centred @ weight.T / (len(frames) * self.temperature)).float()
+        offset = ((constant - weight @ shift) / self.temperature).float().cpu().numpy()
+        if voiced is not None:
+            silent = ~voiced
+            shares = shares + silent.float() @ shares / voiced.sum()
+            shares[silent] = 0
+        contributions = np.add.reduceat(shares.cpu().numpy(), np.arange(0, len(shares), self.group), axis=0)
         logits = torch.from_numpy(contributions.sum(0) + offset)
         probabilities = torch.softmax(logits, 0).numpy()
-        best = int(probabilities.argmax())
+        shown = self.candidates(probabilities)
         return EmotionReading(
             probabilities=probabilities,
-            label=EMOTIONS[best] if probabilities[best] >= self.threshold else UNSURE,
+            label=shown[0] if len(shown) == 1 else UNSURE,
             frame_seconds=(frame_seconds or self.frame_seconds) * self.group,
             contributions=contributions,
             offset=offset,
+            candidates=shown,
         )
+
+    def candidates(self, probabilities: NDArray[np.float32]) -> tuple[str, ...]:
+        """What may be shown of probabilities [5]: one emotion (sure), two, or none (unsure); the likeliest first."""
+        first, second = np.argsort(-probabilities, kind="stable")[:2]
+        if probabilities[first] >= self.threshold:
+            return (EMOTIONS[first],)
+        if probabilities[first] + probabilities[second] >= self.pair_threshold:
+            return (EMOTIONS[first], EMOTIONS[second])
+        return ()
 
     def _linear_at(self, centred: Tensor) -> tuple[Tensor, Tensor]:
         """The weight [5, D] and offset [5] of the linear head that this one is around a centred mean frame [D]."""
