@@ -51,8 +51,15 @@ class SpeechLanguageConfig(PreTrainedConfig):
             everywhere.
         emotion_source: the emotion head's input: "adapter" frames, "encoder" frames with prosody features, or "none".
         emotion_layers: encoder layers whose mean is the head's input (0: the embeddings, -1: the output).
+        emotion_stacked: give the head these layers side by side instead of their mean.
+        emotion_frames: the encoder frames that the head averages, "all", or those with "voice" in a recording that
+            is levelled first; then recordings without a voice get no reading.
         emotion_hidden: hidden units of the emotion head, 0 for a linear one.
         emotion_threshold: confidence below which a reading is labelled "unsure".
+        emotion_neutral_threshold: the same for neutral, where it is higher.
+        emotion_pair_threshold: probability that the two likeliest emotions of an unsure reading need together to be
+            its candidates; above 1: it never has any.
+        emotion_baseline: the head was fitted to take a speaker's normal voice into account.
         emotion_frame_group: encoder frames summed into one row of contributions.
         path: what replies are conditioned on: the "speech" frames or the "transcript".
         penalty_scope: tokens that a repetition penalty sees: the whole "prompt" with the reply, or the "reply" alone
@@ -90,8 +97,13 @@ class SpeechLanguageConfig(PreTrainedConfig):
     lora_scope: Literal["audio", "text", "global"] = "audio"
     emotion_source: Literal["adapter", "encoder", "none"] = "adapter"
     emotion_layers: list[int] = field(default_factory=lambda: [-1])
+    emotion_stacked: bool = False
+    emotion_frames: Literal["all", "voice"] = "all"
     emotion_hidden: int = 0
     emotion_threshold: float = 0.0
+    emotion_neutral_threshold: float = 0.0
+    emotion_pair_threshold: float = 2.0
+    emotion_baseline: bool = False
     emotion_frame_group: int = 1
     path: Literal["speech", "transcript"] = "speech"
     penalty_scope: Literal["prompt", "reply"] = "prompt"

@@ -10,8 +10,7 @@ from pathlib import Path
 from model.errors import BadInput, ModelError, WeightsMissing
 from model.files import write_atomically
 from training.commands.data_commands import add_data_commands, run_data_command
-from training.commands.import_command import add_import_command, run_import_command
-from training.commands.reply_commands import add_reply_commands, run_reply_command
+from training.commands.head_commands import add_evaluate_head, add_fit_head, run_head_command
 from training.commands.speech_commands import add_speech_commands, run_speech_command
 from training.commands.train_commands import add_train_commands, run_train_command
 from training.commands.tune_commands import add_tune_commands, run_tune_command
@@ -35,16 +34,14 @@ def _parser() -> argparse.ArgumentParser:
     corpus.add_argument("--kokoro", type=Path, default=Path("kokoro"), help="folder with *.onnx and voices/*.bin")
     corpus.add_argument("--workers", type=int, default=2)
     head = commands.add_parser("fit-head", help="fit and evaluate the emotion head on a corpus")
-    head.add_argument("corpus", type=Path)
-    head.add_argument("out", type=Path)
-    head.add_argument("--whisper", type=Path, required=True, help="folder of the Whisper model whose frames are used")
+    add_fit_head(head)
+    measured = commands.add_parser("evaluate-head", help="measure a head on people's speech, and through microphones")
+    add_evaluate_head(measured)
     speech = add_speech_commands(commands)
     data = add_data_commands(commands)
     training = add_train_commands(commands)
     tuning = add_tune_commands(commands)
-    importing = add_import_command(commands)
-    replies = add_reply_commands(commands)
-    for command in (importing, *data, *speech, *training, *tuning, *replies, corpus, head):
+    for command in (*data, *speech, *training, *tuning, corpus, head, measured):
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return parser
 
@@ -81,9 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
                 workers=options.workers,
             )
         else:
-            from training.emotion.fit_head import fit_head
-
-            summary = fit_head(options.corpus, options.out, whisper=options.whisper)
+            summary = run_head_command(options)
     except ModelError as error:
         sys.stderr.write(f"{error}\n")
         return 3 if isinstance(error, WeightsMissing) else 2

@@ -243,12 +243,20 @@ def _compose(
 def reading_settings(head: Path) -> dict[str, Any]:
     """The settings of a checkpoint's config in an emotion head's reading.json."""
     reading = json.loads((head / "reading.json").read_text("utf-8"))
-    return {
+    settings = {
         "emotion_layers": reading["layers"],
         "emotion_hidden": reading.get("hidden", 0),
         "emotion_threshold": reading["threshold"],
         "emotion_frame_group": reading["frame_group"],
     }
+    newer = (
+        "stacked",
+        "frames",
+        "neutral_threshold",
+        "pair_threshold",
+        "baseline",
+    )  # heads of before have none of these
+    return settings | {f"emotion_{name}": reading[name] for name in newer if name in reading}
 
 
 def explained(folder: Path, read: Callable[[Path], T]) -> T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import WhisperFeatureExtractor
@@ -11,8 +12,9 @@ from transformers import WhisperFeatureExtractor
 from assistant.events import SAMPLE_RATE, EmotionReading, Samples
 from model.audio.features import LONGEST_SECONDS, encoder_frames, log_mel
 from model.audio.files import split_at_pauses
-from model.audio.prosody import prosody_frames
-from model.nn.hearing import EmotionModel, EncodedSpeech
+from model.audio.prosody import prosody_frames, speech_frames
+from model.audio.voice import levelled, why_unread
+from model.nn.hearing import EmotionModel, Heard
 from model.nn.speech_llm import SpeechLanguageModel
 
 NO_HEAD = "this checkpoint has no emotion head"
@@ -63,7 +65,9 @@ class EmotionReader:
         """
         if self.model.emotion_head is None:
             return None, NO_HEAD
-        return self.judge(self.frames(samples), samples)
+        if self._needs_voice and (why := why_unread(samples)):
+            return None, why
+        return self._read(self.frames(samples), samples), None
 
     def frames(self, samples: Samples) -> Tensor:
         """The emotion head's input, which must exist.
@@ -91,30 +95,40 @@ class EmotionReader:
 
     @torch.inference_mode()
     def judge(self, frames: Tensor | None, samples: Samples) -> Judged:
-        """Read the emotion from frames that were already encoded.
-
-        Args:
-            frames: [N, D], the emotion head's input; None: there is none.
-            samples: the recording.
-
-        Returns:
-            The reading, or why there is none.
-        """
-        head, config = self.model.emotion_head, self.model.config
-        if head is None or frames is None:
+        """The reading of a recording whose emotion frames [N, D] were heard before; None: the head has no source."""
+        if self.model.emotion_head is None or frames is None:
             return None, NO_HEAD
-        if self.baseline is not None:
-            # The speaker's normal voice replaces the neutral frame of the head.
-            frames = frames.to(head.centre.dtype) - self.baseline + head.centre
+        if self._needs_voice and (why := why_unread(samples)):
+            return None, why
+        return self._read(frames, samples), None
+
+    @property
+    def _needs_voice(self) -> bool:
+        config = self.model.config
+        return config.emotion_source == "encoder" and config.emotion_frames == "voice"
+
+    @torch.inference_mode()
+    def _read(self, frames: Tensor, samples: Samples) -> EmotionReading:
+        head, config = self.model.emotion_head, self.model.config
+        assert head is not None
+        voiced, seconds = None, None
         if config.emotion_source == "adapter" and config.adapter_type != "conv":  # tokens, spread over the utterance
-            return head.read(frames, frame_seconds=len(samples) / SAMPLE_RATE / len(frames)), None
-        return head.read(frames), None
+            seconds = len(samples) / SAMPLE_RATE / len(frames)
+        if self._needs_voice:
+            pieces = split_at_pauses(samples, SAMPLE_RATE, LONGEST_SECONDS)
+            voiced = torch.from_numpy(np.concatenate([speech_frames(samples[piece]) for piece in pieces]))
+            voiced = voiced.to(frames.device)
+        return head.read(frames, frame_seconds=seconds, voiced=voiced, baseline=self.baseline)
 
     def _hear_piece(self, samples: Samples) -> EncodedSpeech:
         config, device = self.model.config, self.model.device
+        voiced = None
+        if self._needs_voice:
+            samples = levelled(samples)
+            voiced = torch.from_numpy(speech_frames(samples))[None].to(device)
         features = log_mel(self.extractor, samples, trimmed=config.window == "trimmed")
         prosody = None
         if config.emotion_source == "encoder":
             prosody = torch.from_numpy(prosody_frames(samples))[None].to(device)
         lengths = torch.tensor([encoder_frames(len(samples))], device=device)
-        return self.model.hear(features.to(device), lengths, prosody)
+        return self.model.hear(features.to(device), lengths, prosody, voiced)

@@ -26,7 +26,8 @@ class EmotionHead(nn.Module):
         centre: [D], the neutral mean frame.
         offset: [5], added to the logits before the temperature.
         temperature: scalar.
-        threshold: confidence below which a reading is labelled "unsure".
+        threshold: confidence below which a reading is labelled "unsure"; neutral_threshold: the same for neutral, where
+            it is higher, because an unknown microphone or language makes most voices look neutral.
         pair_threshold: an unsure reading has its two likeliest emotions as candidates if they are this likely together.
         normal: [D], the mean frame of ordinary voices, which a speaker's own one takes the place of; and
             baseline_share, scalar: how far. Both only in a head that was fitted for it.
@@ -46,6 +47,7 @@ class EmotionHead(nn.Module):
         *,
         hidden: int = 0,
         threshold: float = 0.0,
+        neutral_threshold: float = 0.0,
         pair_threshold: float = 2.0,
         baseline: bool = False,
         frame_seconds: float = 0.02,
@@ -63,6 +65,7 @@ class EmotionHead(nn.Module):
             self.register_buffer("baseline_share", torch.ones(()))
         self.takes_baseline = baseline
         self.threshold = threshold
+        self.neutral_threshold = neutral_threshold
         self.pair_threshold = pair_threshold
         self.frame_seconds = frame_seconds
         self.group = group
@@ -143,7 +146,8 @@ class EmotionHead(nn.Module):
     def candidates(self, probabilities: NDArray[np.float32]) -> tuple[str, ...]:
         """What may be shown of probabilities [5]: one emotion (sure), two, or none (unsure); the likeliest first."""
         first, second = np.argsort(-probabilities, kind="stable")[:2]
-        if probabilities[first] >= self.threshold:
+        needed = max(self.threshold, self.neutral_threshold) if first == 0 else self.threshold
+        if probabilities[first] >= needed:
             return (EMOTIONS[first],)
         if probabilities[first] + probabilities[second] >= self.pair_threshold:
             return (EMOTIONS[first], EMOTIONS[second])

@@ -6,6 +6,7 @@ prompts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -66,6 +67,7 @@ class HearingModel:
         features: Tensor,
         lengths: Tensor,
         prosody: Tensor | None = None,
+        voiced: Tensor | None = None,
         *,
         legacy_batching: bool = False,
     ) -> EncodedSpeech:
@@ -75,6 +77,8 @@ class HearingModel:
             features: [S, mel bins, T] log-mel.
             lengths: int64 [S], encoder frames that contain speech (`features.encoder_frames`).
             prosody: [S, T', P] prosody features, for an emotion head over encoder frames.
+            voiced: bool [S, T'], frames with a voice, at least one a row: for the emotion head the others are filled
+                with their mean, as `prosody_frames` does. By default all frames count.
             legacy_batching: the original's batching; see `ConvAdapter.forward`.
 
         Returns:
@@ -87,10 +91,21 @@ class HearingModel:
             frames, mask = self.adapt(encoded, lengths, legacy_batching=legacy_batching)
         emotion_frames, emotion_mask = frames, mask
         if self.config.emotion_source == "encoder" and prosody is not None:
-            emotion_frames = mean_of_layers(states, self.config.emotion_layers)[:, : encoded.shape[1]]
+            emotion_frames = self._layers(states)[:, : encoded.shape[1]]
+            if voiced is not None:
+                counted = voiced[..., None].to(emotion_frames)
+                mean = (emotion_frames * counted).sum(1, keepdim=True) / counted.sum(1, keepdim=True)
+                emotion_frames = torch.where(voiced[..., None], emotion_frames, mean)
             emotion_frames = torch.cat([emotion_frames, prosody.to(emotion_frames)], dim=-1)
             emotion_mask = torch.arange(encoded.shape[1], device=lengths.device) < lengths[:, None]
         return EncodedSpeech(states[-1], frames, mask, emotion_frames, emotion_mask)
+
+    def _layers(self, states: Sequence[Tensor]) -> Tensor:
+        """The encoder's share of the emotion head's input, [B, T, D], from all layers' states."""
+        layers = self.config.emotion_layers
+        if self.config.emotion_stacked:
+            return torch.cat([states[layer] for layer in layers], dim=-1)
+        return mean_of_layers(states, layers)
 
     def adapt(self, encoded: Tensor, lengths: Tensor, *, legacy_batching: bool = False) -> tuple[Tensor, Tensor]:
         """Run the adapter, which must exist: encoder frames to language-model embeddings.
@@ -167,11 +182,15 @@ def make_head(config: SpeechLanguageConfig, text_size: int) -> EmotionHead | Non
     """
     if config.emotion_source == "none":
         return None
+    layers = len(config.emotion_layers) if config.emotion_stacked else 1
     own = config.emotion_source == "encoder"
     return EmotionHead(
-        config.speech_config.d_model + len(PROSODY_FEATURES) if own else text_size,
+        config.speech_config.d_model * layers + len(PROSODY_FEATURES) if own else text_size,
         hidden=config.emotion_hidden,
         threshold=config.emotion_threshold,
+        neutral_threshold=config.emotion_neutral_threshold,
+        pair_threshold=config.emotion_pair_threshold,
+        baseline=config.emotion_baseline,
         frame_seconds=config.frame_seconds,
         group=config.emotion_frame_group,
     )

@@ -17,12 +17,9 @@ import soxr
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from assistant.events import Samples
+from assistant.events import SAMPLE_RATE, Samples
 from model.audio.prosody import speech_frames
-from model.config import SAMPLE_RATE
-
-SPEECH_LEVEL = 0.05
-"""RMS of the speech in a levelled clip, -26 dBFS."""
+from model.audio.voice import VOICE_RMS, levelled
 
 _HOP = 320
 
@@ -80,14 +77,6 @@ def draw(rng: Generator, noises: Sequence[Samples], *, vocoder: bool = False) ->
     )
 
 
-def levelled(samples: Samples) -> Samples:
-    """The clip with its speech at `SPEECH_LEVEL`."""
-    frames = speech_frames(samples)
-    padded = np.pad(samples, (0, max(0, len(frames) * _HOP - len(samples))))[: len(frames) * _HOP]
-    power = float((padded.reshape(-1, _HOP)[frames] ** 2).mean())
-    return np.asarray(samples * (SPEECH_LEVEL / max(power**0.5, 1e-5)), np.float32)
-
-
 def trimmed(samples: Samples, *, keep: float = 0.25) -> Samples:
     """The clip from `keep` seconds before its first to `keep` seconds after its last frame of speech."""
     at = np.flatnonzero(speech_frames(samples))
@@ -107,11 +96,11 @@ def apply(draw: Draw, samples: Samples, rng: Generator) -> Samples:
     if draw.noise is not None:
         start = int(rng.integers(len(draw.noise)))
         noise = np.resize(np.roll(draw.noise, -start), len(samples))
-        samples = samples + noise * SPEECH_LEVEL * 10 ** (-draw.noise_db / 20)
+        samples = samples + noise * VOICE_RMS * 10 ** (-draw.noise_db / 20)
     if draw.microphone is not None:
         samples = shaped(samples, draw.microphone)
     if draw.clip:
-        samples = np.clip(samples, -draw.clip * SPEECH_LEVEL, draw.clip * SPEECH_LEVEL)
+        samples = np.clip(samples, -draw.clip * VOICE_RMS, draw.clip * VOICE_RMS)
     return levelled(CODECS[draw.codec](samples))
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import soxr
 from numpy.random import Generator
 
-from assistant.events import Samples
-from model.config import SAMPLE_RATE
-from training.emotion.channels import SPEECH_LEVEL, convolved, levelled, shaped, through_file
+from assistant.events import SAMPLE_RATE, Samples
+from model.audio.voice import VOICE_RMS, levelled
+from training.emotion.channels import convolved, shaped, through_file
 
 Chain = Callable[[Samples, Generator], Samples]
 
@@ -66,7 +66,7 @@ def _voices(rng: Generator, size: int) -> Samples:
 
 
 def _with(samples: Samples, noise: Samples, decibels: float) -> Samples:
-    return samples + noise * SPEECH_LEVEL * 10 ** (-decibels / 20)
+    return samples + noise * VOICE_RMS * 10 ** (-decibels / 20)
 
 
 def _band(samples: Samples, low: float, high: float, resonance: float = 0.0, at: float = 2000.0) -> Samples:
@@ -83,7 +83,7 @@ def _squeezed(samples: Samples) -> Samples:
     for number, peak in enumerate(blocks):
         held = max(peak, held * 0.95)
         level[number] = held
-    gain = (np.maximum(level, 1e-3) / SPEECH_LEVEL) ** -0.6
+    gain = (np.maximum(level, 1e-3) / VOICE_RMS) ** -0.6
     return samples * np.interp(np.arange(len(samples)), np.arange(len(gain)) * step, gain).astype(np.float32)
 
 
@@ -124,7 +124,7 @@ CHANNELS: dict[str, Chain] = {
     "kitchen table": _slow_table,
     "hall": lambda x, rng: levelled(convolved(x, _HALL)[: len(x)]),
     "car": lambda x, rng: _band(_with(x, _slope(rng, len(x), -1.6), 5), 90, 6000, 5, 900),
-    "cheap headset": lambda x, rng: np.tanh(_band(x, 220, 5200, 10, 2600) / (3 * SPEECH_LEVEL)).astype(np.float32),
+    "cheap headset": lambda x, rng: np.tanh(_band(x, 220, 5200, 10, 2600) / (3 * VOICE_RMS)).astype(np.float32),
     "cafe": lambda x, rng: _with(x, _voices(rng, len(x)), 12),
     "voice recorder": _narrow,
 }

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from assistant.events import Samples
-from model.config import SAMPLE_RATE
+from assistant.events import SAMPLE_RATE, Samples
 
 Sound = NDArray[np.float64]
 
@@ -56,15 +55,17 @@ def _rain(rng: Generator, seconds: float) -> Sound:
     drops = (rng.random(int(seconds * SAMPLE_RATE)) < rng.uniform(0.002, 0.02)) * rng.standard_normal(
         int(seconds * SAMPLE_RATE)
     )
-    return np.convolve(drops, np.exp(-_times(0.01) / 0.001) * np.sin(2 * np.pi * rng.uniform(1500, 5000) * _times(0.01)))[
-        : len(drops)
-    ]
+    return np.convolve(
+        drops, np.exp(-_times(0.01) / 0.001) * np.sin(2 * np.pi * rng.uniform(1500, 5000) * _times(0.01))
+    )[: len(drops)]
 
 
 def _sweep(rng: Generator, seconds: float) -> Sound:
     low, high = rng.uniform(80, 600), rng.uniform(900, 6000)
     times = _times(seconds)
-    return np.sin(2 * np.pi * np.cumsum(low + (high - low) * np.abs(((times * rng.uniform(0.2, 2)) % 2) - 1)) / SAMPLE_RATE)
+    return np.sin(
+        2 * np.pi * np.cumsum(low + (high - low) * np.abs(((times * rng.uniform(0.2, 2)) % 2) - 1)) / SAMPLE_RATE
+    )
 
 
 def _beeps(rng: Generator, seconds: float) -> Sound:

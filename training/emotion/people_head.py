@@ -1,0 +1,169 @@
+"""`python -m training fit-head OUT --corpus MANIFEST...`: a calibrated emotion head from people's speech, with a card.
+
+Nothing that is reported of a corpus or speaker was fitted or chosen with that corpus or speaker in view, but for the
+recipe's constants (`training.emotion.recipe`), which were settled on the corpora of the shipped heads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from assistant.events import EMOTIONS
+from model.audio.prosody import PROSODY_FEATURES
+from model.errors import BadInput
+from model.nn.emotion import EmotionHead
+from training.emotion.corpora import UNACTED, MeanFrames, gather
+from training.emotion.figures import figures_of
+from training.emotion.people_card import write_people_card
+from training.emotion.recipe import (
+    Data,
+    Display,
+    Fitted,
+    Held,
+    Recipe,
+    choose_display,
+    fit_people,
+    leave_corpora,
+    leave_speakers,
+)
+
+FRAME_GROUP = 4
+_INNER_FOLDS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class HeadOptions:
+    """What to fit a head on, and where it goes.
+
+    Attributes:
+        out: the head's folder; manifests: of the corpora; cache: of mean frames, by default out/cache.
+        draws: renditions of every clip through random voices, rooms and microphones, beside the clip as it is.
+        noise: folder of recorded noise for them.
+        leave_out: acted corpora to be left out in turn; empty: none, and no figures of unseen corpora.
+        folds: of speakers left out.
+        licence: of the weights; name: of the head, for its card.
+    """
+
+    out: Path
+    manifests: list[Path]
+    whisper: Path
+    cache: Path | None = None
+    draws: tuple[int, ...] = (0, 1, 2)
+    noise: Path | None = None
+    leave_out: bool = False
+    folds: int = 10
+    licence: str = "not stated"
+    name: str = "people"
+    recipe: Recipe = field(default_factory=Recipe)
+
+
+def fit_people_head(options: HeadOptions) -> dict[str, Any]:
+    """Fit, calibrate, measure; write head.safetensors, reading.json and CARD.md to the folder; the figures.
+
+    Raises:
+        BadInput: a manifest or clip cannot be used, or there is no second acted corpus to leave out.
+        WeightsMissing: there is no Whisper in the folder.
+    """
+    cache = options.cache or options.out / "cache"
+    frames = gather(options.manifests, options.whisper, cache, draws=options.draws, noise=options.noise)
+    data, rows = Data.of(frames, options.recipe), np.ones(len(frames.clips), bool)
+    corpora = [str(name) for name in np.unique(frames.sources) if name != UNACTED]
+    judged = [name for name in corpora if _is_whole(frames, name)]
+    if len(corpora) < 2 and options.leave_out:
+        raise BadInput("--leave-one-corpus-out needs two acted corpora: name another manifest.")
+    figures: dict[str, Any] = {}
+    if options.leave_out:
+        figures["corpora"] = {name: _unseen(data, rows, options, name, judged) for name in judged}
+    speakers, beside = leave_speakers(data, rows, options.recipe, options.folds)
+    others = leave_corpora(data, rows, options.recipe, judged)[0] if len(corpora) > 1 else speakers
+    display = choose_display(others, speakers)
+    figures["speakers"] = {name: figures_of(part, display) for name, part in speakers.parts()}
+    figures["speakers"]["all acted"] = figures_of(_without_calm(speakers), display)
+    figures["speakers_baseline"] = {name: figures_of(part, display) for name, part in beside.parts()}
+    fitted = fit_people(data, rows, options.recipe)
+    write_head(options.out, fitted, display, options)
+    about = {"display": display, "recipe": options.recipe, "frames": frames, "options": options}
+    write_people_card(options.out / "CARD.md", figures, about)
+    (options.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    return figures
+
+
+def _is_whole(frames: MeanFrames, corpus: str) -> bool:
+    """Whether the corpus has most emotions, so that leaving it out says something of all of them."""
+    return len(np.unique(frames.labels[frames.sources == corpus])) >= len(EMOTIONS) - 1
+
+
+def _without_calm(held: Held) -> Held:
+    at = held.groups != UNACTED
+    return Held(held.logits[torch.from_numpy(at)], held.labels[at], held.groups[at])
+
+
+def _unseen(data: Data, rows: NDArray[np.bool_], options: HeadOptions, corpus: str, judged: Sequence[str]) -> Any:
+    """Figures of one corpus left out whole; temperature and thresholds come from the other corpora alone."""
+    others = rows & (data.frames.sources != corpus)
+    inner = [name for name in judged if name != corpus]
+    speakers, _ = leave_speakers(data, others, options.recipe, _INNER_FOLDS)
+    display = choose_display(leave_corpora(data, others, options.recipe, inner)[0] if inner else speakers, speakers)
+    result = {}
+    read = leave_corpora(data, rows, options.recipe, [corpus])
+    for name, held in zip(("without", "with_baseline"), read, strict=True):
+        result[name] = figures_of(held.part(corpus), display)
+        result[name]["unacted"] = figures_of(held.part(UNACTED), display) if (held.groups == UNACTED).any() else None
+    return result
+
+
+def write_head(out: Path, fitted: Fitted, display: Display, options: HeadOptions) -> None:
+    """Write head.safetensors (16 bits) and reading.json."""
+    head = head_of(fitted, display)
+    out.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.half().contiguous() for name, tensor in head.state_dict().items()}
+    if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+        raise BadInput("the head's numbers do not fit in 16 bits: a feature is constant but for a few clips")
+    save_file(weights, out / "head.safetensors", metadata={"licence": options.licence})
+    reading = {
+        "layers": list(options.recipe.layers),
+        "stacked": True,
+        "frames": "voice",
+        "features": list(PROSODY_FEATURES),
+        "hidden": 0,
+        "temperature": display.temperature,
+        "threshold": display.threshold,
+        "neutral_threshold": display.neutral_threshold,
+        "pair_threshold": display.pair_threshold,
+        "baseline": True,
+        "frame_group": FRAME_GROUP,
+        "licence": options.licence,
+    }
+    (out / "reading.json").write_text(json.dumps(reading, indent=2) + "\n")
+
+
+def head_of(fitted: Fitted, display: Display) -> EmotionHead:
+    """The head of a fit."""
+    head = EmotionHead(
+        len(fitted.normal),
+        threshold=display.threshold,
+        neutral_threshold=display.neutral_threshold,
+        pair_threshold=display.pair_threshold,
+        baseline=True,
+        group=FRAME_GROUP,
+    )
+    head.load_state_dict(
+        {
+            "weight": fitted.fit.weight,
+            "offset": fitted.fit.offset,
+            "centre": fitted.fit.centre,
+            "normal": fitted.normal,
+            "baseline_share": torch.tensor(fitted.share),
+            "temperature": torch.tensor(display.temperature),
+        }
+    )
+    return head
