@@ -125,7 +125,13 @@ def ask(options: argparse.Namespace) -> int:
     show = (lambda *_, **__: None) if options.json else print
     started = time.perf_counter()
     with downloads() as progress:
-        loaded = loader.load(options.model, device=options.device, quantize=options.quantize, progress=progress)
+        loaded = loader.load(
+            options.model,
+            device=options.device,
+            quantize=options.quantize,
+            reading=options.reading,
+            progress=progress,
+        )
     engine = Engine(loaded)
     load_ms = (time.perf_counter() - started) * 1e3
     worst, replies = 0, []

@@ -44,7 +44,12 @@ class EmotionCheckpoint:
 
 
 def load_emotion(
-    source: str, *, device: str = "auto", quantize: str = "auto", progress: Report | None = None
+    source: str,
+    *,
+    device: str = "auto",
+    quantize: str = "auto",
+    reading: str | None = None,
+    progress: Tell | None = None,
 ) -> EmotionCheckpoint:
     """Load the part of a preset or checkpoint folder that reads emotion, with the same weights as `loader.load`.
 
@@ -52,20 +57,14 @@ def load_emotion(
     in 4 bits.
 
     Args:
-        source: as `loader.load`.
-        device: as `loader.load`.
-        quantize: as `loader.load`.
-        progress: called with the progress of downloads.
-
-    Returns:
-        The emotion model.
+        source, device, quantize, reading, progress: as `loader.load`.
 
     Raises:
         WeightsMissing: as `loader.load`.
         BadInput: as `loader.load`.
     """
     device = usable_device(device)
-    preset = loader.preset_of(source)
+    preset = loader.preset_of(source, reading)
     if preset is None:
         found = loader.explained(Path(source), lambda folder: _of_folder(folder, device, quantize))
     elif source in loader.presets():
@@ -75,7 +74,7 @@ def load_emotion(
             Path(source), lambda folder: _of_preset(str(folder), preset, device, quantize, progress)
         )
     if found is None:
-        whole = loader.load(source, device=device, quantize=quantize, progress=progress)
+        whole = loader.load(source, device=device, quantize=quantize, reading=reading, progress=progress)
         return EmotionCheckpoint(whole.name, whole.model, whole.extractor, whole.quantize)
     model = found.model.eval().to(device)
     if found.quantize == "int8":

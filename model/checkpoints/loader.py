@@ -39,6 +39,10 @@ RESOURCES = Path(str(files("resources")))
 RECOGNISER = "whisper-base"
 """The recogniser of checkpoints without their own."""
 
+READINGS = ("people", "free")
+"""The shipped emotion heads: "people", the default, also learnt from speech under CC BY-NC-SA 4.0, which binds it to
+that licence; "free" from permissive data alone, for commercial use too."""
+
 T = TypeVar("T")
 
 _NEW_TOKENS = 128  # of a reply, where generation_config.json names no limit
@@ -101,20 +105,30 @@ def presets() -> dict[str, dict[str, Any]]:
     return tomllib.loads((RESOURCES / "presets.toml").read_text("utf-8"))
 
 
-def preset_of(source: str) -> dict[str, Any] | None:
+def preset_of(source: str, reading: str | None = None) -> dict[str, Any] | None:
     """The preset behind a source.
 
     Args:
         source: a preset's name, or a folder.
+        reading: the emotion head in use: one of `READINGS`, or the folder of one; None: the preset's own.
 
     Returns:
         The settings of a preset, or of the preset that a tuned checkpoint is based on; None for an ordinary folder.
 
     Raises:
         WeightsMissing: a tuned checkpoint is damaged.
+        BadInput: the source has an emotion head of its own, or there is none in the folder.
     """
     known = presets()
-    return known.get(source) or tuned.preset_of(Path(source), known)
+    preset = known.get(source) or tuned.preset_of(Path(source), known)
+    if reading is None:
+        return preset
+    if source not in known:
+        raise BadInput(f"{source} has an emotion head of its own: leave out --reading.")
+    folder = RESOURCES / "mini" / reading if reading in READINGS else Path(reading).absolute()
+    if not (folder / "reading.json").is_file():
+        raise BadInput(f"{reading} is no emotion head: use {', '.join(READINGS)} or the folder of one.")
+    return {**known[source], "head": str(folder)}
 
 
 def inspect(source: str) -> inventory.Source:
@@ -143,6 +157,7 @@ def load(
     *,
     device: str = "auto",
     quantize: str = "auto",
+    reading: str | None = None,
     threads: int | None = None,
     progress: Callable[[fetch.Progress], None] | None = None,
 ) -> Checkpoint:
@@ -153,6 +168,7 @@ def load(
         device: "auto" (CUDA if there is any), "cpu" or "cuda".
         quantize: "none", "int8" (CPU), "nf4" (the language model in 4 bits) or "nf4-all" (the encoder too). "auto": as
             stored if the folder is quantized, otherwise NF4 on CUDA and int8 on a CPU.
+        reading: the emotion head, as `preset_of`.
         threads: torch's compute threads in this process; None leaves one core to audio and UI.
         progress: called with the progress of downloads.
 
@@ -161,12 +177,12 @@ def load(
 
     Raises:
         WeightsMissing: there is no such checkpoint, part or device, or not enough memory.
-        BadInput: the folder is stored in 4 bits, and another mode is requested.
+        BadInput: the folder is stored in 4 bits, and another mode is requested; or as `preset_of`.
     """
     device = usable_device(device)
     torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) - 1))
-    preset = preset_of(source)
-    with returning_freed_blocks():
+    preset = preset_of(source, reading)
+    with blocks_given_back():
         if preset is not None and source in presets():
             checkpoint = _compose(source, preset, device, usable_mode(quantize, device), progress)
         elif preset is not None:

@@ -28,6 +28,10 @@ def add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", choices=DEVICES, default="auto")
     command.add_argument("--quantize", choices=QUANTIZE, default="auto")
     command.add_argument(
+        "--reading",
+        help="people (default; weights under CC BY-NC-SA 4.0) or free (commercial use too), or a head's folder",
+    )
+    command.add_argument(
         "--empathy",
         action=argparse.BooleanOptionalAction,
         default=True,
