@@ -53,13 +53,14 @@ class SpeechLanguageConfig(PreTrainedConfig):
         emotion_layers: encoder layers whose mean is the head's input (0: the embeddings, -1: the output).
         emotion_stacked: give the head these layers side by side instead of their mean.
         emotion_frames: the encoder frames that the head averages, "all", or those with "voice" in a recording that
-            is levelled first; then recordings without a voice get no reading.
+            is levelled first.
         emotion_hidden: hidden units of the emotion head, 0 for a linear one.
         emotion_threshold: confidence below which a reading is labelled "unsure".
         emotion_neutral_threshold: the same for neutral, where it is higher.
         emotion_pair_threshold: probability that the two likeliest emotions of an unsure reading need together to be
             its candidates; above 1: it never has any.
         emotion_baseline: the head was fitted to take a speaker's normal voice into account.
+        emotion_voice: the head was fitted to tell a voice from other sounds, of which it gives no reading.
         emotion_frame_group: encoder frames summed into one row of contributions.
         path: what replies are conditioned on: the "speech" frames or the "transcript".
         penalty_scope: tokens that a repetition penalty sees: the whole "prompt" with the reply, or the "reply" alone
@@ -104,6 +105,7 @@ class SpeechLanguageConfig(PreTrainedConfig):
     emotion_neutral_threshold: float = 0.0
     emotion_pair_threshold: float = 2.0
     emotion_baseline: bool = False
+    emotion_voice: bool = False
     emotion_frame_group: int = 1
     path: Literal["speech", "transcript"] = "speech"
     penalty_scope: Literal["prompt", "reply"] = "prompt"

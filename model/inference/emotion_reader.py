@@ -13,7 +13,7 @@ from assistant.events import SAMPLE_RATE, EmotionReading, Samples
 from model.audio.features import LONGEST_SECONDS, encoder_frames, log_mel
 from model.audio.files import split_at_pauses
 from model.audio.prosody import prosody_frames, speech_frames
-from model.audio.voice import levelled, why_unread
+from model.audio.voice import NO_VOICE, levelled, why_unread
 from model.nn.hearing import EmotionModel, Heard
 from model.nn.speech_llm import SpeechLanguageModel
 
@@ -67,7 +67,7 @@ class EmotionReader:
             return None, NO_HEAD
         if self._needs_voice and (why := why_unread(samples)):
             return None, why
-        return self._read(self.frames(samples), samples), None
+        return self.judge(self.frames(samples), samples)
 
     def frames(self, samples: Samples) -> Tensor:
         """The emotion head's input, which must exist.
@@ -96,10 +96,13 @@ class EmotionReader:
     @torch.inference_mode()
     def judge(self, frames: Tensor | None, samples: Samples) -> Judged:
         """The reading of a recording whose emotion frames [N, D] were heard before; None: the head has no source."""
-        if self.model.emotion_head is None or frames is None:
+        head = self.model.emotion_head
+        if head is None or frames is None:
             return None, NO_HEAD
         if self._needs_voice and (why := why_unread(samples)):
             return None, why
+        if not head.hears_voice(frames):
+            return None, NO_VOICE
         return self._read(frames, samples), None
 
     @property

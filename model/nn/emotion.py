@@ -31,6 +31,8 @@ class EmotionHead(nn.Module):
         pair_threshold: an unsure reading has its two likeliest emotions as candidates if they are this likely together.
         normal: [D], the mean frame of ordinary voices, which a speaker's own one takes the place of; and
             baseline_share, scalar: how far. Both only in a head that was fitted for it.
+        voice: [D], and voice_offset, scalar: the log odds that a mean frame, less the centre, is a voice's. Only in a
+            head that was fitted for it.
         frame_seconds: duration of one frame.
         group: frames summed into one row of a reading's contributions.
     """
@@ -40,6 +42,8 @@ class EmotionHead(nn.Module):
     temperature: Tensor
     normal: Tensor
     baseline_share: Tensor
+    voice: Tensor
+    voice_offset: Tensor
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class EmotionHead(nn.Module):
         neutral_threshold: float = 0.0,
         pair_threshold: float = 2.0,
         baseline: bool = False,
+        voice: bool = False,
         frame_seconds: float = 0.02,
         group: int = 1,
     ) -> None:
@@ -63,7 +68,11 @@ class EmotionHead(nn.Module):
         if baseline:
             self.register_buffer("normal", torch.zeros(size))
             self.register_buffer("baseline_share", torch.ones(()))
+        if voice:
+            self.register_buffer("voice", torch.zeros(size))
+            self.register_buffer("voice_offset", torch.zeros(()))
         self.takes_baseline = baseline
+        self.knows_voices = voice
         self.threshold = threshold
         self.neutral_threshold = neutral_threshold
         self.pair_threshold = pair_threshold
@@ -90,6 +99,14 @@ class EmotionHead(nn.Module):
     def of_means(self, means: Tensor, baselines: Tensor | None = None) -> Tensor:
         """Logits [n, 5] of mean frames [n, D], without a gradient; `baselines` [n, D] or [D]: see `read`."""
         return self._logits(means - self.centre - self._shift(baselines))
+
+    @torch.inference_mode()
+    def hears_voice(self, frames: Tensor) -> bool:
+        """Whether the mean of frames [N, D] is a voice's; True from a head that was not fitted to tell."""
+        if not self.knows_voices:
+            return True
+        mean = frames.to(self.weight.dtype).mean(0) - self.centre
+        return bool(mean @ self.voice + self.voice_offset > 0)
 
     def _shift(self, baseline: Tensor | None) -> Tensor:
         """What a speaker's normal voice takes off every mean frame."""

@@ -191,6 +191,7 @@ def make_head(config: SpeechLanguageConfig, text_size: int) -> EmotionHead | Non
         neutral_threshold=config.emotion_neutral_threshold,
         pair_threshold=config.emotion_pair_threshold,
         baseline=config.emotion_baseline,
+        voice=config.emotion_voice,
         frame_seconds=config.frame_seconds,
         group=config.emotion_frame_group,
     )

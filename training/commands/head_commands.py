@@ -21,7 +21,11 @@ def add_fit_head(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--renditions", type=int, default=2, help="of a clip, through random microphones and voices")
     command.add_argument("--noise", type=Path, help="folder of recorded noise for them")
+    command.add_argument(
+        "--bursts", nargs="*", type=Path, default=[], help="manifests of laughs and sobs, as voices alone"
+    )
     command.add_argument("--cache", type=Path, help="folder of mean frames; OUT/cache by default")
+    command.add_argument("--unacted", type=float, help="weight of ordinary speech, in shares of a corpus' emotion")
     command.add_argument("--folds", type=int, default=10, help="of speakers left out")
     command.add_argument("--licence", default="not stated", help="of the weights")
     command.add_argument("--name", default="people", help="of the head, for its card")
@@ -60,6 +64,7 @@ def run_head_command(given: argparse.Namespace) -> dict[str, Any]:
 
 def _fit_people(given: argparse.Namespace) -> dict[str, Any]:
     from training.emotion.people_head import HeadOptions, fit_people_head
+    from training.emotion.recipe import Recipe
 
     if len(given.folders) != 1:
         raise BadInput("With --corpus, fit-head takes one folder: OUT.")
@@ -71,9 +76,11 @@ def _fit_people(given: argparse.Namespace) -> dict[str, Any]:
             cache=given.cache,
             draws=tuple(range(given.renditions + 1)),
             noise=given.noise,
+            bursts=given.bursts,
             leave_out=given.leave_one_corpus_out,
             folds=given.folds,
             licence=given.licence,
             name=given.name,
+            recipe=Recipe() if given.unacted is None else Recipe(unacted=given.unacted),
         )
     )

@@ -42,12 +42,14 @@ class Clip:
     """One clip of a manifest.
 
     Attributes:
+        name: its path as the manifest has it.
         emotion: its row in `EMOTIONS`.
         speaker: unique over all manifests.
         acted: False: ordinary speech, which counts as neutral.
     """
 
     audio: Path
+    name: str
     emotion: int
     speaker: str
     corpus: str
@@ -119,6 +121,7 @@ def read_manifest(path: Path) -> list[Clip]:
             clips.append(
                 Clip(
                     audio=path.parent / row["audio"],
+                    name=str(row["audio"]),
                     emotion=EMOTIONS.index(row["emotion"]),
                     speaker=f"{corpus}/{row['speaker']}",
                     corpus=corpus,
@@ -157,7 +160,7 @@ def gather(
         clips = read_manifest(path)
         for number in draws:
             chosen = [c for at, c in enumerate(clips) if c.acted or not number or at % 2 == number % 2]
-            kept = reader.cached(cache / f"{path.parent.name}-{path.stem}.{number}.npz", path.parent, chosen, number)
+            kept = reader.cached(cache / f"{path.parent.name}-{path.stem}.{number}.npz", chosen, number)
             rows += chosen
             numbers += [number] * len(chosen)
             states.append(kept[0])
@@ -179,7 +182,7 @@ class _Reader:
         self._encoder: WhisperModel | None = None
 
     def cached(
-        self, cache: Path, folder: Path, clips: Sequence[Clip], number: int
+        self, cache: Path, clips: Sequence[Clip], number: int
     ) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
         """States and prosody of the clips in rendition `number`, computed where the cache lacks them."""
         known: dict[str, tuple[NDArray[np.float16], NDArray[np.float32]]] = {}
@@ -187,23 +190,22 @@ class _Reader:
             with np.load(cache) as kept:
                 pairs = zip(kept["states"], kept["prosody"], strict=True)
                 known = dict(zip(kept["audio"].tolist(), pairs, strict=True))
-        names = {clip: str(clip.audio.relative_to(folder)) for clip in clips}
-        missing = [clip for clip in clips if names[clip] not in known]
-        told = f"{folder.name}, rendition {number}"
+        missing = [clip for clip in clips if clip.name not in known]
+        told = f"{cache.stem.partition('.')[0]}, rendition {number}"
         for done, clip in enumerate(track(missing, told, console=Console(stderr=True), transient=True), 1):
-            known[names[clip]] = self._mean(self._rendered(clip, names[clip], number))
+            known[clip.name] = self._mean(self._rendered(clip, number))
             if done % _SAVE_EVERY == 0 or done == len(missing):
                 _save(cache, known)
-        return tuple(np.stack(column) for column in zip(*(known[names[clip]] for clip in clips), strict=True))  # type: ignore[return-value]  # a pair
+        return tuple(np.stack(column) for column in zip(*(known[clip.name] for clip in clips), strict=True))  # type: ignore[return-value]  # a pair
 
-    def _rendered(self, clip: Clip, name: str, number: int) -> Samples:
+    def _rendered(self, clip: Clip, number: int) -> Samples:
         longest = _LONGEST_SECONDS[number > 0] * SAMPLE_RATE
         samples = levelled(trimmed(read_audio(clip.audio)))[:longest]
         if not number:
             return samples
         speaker = clip.speaker.partition("/")[2]
         chosen = draw(seeded(speaker, number), self._noises, vocoder=number % _VOCODER_EVERY == 0)
-        return apply(chosen, samples, seeded(name, number))
+        return apply(chosen, samples, seeded(clip.name, number))
 
     @torch.inference_mode()
     def _mean(self, samples: Samples) -> tuple[NDArray[np.float16], NDArray[np.float32]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -21,14 +20,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from assistant.events import EMOTIONS, SAMPLE_RATE, Samples
-from model.audio.features import encode, encoder_frames, log_mel
+from assistant.events import SAMPLE_RATE, Samples
+from model.audio.features import encode, log_mel
 from model.audio.files import read_audio
 from model.audio.voice import levelled
 from model.checkpoints.emotion_loader import load_emotion
 from model.errors import BadInput
 from model.inference.emotion_reader import EmotionReader
-from training.emotion.corpora import UNACTED, Clip, read_manifest
+from training.emotion.corpora import Clip, read_manifest
 from training.emotion.figures import figures_from
 from training.emotion.recipe import Display
 from training.emotion.unseen_channels import CHANNELS, through

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import soundfile
 from numpy.random import Generator
 from numpy.typing import NDArray
 
@@ -148,3 +151,30 @@ def voiceless(kind: str, seed: int, *, level: float = 0.1) -> Samples:
     rng = np.random.default_rng([seed, *kind.encode()])
     made = SOUNDS[kind](rng, float(rng.uniform(1, 6)))
     return (made * level / (np.abs(made).max() + 1e-9)).astype(np.float32)
+
+
+def write_sounds(folder: Path, noise: Path | None = None, *, each: int = 24) -> Path:
+    """Write `each` sounds of every kind, and 3 s pieces of recorded noise, with a manifest; what is there is kept.
+
+    Args:
+        noise: folder of recordings of noise at 16 kHz.
+
+    Returns:
+        The manifest's path.
+    """
+    manifest = folder / "manifest.jsonl"
+    if manifest.is_file():
+        return manifest
+    folder.mkdir(parents=True, exist_ok=True)
+    sounds = {(kind, seed): voiceless(kind, seed) for kind in SOUNDS for seed in range(each)}
+    for path in sorted(noise.iterdir()) if noise else []:
+        samples = soundfile.read(path, dtype="float32")[0]
+        starts = range(0, min(len(samples) - 3 * SAMPLE_RATE, 48 * SAMPLE_RATE), 4 * SAMPLE_RATE)
+        sounds |= {(path.stem, at): samples[start : start + 3 * SAMPLE_RATE] for at, start in enumerate(starts)}
+    rows = []
+    for (kind, number), samples in sounds.items():
+        name = f"{kind}-{number}.flac"
+        soundfile.write(folder / name, samples, SAMPLE_RATE)
+        rows.append({"audio": name, "emotion": "neutral", "speaker": kind, "corpus": "voiceless", "acted": True})
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return manifest
