@@ -265,13 +265,7 @@ def reading_settings(head: Path) -> dict[str, Any]:
         "emotion_threshold": reading["threshold"],
         "emotion_frame_group": reading["frame_group"],
     }
-    newer = (
-        "stacked",
-        "frames",
-        "neutral_threshold",
-        "pair_threshold",
-        "baseline",
-    )  # heads of before have none of these
+    newer = ["stacked", "frames", "neutral_threshold", "pair_threshold", "baseline", "voice"]  # earlier heads lack them
     return settings | {f"emotion_{name}": reading[name] for name in newer if name in reading}
 
 

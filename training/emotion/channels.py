@@ -166,7 +166,7 @@ def _microphone(rng: Generator) -> Samples:
     if rng.random() < 0.5:
         high = rng.uniform(3200, 7500)
         decibels = decibels - 48 * np.maximum(np.log2(np.maximum(hertz, 30) / high), 0)
-    return (10 ** (np.clip(decibels, -60, 30) / 20)).astype(np.float32)
+    return np.asarray(10 ** (np.clip(decibels, -60, 30) / 20), np.float32)
 
 
 def _noise(rng: Generator, noises: Sequence[Samples]) -> Samples:
@@ -183,7 +183,7 @@ def _noise(rng: Generator, noises: Sequence[Samples]) -> Samples:
         if rng.random() < 0.3:
             hum = np.sin(2 * np.pi * rng.choice([50, 60, 100, 120]) * np.arange(size) / SAMPLE_RATE)
             made = made / made.std() + rng.uniform(0.2, 1.5) * hum
-    return (made / (made.std() + 1e-9)).astype(np.float32)
+    return np.asarray(made / (made.std() + 1e-9), np.float32)
 
 
 def through_file(samples: Samples, rate: int, container: str, subtype: str, **how: float) -> Samples:

@@ -92,7 +92,9 @@ def _heard_through(name: str, clip: Clip) -> Samples:
 
 def _measured(reader: EmotionReader, clips: Sequence[Clip], sound: Callable[[Clip], Samples]) -> dict[str, Any]:
     """Figures by corpus; `unread`: clips in which no voice was heard."""
-    read = [reader.read(sound(clip))[0] for clip in track(clips, "readings", Console(stderr=True), transient=True)]
+    read = [
+        reader.read(sound(clip))[0] for clip in track(clips, "readings", console=Console(stderr=True), transient=True)
+    ]
     figures = {}
     for source in dict.fromkeys(clip.source for clip in clips):
         own = [(clip, one) for clip, one in zip(clips, read, strict=True) if clip.source == source]
@@ -115,7 +117,7 @@ def _with_baseline(reader: EmotionReader, clips: Sequence[Clip], count: int) -> 
     """Figures with each speaker's first `count` neutral clips as baseline, which are not scored."""
     known: dict[str, list[tuple[int, NDArray[np.float32]]]] = {}
     speakers = dict.fromkeys(clip.speaker for clip in clips)
-    for speaker in track(speakers, "speakers", Console(stderr=True), transient=True):
+    for speaker in track(speakers, "speakers", console=Console(stderr=True), transient=True):
         own = [clip for clip in clips if clip.speaker == speaker]
         neutral = [clip for clip in own if clip.emotion == 0]
         if len(neutral) <= count:

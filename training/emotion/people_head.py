@@ -42,7 +42,7 @@ from training.emotion.voiceless import write_sounds
 FRAME_GROUP = 4
 _INNER_FOLDS = 4
 _VOICE_L2 = 0.003
-_VOICE_MARGIN = 2.0
+_VOICE_MARGIN = 3.5
 """Log odds that a voice must have."""
 
 

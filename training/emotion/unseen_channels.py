@@ -52,7 +52,7 @@ def _slope(rng: Generator, size: int, power: float, low: float = 20.0) -> Sample
     spectrum = np.fft.rfft(rng.standard_normal(size))
     spectrum *= np.maximum(np.fft.rfftfreq(size, 1 / SAMPLE_RATE), low) ** power
     made = np.fft.irfft(spectrum, size)
-    return (made / made.std()).astype(np.float32)
+    return np.asarray(made / made.std(), np.float32)
 
 
 def _voices(rng: Generator, size: int) -> Samples:
@@ -62,7 +62,7 @@ def _voices(rng: Generator, size: int) -> Samples:
     made = shaped(rng.standard_normal(size).astype(np.float32), gain)
     times = np.arange(size) / SAMPLE_RATE
     beat = 1 + 0.4 * np.sin(2 * np.pi * 4.1 * times + rng.uniform(0, 6)) * np.sin(2 * np.pi * 0.7 * times)
-    return (made * beat / (made * beat).std()).astype(np.float32)
+    return np.asarray(made * beat / (made * beat).std(), np.float32)
 
 
 def _with(samples: Samples, noise: Samples, decibels: float) -> Samples:
@@ -84,7 +84,7 @@ def _squeezed(samples: Samples) -> Samples:
         held = max(peak, held * 0.95)
         level[number] = held
     gain = (np.maximum(level, 1e-3) / VOICE_RMS) ** -0.6
-    return samples * np.interp(np.arange(len(samples)), np.arange(len(gain)) * step, gain).astype(np.float32)
+    return np.asarray(samples * np.interp(np.arange(len(samples)), np.arange(len(gain)) * step, gain), np.float32)
 
 
 def _gsm(samples: Samples) -> Samples:
@@ -109,7 +109,7 @@ def _slow_table(samples: Samples, rng: Generator) -> Samples:
 def _narrow(samples: Samples, rng: Generator) -> Samples:
     low = soxr.resample(soxr.resample(samples, SAMPLE_RATE, 11_025), 11_025, SAMPLE_RATE)
     size = min(len(low), len(samples))
-    return np.round(low[:size] * 200) / 200 + 1e-4 * rng.standard_normal(size).astype(np.float32)
+    return np.asarray(np.round(low[:size] * 200) / 200 + 1e-4 * rng.standard_normal(size), np.float32)
 
 
 _OFFICE = shoebox((4.2, 3.4, 2.6), 0.7, 0.35)

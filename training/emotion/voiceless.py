@@ -40,7 +40,7 @@ def _gusts(rng: Generator, seconds: float) -> Sound:
 def _hum(rng: Generator, seconds: float) -> Sound:
     base, times = rng.choice([50.0, 60.0, 100.0, 120.0]), _times(seconds)
     tones = sum(np.sin(2 * np.pi * base * k * times + rng.uniform(0, 6)) / k for k in range(1, 8))
-    return tones / 2 + 0.05 * rng.standard_normal(len(times))
+    return np.asarray(tones / 2 + 0.05 * rng.standard_normal(len(times)))
 
 
 def _keys(rng: Generator, seconds: float) -> Sound:
@@ -74,7 +74,7 @@ def _sweep(rng: Generator, seconds: float) -> Sound:
 def _beeps(rng: Generator, seconds: float) -> Sound:
     times = _times(seconds)
     tones = sum(np.sin(2 * np.pi * f * times) for f in rng.uniform(350, 2500, rng.integers(1, 3)))
-    return tones * ((times * rng.uniform(0.5, 4)) % 1 < rng.uniform(0.2, 0.7))
+    return np.asarray(tones * ((times * rng.uniform(0.5, 4)) % 1 < rng.uniform(0.2, 0.7)))
 
 
 def _engine(rng: Generator, seconds: float) -> Sound:
@@ -95,10 +95,11 @@ def _note(rng: Generator, hertz: float, seconds: float, kind: int) -> Sound:
         return made
     if kind == 1:  # a bell
         parts = ((1, 1), (2.0, 0.6), (2.76, 0.5), (5.4, 0.25))
-        return sum(a * np.sin(2 * np.pi * hertz * r * times) * np.exp(-times * r * 2) for r, a in parts)
+        return np.asarray(sum(a * np.sin(2 * np.pi * hertz * r * times) * np.exp(-times * r * 2) for r, a in parts))
     attack = np.minimum(times / 0.03, 1) * np.minimum((seconds - times) / 0.05, 1)
     vibrato = 0.006 * np.sin(2 * np.pi * 5.5 * times) / 5.5 * hertz if kind == 3 else 0
-    return attack * sum(np.sin(2 * np.pi * k * hertz * (times + vibrato / hertz)) / k**1.3 for k in range(1, 9))
+    tones = sum(np.sin(2 * np.pi * k * hertz * (times + vibrato / hertz)) / k**1.3 for k in range(1, 9))
+    return np.asarray(attack * tones)
 
 
 def _music(rng: Generator, seconds: float) -> Sound:
@@ -150,7 +151,7 @@ def voiceless(kind: str, seed: int, *, level: float = 0.1) -> Samples:
     """A sound of one of the kinds, 1 to 6 s long, its peak at `level`; equal seeds give equal sounds."""
     rng = np.random.default_rng([seed, *kind.encode()])
     made = SOUNDS[kind](rng, float(rng.uniform(1, 6)))
-    return (made * level / (np.abs(made).max() + 1e-9)).astype(np.float32)
+    return np.asarray(made * level / (np.abs(made).max() + 1e-9), np.float32)
 
 
 def write_sounds(folder: Path, noise: Path | None = None, *, each: int = 24) -> Path:
