@@ -40,6 +40,8 @@ def add_evaluate_head(command: argparse.ArgumentParser) -> None:
     command.add_argument("--channels", action="store_true", help="also through ten simulated microphones and rooms")
     command.add_argument("--limit", type=int, help="clips of each manifest, evenly chosen")
     command.add_argument("--voiceless", nargs="*", type=Path, help="sounds without a voice, beside ten made ones")
+    command.add_argument("--card", type=Path, help="a card to which the figures are added")
+    command.add_argument("--title", default="Measured afterwards", help="of that section")
     command.add_argument("--timing", action="store_true", help="what a reading of 3 s costs beyond the encoder")
 
 

@@ -117,6 +117,8 @@ def read_manifest(path: Path) -> list[Clip]:
     for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
         try:
             row = json.loads(line)
+            if row["emotion"] not in EMOTIONS:
+                raise ValueError(f"unknown emotion {row['emotion']!r}")
             corpus = str(row.get("corpus") or path.parent.name)
             clips.append(
                 Clip(

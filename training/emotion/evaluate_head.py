@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ from model.audio.voice import levelled
 from model.checkpoints.emotion_loader import load_emotion
 from model.errors import BadInput
 from model.inference.emotion_reader import EmotionReader
-from training.emotion.corpora import Clip, read_manifest
+from training.emotion.corpora import UNACTED, Clip, read_manifest
 from training.emotion.figures import figures_from
+from training.emotion.people_card import calm_table, table
 from training.emotion.recipe import Display
 from training.emotion.unseen_channels import CHANNELS, through
 from training.emotion.voiceless import SOUNDS, voiceless
@@ -64,7 +65,32 @@ def evaluate_head(given: argparse.Namespace) -> dict[str, Any]:
         figures["voiceless"] = _voiceless(reader, given.voiceless)
     if given.timing:
         figures["milliseconds"] = _timing(reader)
+    if given.card is not None:
+        with given.card.open("a", encoding="utf-8") as card:
+            card.write(_section(given.title, figures))
     return figures
+
+
+def _section(title: str, figures: Mapping[str, Any]) -> str:
+    """The figures as a section of a card."""
+    parts = [f"## {title}", "By `undertone train evaluate-head`, through the program's own encoder in 8 bits."]
+    kinds = {"as recorded": figures.get("as_recorded", {}), "with a baseline": figures.get("with_baseline", {})}
+    kinds |= {f"{name} (simulated)": found for name, found in figures.get("channels", {}).items()}
+    for key, of_table in ((False, table), (True, calm_table)):
+        rows = {
+            f"{source}, {kind}": found
+            for kind, sources in kinds.items()
+            for source, found in sources.items()
+            if (source == UNACTED) is key and found["n"]
+        }
+        if rows:
+            parts.append(of_table("clips", rows))
+    if told := figures.get("voiceless"):
+        unread = sum(why is not None and not why.startswith("read as") for why in told.values())
+        parts.append(f"{unread} of {len(told)} sounds without a voice got no reading.")
+    if spent := figures.get("milliseconds"):
+        parts.append(f"A reading of 3 s costs {spent['beyond_encoder']:.0f} ms beyond the encoder, on one thread.")
+    return "\n" + "\n\n".join(parts) + "\n"
 
 
 def read_audio_of(clip: Clip) -> Samples:

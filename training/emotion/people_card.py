@@ -37,9 +37,9 @@ def table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def calm_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+def calm_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
     """What ordinary speech is read as."""
-    lines = ["| read by | n | neutral | neutral or unsure | surely another emotion |", "|---|---|---|---|---|"]
+    lines = [f"| {title} | n | neutral | neutral or unsure | surely another emotion |", "|---|---|---|---|---|"]
     for name, f in rows.items():
         cells = (percent(f[key]) for key in ("neutral", "neutral_or_unsure", "sure_of_another"))
         lines.append(f"| {name} | {f['n']} | " + " | ".join(cells) + " |")
@@ -120,7 +120,11 @@ def write_people_card(path: Path, figures: Mapping[str, Any], about: Mapping[str
         table("with a baseline", speakers_beside),
     ]
     if calm:
-        parts += ["## Ordinary people", "Speech that nobody acted, of people in no training:", calm_table(calm)]
+        parts += [
+            "## Ordinary people",
+            "Speech that nobody acted, of people in no training:",
+            calm_table("read by", calm),
+        ]
     parts += ["## Error by coverage", curve_table(without or speakers), "## Confusion"]
     for name, f in {**{f"{k}, a corpus left out": v for k, v in without.items()}, **speakers}.items():
         parts += [f"{name}:", confusion_table(f["confusion"])]

@@ -8,26 +8,17 @@ import torch
 from torch import Tensor
 
 from assistant.events import Samples
-from model.audio.features import encoder_frames, log_mel
-from model.audio.prosody import PROSODY_FEATURES, prosody_frames
+from model.audio.prosody import PROSODY_FEATURES
 from model.checkpoints.loader import Checkpoint
 from model.errors import BadInput
+from model.inference.emotion_reader import EmotionReader
 from model.nn.emotion import EmotionHead
 
 
 @torch.inference_mode()
 def mean_frame(loaded: Checkpoint, samples: Samples) -> Tensor:
-    """The mean [D] of the emotion head's input frames, for samples of at most 30 s at 16 kHz."""
-    model, config = loaded.model, loaded.model.config
-    features = log_mel(loaded.extractor, samples, trimmed=config.window == "trimmed").to(model.device)
-    prosody = None
-    if config.emotion_source == "encoder":
-        prosody = torch.from_numpy(prosody_frames(samples))[None].to(model.device)
-    heard = model.hear(features, torch.tensor([encoder_frames(len(samples))], device=model.device), prosody)
-    assert heard.emotion_frames is not None, "it has an emotion head"
-    frames = heard.emotion_frames[0]
-    if heard.emotion_mask is not None:
-        frames = frames[heard.emotion_mask[0]]
+    """The mean [D] of the frames that the checkpoint's head reads, of samples of at most 30 s at 16 kHz."""
+    frames = EmotionReader(loaded.model, loaded.extractor).frames(samples)
     mean: Tensor = frames.float().mean(0).cpu()
     return mean.clone()
 

@@ -163,6 +163,12 @@ def write_tuned(source: str, loaded: Checkpoint, result: Tuned, out: Path) -> No
             "temperature": float(result.head["temperature"]),
             "threshold": result.threshold,
             "frame_group": config.emotion_frame_group,
+            "stacked": config.emotion_stacked,
+            "frames": config.emotion_frames,
+            "neutral_threshold": 0.0,  # the recordings set one threshold for all
+            "pair_threshold": config.emotion_pair_threshold,
+            "baseline": config.emotion_baseline,
+            "voice": config.emotion_voice,
         }
         name = preset.get("preset", source)
         tuned.save(out, name, loader.presets()[name], result.head, reading)

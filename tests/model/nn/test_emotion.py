@@ -89,14 +89,26 @@ def test_the_buffers_are_not_trained():
     assert [name for name, _ in EmotionHead(4).named_parameters()] == ["weight"]
 
 
-def test_the_shipped_head_fits_its_settings():
-    settings = json.loads((MINI / "reading.json").read_text())
-    size = 512 + len(PROSODY_FEATURES)
-    head = EmotionHead(size, hidden=settings["hidden"], threshold=settings["threshold"])
-    head.load_state_dict(load_file(MINI / "head.safetensors"))
+@pytest.mark.parametrize("name", ["people", "free"])
+def test_a_shipped_head_fits_its_settings_and_names_its_licence(name):
+    folder = MINI / name
+    settings = json.loads((folder / "reading.json").read_text())
+    size = 512 * len(settings["layers"]) + len(PROSODY_FEATURES)
+    head = EmotionHead(size, baseline=settings["baseline"], voice=settings["voice"])
+    head.load_state_dict(load_file(folder / "head.safetensors"))
     assert settings["features"] == list(PROSODY_FEATURES)
-    assert float(head.temperature) == pytest.approx(settings["temperature"])
+    assert float(head.temperature) == pytest.approx(settings["temperature"], rel=1e-3)
     assert 1 / len(EMOTIONS) < settings["threshold"] < 1
-    assert (MINI / "head.safetensors").stat().st_size < 2_000_000
-    assert sum(file.stat().st_size for file in MINI.iterdir()) < 40_000_000  # all that comes with the program
-    assert "prosody estimate" in (MINI / "CARD.md").read_text()
+    assert (folder / "head.safetensors").stat().st_size < 100_000
+    assert f"**Licence of the weights: {settings['licence']}**" in (folder / "CARD.md").read_text()
+    assert (settings["licence"] == "CC-BY-NC-SA-4.0") == (name == "people")
+
+
+def test_all_that_comes_with_the_program_is_small():
+    assert sum(file.stat().st_size for file in MINI.rglob("*") if file.is_file()) < 40_000_000
+
+
+def test_the_free_head_heard_nothing_that_forbids_commercial_use():
+    card = (MINI / "free" / "CARD.md").read_text()
+    assert "NC" not in card.replace("NOTICE", "")
+    assert not [corpus for corpus in ("ravdess", "nemo", "indowave") if corpus in card]
