@@ -11,6 +11,8 @@ from model.errors import BadInput, ModelError, WeightsMissing
 from model.files import write_atomically
 from training.commands.data_commands import add_data_commands, run_data_command
 from training.commands.head_commands import add_evaluate_head, add_fit_head, run_head_command
+from training.commands.import_command import add_import_command, run_import_command
+from training.commands.reply_commands import add_reply_commands, run_reply_command
 from training.commands.speech_commands import add_speech_commands, run_speech_command
 from training.commands.train_commands import add_train_commands, run_train_command
 from training.commands.tune_commands import add_tune_commands, run_tune_command
@@ -41,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     data = add_data_commands(commands)
     training = add_train_commands(commands)
     tuning = add_tune_commands(commands)
-    for command in (*data, *speech, *training, *tuning, corpus, head, measured):
+    importing = add_import_command(commands)
+    replies = add_reply_commands(commands)
+    for command in (importing, *data, *speech, *training, *tuning, *replies, corpus, head, measured):
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return parser
 

@@ -49,7 +49,7 @@ def load_emotion(
     device: str = "auto",
     quantize: str = "auto",
     reading: str | None = None,
-    progress: Tell | None = None,
+    progress: Report | None = None,
 ) -> EmotionCheckpoint:
     """Load the part of a preset or checkpoint folder that reads emotion, with the same weights as `loader.load`.
 
@@ -57,7 +57,14 @@ def load_emotion(
     in 4 bits.
 
     Args:
-        source, device, quantize, reading, progress: as `loader.load`.
+        source: as `loader.load`.
+        device: as `loader.load`.
+        quantize: as `loader.load`.
+        reading: as `loader.load`.
+        progress: called with the progress of downloads.
+
+    Returns:
+        The emotion model.
 
     Raises:
         WeightsMissing: as `loader.load`.

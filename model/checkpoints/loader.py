@@ -182,7 +182,7 @@ def load(
     device = usable_device(device)
     torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) - 1))
     preset = preset_of(source, reading)
-    with blocks_given_back():
+    with returning_freed_blocks():
         if preset is not None and source in presets():
             checkpoint = _compose(source, preset, device, usable_mode(quantize, device), progress)
         elif preset is not None:

@@ -14,7 +14,7 @@ from model.audio.features import LONGEST_SECONDS, encoder_frames, log_mel
 from model.audio.files import split_at_pauses
 from model.audio.prosody import prosody_frames, speech_frames
 from model.audio.voice import NO_VOICE, levelled, why_unread
-from model.nn.hearing import EmotionModel, Heard
+from model.nn.hearing import EmotionModel, EncodedSpeech
 from model.nn.speech_llm import SpeechLanguageModel
 
 NO_HEAD = "this checkpoint has no emotion head"
@@ -95,7 +95,15 @@ class EmotionReader:
 
     @torch.inference_mode()
     def judge(self, frames: Tensor | None, samples: Samples) -> Judged:
-        """The reading of a recording whose emotion frames [N, D] were heard before; None: the head has no source."""
+        """Read the emotion from frames that were already encoded.
+
+        Args:
+            frames: [N, D], the emotion head's input; None: there is none.
+            samples: the recording.
+
+        Returns:
+            The reading, or why there is none.
+        """
         head = self.model.emotion_head
         if head is None or frames is None:
             return None, NO_HEAD

@@ -129,14 +129,19 @@ class EmotionHead(nn.Module):
         voiced: Tensor | None = None,
         baseline: Tensor | None = None,
     ) -> EmotionReading:
-        """The reading of one utterance's valid frames [N, D], N >= 1, each of the head's `frame_seconds` by default.
+        """The reading of one utterance.
 
-        Its contributions have ceil(N / group) rows; with its offset they sum to the logits of `of_means`.
+        Its contributions and its offset sum to the logits of `of_means`.
 
         Args:
+            frames: [N, D], valid frames, N >= 1.
+            frame_seconds: duration of a frame; by default the head's.
             voiced: bool [N], the frames that contributions may fall on, at least one: what the others hold, which is
                 the mean of those, is shared out among them.
             baseline: [D], the mean frame of the speaker's normal voice; a head that was not fitted for it ignores it.
+
+        Returns:
+            The reading, with ceil(N / group) rows of contributions.
         """
         centred = frames.to(self.weight.dtype) - self.centre
         shift = self._shift(baseline)

@@ -145,7 +145,9 @@ def gather(
     """Read manifests into mean frames.
 
     Args:
-        whisper: folder of the Whisper model; cache: folder of what is computed once.
+        manifests: files of `read_manifest`.
+        whisper: folder of the Whisper model.
+        cache: folder of what is computed once.
         draws: renditions to take; 0 is the clip as it is. Of ordinary speech, of which there is plenty, a rendition
             takes every other clip.
         noise: folder of recorded noise for the renditions.

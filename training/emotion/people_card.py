@@ -77,7 +77,9 @@ def write_people_card(path: Path, figures: Mapping[str, Any], about: Mapping[str
     """Write CARD.md.
 
     Args:
-        figures: of `fit_people_head`; about: its `display`, `recipe`, `frames` and `options`.
+        path: of the card.
+        figures: of `fit_people_head`.
+        about: its `display`, `recipe`, `frames` and `options`.
     """
     display, recipe, options = about["display"], about["recipe"], about["options"]
     unseen = figures.get("corpora", {})

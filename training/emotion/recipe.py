@@ -67,7 +67,9 @@ def fit(inputs: Tensor, labels: NDArray[np.int64], weights: NDArray[np.float64],
     """A weighted multinomial logistic regression on standardised features by L-BFGS.
 
     Args:
-        inputs: [n, D]; labels: [n]; weights: [n], summing to 1.
+        inputs: [n, D].
+        labels: [n].
+        weights: [n], summing to 1.
         l2: of every standardised feature's weights (weighted mean loss + l2 times the sum of squares).
     """
     share, wanted = torch.from_numpy(weights).float(), torch.from_numpy(labels)
@@ -214,6 +216,10 @@ def leave_corpora(data: Data, rows: Mask, recipe: Recipe, corpora: Sequence[str]
     """Readings of each acted corpus by a fit on all others; beside them, a quarter of the ordinary speakers.
 
     Args:
+        data: what is fitted and read.
+        rows: those that may be used, bool [n].
+        recipe: of the fits.
+        corpora: the corpora to leave out.
         draw: the rendition of the clips that are read.
     """
     frames = data.frames

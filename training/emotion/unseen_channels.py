@@ -25,7 +25,8 @@ def shoebox(size: tuple[float, float, float], distance: float, absorption: float
     """The impulse response of a box-shaped room by image sources (Allen and Berkley 1979), at most 0.6 s.
 
     Args:
-        size: metres; the speaker stands near the middle, the microphone `distance` metres away at one height.
+        size: metres; the speaker stands near the middle.
+        distance: metres to the microphone, at one height.
         absorption: of the walls' energy, at each reflection.
     """
     box = np.array(size)

@@ -158,7 +158,9 @@ def write_sounds(folder: Path, noise: Path | None = None, *, each: int = 24) -> 
     """Write `each` sounds of every kind, and 3 s pieces of recorded noise, with a manifest; what is there is kept.
 
     Args:
+        folder: for sounds and manifest.
         noise: folder of recordings of noise at 16 kHz.
+        each: sounds of a kind.
 
     Returns:
         The manifest's path.
