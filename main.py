@@ -168,7 +168,7 @@ def synthesizer(engine: str) -> KokoroSynthesizer | Pyttsx3Synthesizer:
 def add_read(command: argparse.ArgumentParser, words: int) -> None:
     """The options of `read`; `words` is the number of words of the command line."""
     from assistant.cli.options import add_inputs
-    from model.commands.options import DEVICES, QUANTIZE
+    from model.commands.options import DEVICES, QUANTIZE, add_reading
 
     command.description = "Read the emotion of recordings (WAV, FLAC, OGG, MP3), one or thousands. No reply is made."
     add_inputs(command, words, "recordings, or folders of them")
@@ -191,6 +191,7 @@ def add_read(command: argparse.ArgumentParser, words: int) -> None:
     command.add_argument("--model", default="mini", help="mini, mini-0.5b, mini-speech, or a checkpoint folder")
     command.add_argument("--device", choices=DEVICES, default="auto")
     command.add_argument("--quantize", choices=QUANTIZE, default="auto")
+    add_reading(command)
 
 
 def read(options: argparse.Namespace) -> int:
@@ -202,6 +203,7 @@ def read(options: argparse.Namespace) -> int:
         model=options.model,
         device=options.device,
         quantize=options.quantize,
+        reading=options.reading,
         baseline=options.baseline,
         as_json=options.json,
         table=options.csv,

@@ -27,15 +27,24 @@ def add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", default="mini", help="mini, mini-0.5b, mini-speech, or a checkpoint folder")
     command.add_argument("--device", choices=DEVICES, default="auto")
     command.add_argument("--quantize", choices=QUANTIZE, default="auto")
-    command.add_argument(
-        "--reading",
-        help="people (default; weights under CC BY-NC-SA 4.0) or free (commercial use too), or a head's folder",
-    )
+    add_reading(command)
     command.add_argument(
         "--empathy",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="ask the model to answer the emotion as well as the words",
+    )
+
+
+def add_reading(command: argparse.ArgumentParser) -> None:
+    """Add the choice of the emotion head to a command line.
+
+    Args:
+        command: the parser to extend.
+    """
+    command.add_argument(
+        "--reading",
+        help="people (default; weights under CC BY-NC-SA 4.0) or free (commercial use too), or a head's folder",
     )
 
 

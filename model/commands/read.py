@@ -103,6 +103,7 @@ def run(
     model: str = "mini",
     device: str = "auto",
     quantize: str = "auto",
+    reading: str | None = None,
     baseline: Sequence[Path] = (),
     as_json: bool = False,
     table: Path | None = None,
@@ -115,6 +116,7 @@ def run(
         model: as `load_emotion`.
         device: as `load_emotion`.
         quantize: as `load_emotion`.
+        reading: as `load_emotion`.
         baseline: recordings of the speaker's normal voice.
         as_json: print JSON lines.
         table: a CSV file to add the results to, instead of printing them; recordings in it are not read again unless
@@ -136,7 +138,7 @@ def run(
     quiet_libraries()
     totals = _Totals()
     with downloads() as progress:
-        loaded = load_emotion(model, device=device, quantize=quantize, progress=progress)
+        loaded = load_emotion(model, device=device, quantize=quantize, reading=reading, progress=progress)
     reader = EmotionReader(loaded.model, loaded.extractor)
     if baseline and loaded.model.emotion_head is not None:
         reader.baseline = reader.mean_of(map(read_audio, recordings(baseline)))
