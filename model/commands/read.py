@@ -146,8 +146,8 @@ def run(
     estimate = loaded.model.config.emotion_source == "encoder"
     if table is None:
         show = _json_line if as_json else lambda *judged: _line(*judged, estimate=estimate)
-        for result, reading in _read_all(reader, files, totals, contributions):
-            sys.stdout.write(show(result, reading))
+        for result, found in _read_all(reader, files, totals, contributions):
+            sys.stdout.write(show(result, found))
             sys.stdout.flush()
     else:
         with ReadTable(table, f"{loaded.name} {digest(reader, loaded.quantize)}") as rows:

@@ -110,8 +110,10 @@ class EmotionHead(nn.Module):
 
     def _shift(self, baseline: Tensor | None) -> Tensor:
         """What a speaker's normal voice takes off every mean frame."""
-        if baseline is None or not self.takes_baseline:
+        if baseline is None:
             return torch.zeros_like(self.centre)
+        if not self.takes_baseline:
+            return baseline.to(self.centre) - self.centre
         return self.baseline_share * (baseline.to(self.normal) - self.normal)
 
     def _logits(self, centred: Tensor) -> Tensor:
@@ -138,7 +140,8 @@ class EmotionHead(nn.Module):
             frame_seconds: duration of a frame; by default the head's.
             voiced: bool [N], the frames that contributions may fall on, at least one: what the others hold, which is
                 the mean of those, is shared out among them.
-            baseline: [D], the mean frame of the speaker's normal voice; a head that was not fitted for it ignores it.
+            baseline: [D], the mean frame of the speaker's normal voice; in a head that was not
+                fitted for it, it takes the place of the centre.
 
         Returns:
             The reading, with ceil(N / group) rows of contributions.

@@ -49,10 +49,12 @@ def test_a_baseline_moves_the_offset_alone():
     np.testing.assert_allclose(same.offset, plain.offset, atol=1e-6)
 
 
-def test_a_head_that_was_not_fitted_for_a_baseline_ignores_it():
+def test_in_a_head_that_was_not_fitted_for_a_baseline_it_takes_the_place_of_the_centre():
     head = random_head(3)
-    frames = torch.randn(20, 16)
-    np.testing.assert_array_equal(head.read(frames).offset, head.read(frames, baseline=torch.randn(16)).offset)
+    frames, baseline = torch.randn(20, 16), torch.randn(16)
+    compared = head.read(frames, baseline=baseline)
+    head.centre.copy_(baseline)
+    np.testing.assert_allclose(compared.probabilities, head.read(frames).probabilities, atol=1e-6)
 
 
 @pytest.mark.parametrize(
