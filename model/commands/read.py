@@ -66,6 +66,8 @@ def in_words(reading: EmotionReading | None, why: str | None, *, estimate: bool)
     if reading is None:
         return f"no reading: {why}"
     remark = " (a prosody estimate)" if estimate else ""
+    if len(reading.candidates) == 2:
+        return f"sounds {' or '.join(reading.candidates)}{remark}"
     if reading.label == UNSURE:
         return f"unsure, closest to {reading.strongest} with {reading.confidence:.0%}{remark}"
     return f"sounds {reading.label}, {reading.confidence:.0%}{remark}"

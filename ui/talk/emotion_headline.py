@@ -15,8 +15,8 @@ from ui.widgets.common import label, restyle, row
 def prosody_explanation() -> str:
     """Explain the prosody estimate."""
     return tr(
-        "Estimated only from pitch, loudness, tempo and tone of voice. It was trained on synthetic voices. "
-        "Its accuracy on real people has not been measured."
+        "Says how a voice sounds, learned mostly from actors. It does not know what you feel and is often wrong. "
+        "It is not for judging others."
     )
 
 

@@ -103,7 +103,7 @@ def test_mini_is_called_a_prosody_estimate_and_explains_it(app: App, panel: Emot
     report(app, 1)
     assert panel.headline.estimate.isVisible()
     assert panel.headline.estimate.accessibleDescription() == prosody_explanation()
-    assert "has not been measured" in prosody_explanation()
+    assert "often wrong" in prosody_explanation()
     notify(app, Ready({"reads_emotion": True, "prosody_estimate": False}))
     assert not panel.headline.estimate.isVisible()
 
