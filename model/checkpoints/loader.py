@@ -218,7 +218,6 @@ def _compose(
     transcriber = Transcriber.load(speech, int8=device == "cpu")
     language_model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(text, dtype=compute_type(device))
     reply_tuning.merge(language_model, preset)
-    reply_tuning.merge(language_model, preset)
     head = inventory.head_folder(preset)
     config = SpeechLanguageConfig(
         speech_config=transcriber.encoder.config.to_dict(),

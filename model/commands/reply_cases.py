@@ -34,6 +34,7 @@ class Verdict:
     Attributes:
         kind: of the case; `topic`: what it is about, or "".
         admitted: of limits, whether the reply says that it cannot.
+        replies: more than one only for a group of tones.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Verdict:
     reply: str
     topic: str = ""
     admitted: bool = False
+    replies: tuple[str, ...] = ()
 
 
 def read_cases(folder: Path = CASES) -> dict[str, list[Any]]:
@@ -130,7 +132,8 @@ def _all_different(group: list[Verdict]) -> list[Verdict]:
     words = {" ".join(re.findall(r"\w+", one.reply.lower())) for one in group}
     passed = all(one.passed for one in group) and len(words) == len(group)
     replies = "\n".join(f"{one.said.partition(' ')[0]} {one.reply}" for one in group)
-    return [Verdict("tone_group", passed, group[0].said.partition(" ")[2], replies)]
+    said = group[0].said.partition(" ")[2]
+    return [Verdict("tone_group", passed, said, replies, replies=tuple(one.reply for one in group))]
 
 
 def _shown(tone: str | None, said: str) -> str:
@@ -189,5 +192,5 @@ def figures(verdicts: Sequence[Verdict]) -> dict[str, float | int]:
         found["limits_admitted_share"] = admitted / total["limits"]
     if total["lookalike"]:
         found["false_alarms"] = total["lookalike"] - passed["lookalike"]
-    replies = [line for one in verdicts for line in one.reply.split("\n")]
+    replies = [reply for one in verdicts for reply in (one.replies or (one.reply,))]
     return found | form_figures(replies)
