@@ -92,7 +92,15 @@ def prosody_frames(samples: Samples) -> NDArray[np.float32]:
 
 
 def speech_frames(samples: Samples, level: Column | None = None) -> NDArray[np.bool_]:
-    """Which frames hold speech: within 35 dB of the loud ones and 6 dB above the quietest; at least one is True."""
+    """Find the frames with speech: within 35 dB of the loud ones and 6 dB above the quietest.
+
+    Args:
+        samples: float32 [n] at 16 kHz.
+        level: the frames' level, if it is known.
+
+    Returns:
+        bool [frames], at least one of them True.
+    """
     if level is None:
         level = 10 * np.log10((_windows(samples) ** 2).sum(1) * (_FFT / 2) + 1e-10)
     loud, floor = np.percentile(level, 95), np.percentile(level, 5)

@@ -36,10 +36,13 @@ def levelled(samples: Samples) -> Samples:
 
 
 def why_unread(samples: Samples) -> str | None:
-    """Say why a recording gets no reading whatever it sounds like, or None.
+    """Say why a recording gets no reading, whatever it sounds like.
 
     Args:
         samples: float32 [n] at 16 kHz.
+
+    Returns:
+        The reason, or None.
     """
     if len(samples) < SHORTEST_SECONDS * SAMPLE_RATE:
         return f"shorter than {SHORTEST_SECONDS} s"

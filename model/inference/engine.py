@@ -242,7 +242,9 @@ class Engine:
         logits = self._prefill(ids, frames, cancelled)
         figures.prefill_ms = since()
         if logits is not None:
-            logits[list(self._ends.union(self.tokenizer.all_special_ids))] = -torch.inf  # no empty reply
+            # No empty reply. A checkpoint may name an end token that its vocabulary lacks.
+            silent = self._ends.union(self.tokenizer.all_special_ids)
+            logits[[token for token in silent if token < len(logits)]] = -torch.inf
         before = ids if self.model.config.penalty_scope == "prompt" else self._newline
         last = history[-1].heard.strip() if history else ""
         previous = encode_text(self.tokenizer, last)

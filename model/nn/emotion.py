@@ -97,12 +97,27 @@ class EmotionHead(nn.Module):
 
     @torch.no_grad()
     def of_means(self, means: Tensor, baselines: Tensor | None = None) -> Tensor:
-        """Logits [n, 5] of mean frames [n, D], without a gradient; `baselines` [n, D] or [D]: see `read`."""
+        """Compute the logits of mean frames, without a gradient.
+
+        Args:
+            means: float32 [n, D].
+            baselines: float32 [n, D] or [D]; see `read`.
+
+        Returns:
+            float32 [n, 5].
+        """
         return self._logits(means - self.centre - self._shift(baselines))
 
     @torch.inference_mode()
     def hears_voice(self, frames: Tensor) -> bool:
-        """Whether the mean of frames [N, D] is a voice's; True from a head that was not fitted to tell."""
+        """Tell a voice from other sounds.
+
+        Args:
+            frames: float32 [N, D].
+
+        Returns:
+            Whether their mean is a voice's; True from a head that was not fitted to tell.
+        """
         if not self.knows_voices:
             return True
         mean = frames.to(self.weight.dtype).mean(0) - self.centre
@@ -169,7 +184,14 @@ class EmotionHead(nn.Module):
         )
 
     def candidates(self, probabilities: NDArray[np.float32]) -> tuple[str, ...]:
-        """What may be shown of probabilities [5]: one emotion (sure), two, or none (unsure); the likeliest first."""
+        """Decide what may be shown.
+
+        Args:
+            probabilities: float32 [5].
+
+        Returns:
+            One emotion (sure), two, or none (unsure), the likeliest first.
+        """
         first, second = np.argsort(-probabilities, kind="stable")[:2]
         needed = max(self.threshold, self.neutral_threshold) if first == 0 else self.threshold
         if probabilities[first] >= needed:

@@ -42,6 +42,14 @@ def home(tmp_path: Path) -> Path:
     return folder
 
 
+def as_then(session: dict[str, Any]) -> dict[str, Any]:
+    """A session without what that version did not know: the candidates of a reading."""
+    for turn in session["turns"]:
+        if turn["reading"]:
+            turn["reading"].pop("candidates")
+    return session
+
+
 def expected(home: Path, what: str) -> Any:
     return json.loads((home / "expected.json").read_text("utf-8"))[what]
 
@@ -52,7 +60,7 @@ def whole_session(home: Path) -> Path:
 
 def test_a_session_is_read_back_whole(home: Path) -> None:
     read = read_session(whole_session(home))
-    assert as_json(read) == expected(home, "session")
+    assert as_then(as_json(read)) == expected(home, "session")
     assert [one.corrected for one in read.turns] == ["angry", None, None]
     spoken = read.turns[0].turn.message
     assert isinstance(spoken, Spoken)
@@ -70,7 +78,7 @@ def test_a_session_is_exported(home: Path, tmp_path: Path, form: str) -> None:
 
 def test_an_archive_is_imported(home: Path, tmp_path: Path) -> None:
     (archive,) = home.glob("*.undertone")
-    imported = as_json(read_session(import_archive(archive, tmp_path / "sessions")))
+    imported = as_then(as_json(read_session(import_archive(archive, tmp_path / "sessions"))))
     assert imported | {"name": ""} == expected(home, "session") | {"name": ""}
 
 

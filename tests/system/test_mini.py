@@ -77,7 +77,7 @@ def test_what_the_adapter_spells_of_human_speech() -> None:
         hearing = engine.hear(Spoken(samples))
         frames = encoder_frames(len(samples))
         with torch.inference_mode():
-            spelt = adapter.spell(hearing.pieces[0][0][:, :frames], torch.tensor([frames]), embed)
+            spelt = adapter.decode(hearing.pieces[0][0][:, :frames], torch.tensor([frames]), embed)
         assert hearing.frames is not None
         torch.testing.assert_close(spelt.frames[0], hearing.frames)
         wrong, count = word_errors(text, shipped.tokenizer.decode(spelt.ids[0]))
@@ -90,7 +90,7 @@ def test_an_adapter_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatc
     shipped, other = load_file(adapter_file(loader.presets()["mini-speech"])), tmp_path / "adapter.safetensors"
     without = {name: value for name, value in shipped.items() if ".lora_" not in name}
     narrow = {name: value[:4].clone() if name.endswith("lora_a") else value for name, value in shipped.items()}
-    monkeypatch.setattr("model.inventory.adapter_file", lambda _: other)
+    monkeypatch.setattr("model.checkpoints.inventory.adapter_file", lambda _: other)
     for wrong in (without, narrow):
         save_file(wrong, other)
         with pytest.raises(WeightsMissing, match="adapter of mini-speech is of another version"):

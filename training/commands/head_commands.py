@@ -10,7 +10,11 @@ from model.errors import BadInput
 
 
 def add_fit_head(command: argparse.ArgumentParser) -> None:
-    """Declare `fit-head OUT --corpus MANIFEST...`, and `fit-head CORPUS OUT` for the corpus of synthetic prosody."""
+    """Declare `fit-head OUT --corpus MANIFEST...`, and `fit-head CORPUS OUT` for synthetic prosody.
+
+    Args:
+        command: the parser that gets the options.
+    """
     command.add_argument(
         "folders", nargs="+", type=Path, metavar="FOLDER", help="OUT; or CORPUS OUT for a corpus of synthetic prosody"
     )
@@ -32,7 +36,11 @@ def add_fit_head(command: argparse.ArgumentParser) -> None:
 
 
 def add_evaluate_head(command: argparse.ArgumentParser) -> None:
-    """Declare `evaluate-head MANIFEST...`."""
+    """Declare `evaluate-head MANIFEST...`.
+
+    Args:
+        command: the parser that gets the options.
+    """
     command.add_argument("manifests", nargs="*", type=Path, metavar="MANIFEST", help="clips that the head never heard")
     command.add_argument("--model", default="mini", help="a preset or checkpoint folder")
     command.add_argument("--reading", help="people, free, or a head's folder")
@@ -46,7 +54,13 @@ def add_evaluate_head(command: argparse.ArgumentParser) -> None:
 
 
 def run_head_command(given: argparse.Namespace) -> dict[str, Any]:
-    """Run one of the two; its summary.
+    """Run one of the two.
+
+    Args:
+        given: the parsed options.
+
+    Returns:
+        The command's summary.
 
     Raises:
         BadInput, WeightsMissing: as the commands say.

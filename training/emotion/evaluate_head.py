@@ -39,10 +39,16 @@ _UNSEEN_SEED = 10_000  # training takes the sounds of seeds below it
 
 
 def evaluate_head(given: argparse.Namespace) -> dict[str, Any]:
-    """Measure a head as the command line says; the figures by corpus, ordinary speech as "unacted".
+    """Measure a head as the command line says.
+
+    Args:
+        given: the parsed options.
+
+    Returns:
+        The figures by corpus, ordinary speech as "unacted".
 
     Raises:
-        BadInput: a manifest or recording cannot be used, or nothing is to be measured.
+        BadInput: a manifest or recording cannot be used, or there is nothing to measure.
         WeightsMissing: as the loader says.
     """
     if not given.manifests and given.voiceless is None and not given.timing:

@@ -75,7 +75,13 @@ class HeadOptions:
 
 
 def fit_people_head(options: HeadOptions) -> dict[str, Any]:
-    """Fit, calibrate, measure; write head.safetensors, reading.json and CARD.md to the folder; the figures.
+    """Fit, calibrate and measure a head; write head.safetensors, reading.json and CARD.md.
+
+    Args:
+        options: of the command line.
+
+    Returns:
+        The figures.
 
     Raises:
         BadInput: a manifest or clip cannot be used, or there is no second acted corpus to leave out.
