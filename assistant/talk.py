@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from assistant.audio.audio_check import AudioCheck, CheckResult
 from assistant.audio.clips import ClipPlayer
@@ -35,6 +35,7 @@ from assistant.events import (
 )
 from assistant.messages import MessageTyped, NewConversationRequested, RegenerateRequested, TurnSettings, UndoRequested
 from assistant.sessions.writer import SessionWriter
+from assistant.settings import Settings
 from assistant.speech.playback import ReplyPlayer
 from assistant.speech.synthesizer import Synthesizer, VoiceSettings
 from assistant.turns.loop import ConversationLoop
@@ -64,6 +65,32 @@ class TalkSettings:
     keep_days: int | None = None
     corrections: Path | None = None
     server: str = "model.commands.server"
+
+    @classmethod
+    def of(cls, settings: Settings, sessions: Path | None, corrections: Path | None) -> Self:
+        """Make them from the user's settings.
+
+        Args:
+            settings: of window or command line.
+            sessions: the folder to record in, or None.
+            corrections: the file of all corrections, or None.
+
+        Returns:
+            The settings of a conversation.
+        """
+        return cls(
+            model=settings.model.choice,
+            turns=settings.turns.settings,
+            voice=settings.voice.settings,
+            microphone=settings.sound.microphone,
+            speaker=settings.sound.speaker,
+            hands_free=settings.turns.hands_free,
+            patience=settings.turns.patience,
+            duplex=settings.sound.echo,
+            sessions=sessions,
+            keep_days=settings.recording.keep_days,
+            corrections=corrections,
+        )
 
 
 Listener = Callable[[Event | Ready], None]

@@ -201,17 +201,9 @@ def converse(options: TalkOptions, settings: Settings, voice: Synthesizer | None
     recording = recording_choice(home / "settings.toml", ask=ask)
     record = recording.mode != "off" if options.record is None else options.record
     spoken = Path(speaker) if speaker and speaker.endswith(".wav") else None
-    chosen = TalkSettings(
-        model=settings.model.choice,
-        turns=settings.turns.settings,
-        voice=settings.voice.settings,
-        microphone=settings.sound.microphone,
-        speaker=settings.sound.speaker,
-        hands_free=settings.turns.hands_free,
-        patience=settings.turns.patience,
-        duplex=settings.sound.echo,
+    chosen = TalkSettings.of(
+        settings.model_copy(update={"recording": recording}),
         sessions=home / "sessions" if record else None,
-        keep_days=recording.keep_days,
         corrections=home / "corrections.jsonl",
     )
     run(

@@ -68,8 +68,9 @@ def command(folder: Path, *words: str) -> tuple[list[str], dict[str, str]]:
     """The command line on the scripted model, without any sound device."""
     (folder / "replies.txt").write_text(f"Hello.\n{COUNT}", "utf-8")
     code = (
-        "import sys; import assistant.talk as talk; from functools import partial; import main; "
-        "talk.TalkSettings = partial(talk.TalkSettings, server='tests.support.talk_server'); "
+        "import sys; from dataclasses import replace; from assistant.talk import TalkSettings; import main; "
+        "of = TalkSettings.of; "
+        "TalkSettings.of = lambda *one, **two: replace(of(*one, **two), server='tests.support.talk_server'); "
         "sys.exit(main.main(sys.argv[1:]))"
     )
     environment = {**os.environ, "UNDERTONE_HOME": str(folder / "home"), "PULSE_SERVER": f"unix:{folder}/none"}

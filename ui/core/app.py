@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -234,20 +234,10 @@ class App(QObject):
             return self.services.synthesizer("system") if engine != "system" else None
 
     def _talk_settings(self) -> TalkSettings:
-        s = self.settings
-        return TalkSettings(
-            model=s.model.choice if s.started else ModelChoice(""),
-            turns=s.turns.settings,
-            voice=s.voice.settings,
-            microphone=s.sound.microphone,
-            speaker=s.sound.speaker,
-            hands_free=s.turns.hands_free,
-            patience=s.turns.patience,
-            duplex=s.sound.echo,
-            sessions=None if s.recording.mode == "off" else self.sessions,
-            keep_days=s.recording.keep_days,
-            corrections=self.corrections,
-        )
+        settings = self.settings
+        sessions = None if settings.recording.mode == "off" else self.sessions
+        chosen = TalkSettings.of(settings, sessions, self.corrections)
+        return chosen if settings.started else replace(chosen, model=ModelChoice(""))
 
     def _apply(self, before: Settings) -> None:
         """Apply changed settings to the conversation and the window."""
