@@ -76,7 +76,7 @@ class ModelStep(Step):
                     _MINI,
                     tr("mini (recommended)"),
                     tr("Small and fast, English only, runs on any computer. Its answers are often wrong, and its "
-                       "emotion is only an estimate from pitch, loudness and tempo."),
+                       "emotion is only an estimate of how a voice sounds."),
                 ),
                 (
                     "mini-0.5b",

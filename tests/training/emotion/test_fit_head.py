@@ -9,13 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from assistant.events import EMOTIONS
 from model.errors import BadInput
 from model.nn.emotion import EmotionHead
 from training.__main__ import main
-from training.emotion import fit_head as reply_emotion_fit
+from training.emotion import fit_head as fit_head_module
 from training.emotion.fit_head import (
     coverage_curve,
     fit_head,
@@ -113,22 +112,7 @@ def test_the_threshold_keeps_its_promise(seed, count):
 
 @pytest.fixture(autouse=True)
 def few_choices(monkeypatch):
-    monkeypatch.setattr(reply_emotion_fit, "LAYER_CHOICES", ((1,), (2, 3)))
-
-
-@pytest.fixture(scope="module")
-def tiny_whisper(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whisper")
-    torch.manual_seed(0)
-    config = WhisperConfig(
-        d_model=16, encoder_layers=6, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=32, decoder_ffn_dim=32, vocab_size=60, num_mel_bins=80,
-        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=3,
-        suppress_tokens=None, begin_suppress_tokens=None,
-    )  # fmt: skip
-    WhisperModel(config).save_pretrained(folder)
-    WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
-    return folder
+    monkeypatch.setattr(fit_head_module, "LAYER_CHOICES", ((1,), (2, 3)))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
-from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from assistant.events import EMOTIONS
 from model.checkpoints.loader import reading_settings
@@ -20,21 +19,6 @@ from training.emotion.recipe import Data, Display, Held, Recipe, choose_display,
 
 RATE = 16_000
 PITCH = dict(zip(EMOTIONS, (120, 180, 160, 90, 260), strict=True))
-
-
-@pytest.fixture(scope="module")
-def whisper(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whisper")
-    torch.manual_seed(0)
-    config = WhisperConfig(
-        d_model=16, encoder_layers=4, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=32, decoder_ffn_dim=32, vocab_size=60, num_mel_bins=80,
-        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=3,
-        suppress_tokens=None, begin_suppress_tokens=None,
-    )  # fmt: skip
-    WhisperModel(config).save_pretrained(folder)
-    WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
-    return folder
 
 
 def write_corpus(folder, name, speakers, emotions=EMOTIONS, each=3, acted=True):
@@ -73,11 +57,11 @@ def manifests(tmp_path_factory):
 
 
 def test_fit_head_writes_a_head_a_card_and_figures_of_what_was_left_out(
-    manifests, whisper, tmp_path, capsys, monkeypatch
+    manifests, tiny_whisper, tmp_path, capsys, monkeypatch
 ):
     few = {kind: voiceless.SOUNDS[kind] for kind in ("hiss", "keys")}
     monkeypatch.setattr(voiceless, "SOUNDS", few)
-    words = ["fit-head", str(tmp_path), "--whisper", str(whisper), "--corpus", *map(str, manifests)]
+    words = ["fit-head", str(tmp_path), "--whisper", str(tiny_whisper), "--corpus", *map(str, manifests)]
     options = ["--leave-one-corpus-out", "--renditions", "1", "--folds", "2", "--licence", "CC0-1.0", "--json"]
     assert main(words + options) == 0
     figures = json.loads(capsys.readouterr().out)
@@ -87,7 +71,7 @@ def test_fit_head_writes_a_head_a_card_and_figures_of_what_was_left_out(
     assert figures["corpora"]["one"]["without"]["unweighted_recall"] > 0.5
     assert figures["speakers"]["all acted"]["n"] == 120
     settings = {name.removeprefix("emotion_"): value for name, value in reading_settings(tmp_path).items()}
-    assert (settings["layers"], settings["stacked"], settings["baseline"]) == ([2, 3, 4], True, True)
+    assert (settings["layers"], settings["stacked"], settings["baseline"]) == ([2, 3, 4, 5], True, True)
     weights = load_file(tmp_path / "head.safetensors")
     head = EmotionHead(len(weights["centre"]), baseline=True, voice=True)
     head.load_state_dict(weights)
@@ -97,15 +81,15 @@ def test_fit_head_writes_a_head_a_card_and_figures_of_what_was_left_out(
     assert "| people | 12 | 4 | ordinary speech, as neutral | CC0-1.0 |" in card
 
 
-def test_a_second_gathering_needs_no_whisper(manifests, whisper, tmp_path):
-    first = gather(manifests[:1], whisper, tmp_path, draws=(0, 1))
+def test_a_second_gathering_needs_no_whisper(manifests, tiny_whisper, tmp_path):
+    first = gather(manifests[:1], tiny_whisper, tmp_path, draws=(0, 1))
     second = gather(manifests[:1], tmp_path / "none", tmp_path, draws=(0, 1))
     np.testing.assert_array_equal(first.states, second.states)
     assert len(first.clips) == 120
 
 
-def test_a_corpus_left_out_changes_nothing_of_its_readings(manifests, whisper, tmp_path):
-    frames = gather(manifests, whisper, tmp_path)
+def test_a_corpus_left_out_changes_nothing_of_its_readings(manifests, tiny_whisper, tmp_path):
+    frames = gather(manifests, tiny_whisper, tmp_path)
     recipe = Recipe(layers=(2,))
     data, rows = Data.of(frames, recipe), np.ones(len(frames.clips), bool)
     before, _ = leave_corpora(data, rows, recipe, ["one"])
@@ -118,8 +102,8 @@ def test_a_corpus_left_out_changes_nothing_of_its_readings(manifests, whisper, t
     assert set(before.groups) == {"one", "unacted"}
 
 
-def test_corpora_and_emotions_weigh_alike(manifests, whisper, tmp_path):
-    frames = gather(manifests, whisper, tmp_path)
+def test_corpora_and_emotions_weigh_alike(manifests, tiny_whisper, tmp_path):
+    frames = gather(manifests, tiny_whisper, tmp_path)
     weights = weigh(frames, np.ones(len(frames.clips), bool), unacted=0.5)
     assert weights.sum() == pytest.approx(1)
     sad = weights[(frames.sources == "one") & (frames.labels == EMOTIONS.index("sad"))].sum()
